@@ -1,0 +1,82 @@
+//! A network namespace, and how to do something inside it.
+//!
+//! A socket belongs for life to the namespace it was created in, so only its creation happens inside: everything here
+//! is synchronous, short, and back home before it returns.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+
+/// A handle that keeps a network namespace alive.
+#[derive(Debug)]
+pub struct NetNs {
+    file: File,
+    id: NetNsId,
+}
+
+/// Tells network namespaces apart, for as long as somebody holds a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetNsId {
+    /// Device of the namespace's inode.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
+}
+
+impl NetNs {
+    /// Opens the namespace that is mounted, or shown by `/proc/PID/ns/net`, at `path`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        Ok(Self {
+            file,
+            id: NetNsId {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+            },
+        })
+    }
+
+    /// The namespace of the calling thread.
+    pub fn current() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Which namespace this is.
+    pub fn id(&self) -> NetNsId {
+        self.id
+    }
+
+    /// Runs `action` with the calling thread inside the namespace. `action` must not await and should be short.
+    ///
+    /// # Panics
+    ///
+    /// Where the way back is barred: a thread of the agent must not go on in the wrong namespace.
+    pub fn run<T>(&self, action: impl FnOnce() -> T) -> io::Result<T> {
+        let home = Home(Self::current()?);
+        setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+        let result = action();
+        drop(home);
+        Ok(result)
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Brings the thread home, also when the action panics.
+struct Home(NetNs);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        setns(&self.0.file, CloneFlags::CLONE_NEWNET)
+            .expect("a thread can always return to the namespace it came from");
+    }
+}

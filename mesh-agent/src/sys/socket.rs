@@ -1,0 +1,185 @@
+//! Sockets inside a pod's network namespace: the listeners that steered connections arrive at, the connections that
+//! the proxy opens on the pod's behalf, and where an accepted connection was headed.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::intercept::{ListenSpec, PodListeners};
+use crate::netns::NetNs;
+
+/// The mark on every connection that the proxy opens, so that the connect hooks let it pass. Istio's ambient mode uses
+/// the same number.
+pub const PROXY_MARK: u32 = 0x539;
+
+/// The mark on a connection from the proxy to the app that bears the client's own address. A policy route keeps both
+/// directions of it on the loopback device.
+pub const PRESERVE_MARK: u32 = 0x111;
+
+/// User and group that the proxy's sockets belong to, as the nat chains expect.
+pub const PROXY_ID: u32 = 1337;
+
+/// From which address the proxy connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The pod's, as routing has it.
+    Pod,
+    /// 127.0.0.6 or ::6: the proxy serving its own pod.
+    Sidecar,
+    /// The address of the client that is being served.
+    Client(IpAddr),
+}
+
+/// Opens the listeners of a pod.
+pub fn listen(netns: &NetNs, spec: ListenSpec) -> io::Result<PodListeners> {
+    netns.run(|| {
+        let v4 = |port| listener(Domain::IPV4, port, spec.transparent);
+        let v6 = |port| match listener(Domain::IPV6, port, spec.transparent) {
+            Ok(listener) => Ok(Some(listener)),
+            // The namespace has no IPv6, or it is switched off there.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        };
+        Ok(PodListeners {
+            outbound4: v4(spec.outbound_port)?,
+            outbound6: v6(spec.outbound_port)?,
+            inbound4: v4(spec.inbound_port)?,
+            inbound6: v6(spec.inbound_port)?,
+        })
+    })?
+}
+
+/// A non-blocking socket that is ready to `connect` to `destination` from inside `netns`, exempt from steering.
+pub fn upstream(netns: &NetNs, destination: SocketAddr, source: Source) -> io::Result<Socket> {
+    netns.run(|| {
+        let domain = Domain::for_address(destination);
+        // A connection with the client's address is not the proxy's own in the chains' eyes: for user 1337 they would
+        // send it round to the inbound listener again.
+        let socket = match source {
+            Source::Client(_) => {
+                Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?
+            }
+            Source::Pod | Source::Sidecar => {
+                as_proxy(|| Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP)))?
+            }
+        };
+        socket.set_tcp_nodelay(true)?;
+        match source {
+            Source::Pod => socket.set_mark(PROXY_MARK)?,
+            Source::Sidecar => {
+                socket.set_mark(PROXY_MARK)?;
+                let address = match destination {
+                    SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+                    SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)),
+                };
+                bind_address(&socket, address)?;
+            }
+            Source::Client(address) => {
+                socket.set_mark(PRESERVE_MARK)?;
+                socket.bind_device(Some(b"lo"))?;
+                set_transparent(&socket, domain)?;
+                bind_address(&socket, address)?;
+            }
+        }
+        Ok(socket)
+    })?
+}
+
+/// Where an accepted connection was headed: what conntrack remembers (iptables mode), otherwise the socket's own
+/// address, which the eBPF mode leaves as the client wrote it. IPv4 addresses in IPv6 clothes are undressed.
+pub fn original_destination(accepted: impl AsFd) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(&accepted);
+    let from_conntrack = socket
+        .original_dst_v4()
+        .ok()
+        .or_else(|| socket.original_dst_v6().ok());
+    let address = match from_conntrack {
+        Some(address) => address,
+        None => socket.local_addr()?,
+    };
+    let address = address
+        .as_socket()
+        .ok_or_else(|| io::Error::other("not an IP socket"))?;
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+fn listener(domain: Domain, port: u16, transparent: bool) -> io::Result<TcpListener> {
+    let socket = as_proxy(|| Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP)))?;
+    socket.set_reuse_address(true)?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    let address: IpAddr = match (domain == Domain::IPV6, transparent) {
+        (false, true) => Ipv4Addr::LOCALHOST.into(),
+        (false, false) => Ipv4Addr::UNSPECIFIED.into(),
+        (true, true) => Ipv6Addr::LOCALHOST.into(),
+        (true, false) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    if transparent {
+        set_transparent(&socket, domain)?;
+    }
+    socket.bind(&SocketAddr::new(address, port).into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// Binds to an address and leaves the port to `connect`, so that one port can serve many destinations.
+fn bind_address(socket: &Socket, address: IpAddr) -> io::Result<()> {
+    set_flag(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
+    socket.bind(&SocketAddr::new(address, 0).into())
+}
+
+fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
+    if domain == Domain::IPV6 {
+        set_flag(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
+    } else {
+        socket.set_ip_transparent_v4(true)
+    }
+}
+
+#[expect(unsafe_code, reason = "socket2 has no setter for these options")]
+fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the option reads one int from `on`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(&on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Runs `create` with the thread's file-system user and group set to the proxy's: what `xt_owner` compares is the
+/// owner of the socket's file, fixed at `socket()`.
+fn as_proxy<T>(create: impl FnOnce() -> T) -> T {
+    use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+    struct Restore(Uid, Gid);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            setfsuid(self.0);
+            setfsgid(self.1);
+        }
+    }
+    // The group first: without root as its file-system user the thread may no longer change it.
+    let group = setfsgid(Gid::from_raw(PROXY_ID));
+    let _restore = Restore(setfsuid(Uid::from_raw(PROXY_ID)), group);
+    create()
+}

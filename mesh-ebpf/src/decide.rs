@@ -1,0 +1,1 @@
+//! Which connection is steered where: the pure decision, run by the kernel and by the tests.

@@ -1,0 +1,3 @@
+//! Every developer and CI task: `cargo xtask <verb>`.
+
+fn main() {}
