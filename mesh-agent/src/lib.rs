@@ -6,5 +6,6 @@
 pub mod intercept;
 pub mod model;
 pub mod netns;
+pub mod proxy;
 pub mod route;
 pub mod sys;

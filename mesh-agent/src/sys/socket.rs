@@ -22,7 +22,7 @@ pub const PRESERVE_MARK: u32 = 0x111;
 pub const PROXY_ID: u32 = 1337;
 
 /// From which address the proxy connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The pod's, as routing has it.
     Pod,
