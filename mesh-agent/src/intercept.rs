@@ -10,6 +10,9 @@ use std::net::{IpAddr, TcpListener};
 use crate::model::{CapturePolicy, PodId};
 use crate::netns::NetNs;
 
+pub mod ebpf;
+pub mod policy_route;
+
 /// How connections are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

@@ -138,7 +138,8 @@ fn bind_address(socket: &Socket, address: IpAddr) -> io::Result<()> {
     socket.bind(&SocketAddr::new(address, 0).into())
 }
 
-fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
+/// Lets a socket have addresses that are not this machine's.
+pub(crate) fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     if domain == Domain::IPV6 {
         set_flag(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
     } else {
