@@ -9,6 +9,8 @@ use std::net::{IpAddr, TcpListener};
 use crate::model::{CapturePolicy, PodId};
 use crate::netns::NetNs;
 
+pub mod iptables;
+
 /// How connections are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

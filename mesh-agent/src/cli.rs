@@ -1,0 +1,3 @@
+//! The command line: flags and environment to checked options.
+
+pub mod iptables;
