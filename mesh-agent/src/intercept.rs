@@ -11,6 +11,7 @@ use crate::model::{CapturePolicy, PodId};
 use crate::netns::NetNs;
 
 pub mod ebpf;
+pub mod iptables;
 pub mod policy_route;
 
 /// How connections are steered.
