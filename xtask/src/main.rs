@@ -1,3 +1,63 @@
-//! Every developer and CI task: `cargo xtask <verb>`.
+//! Every developer and CI task: `cargo xtask <verb>`. One file per verb; this one reads the command line and maps the
+//! outcome to the exit code.
 
-fn main() {}
+mod build;
+mod ebpf;
+mod privilege;
+mod screen;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{screen::Screen, toolchain::Choice};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Every task of this repository",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    /// Which tool chain makes the BPF programs
+    #[arg(long, global = true, value_enum, default_value_t = Choice::Auto, env = "MESH_TOOLCHAIN")]
+    toolchain: Choice,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build the BPF programs and the agent
+    Build {
+        /// Optimised
+        #[arg(long)]
+        release: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let screen = Screen::detect();
+    match &arguments.verb {
+        Verb::Build { release } => {
+            let built = build::run(screen, arguments.toolchain, *release)?;
+            screen.good(&built.agent.display().to_string());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
