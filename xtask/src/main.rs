@@ -2,9 +2,12 @@
 //! outcome to the exit code.
 
 mod build;
+mod check;
 mod ebpf;
 mod privilege;
 mod screen;
+mod test;
+mod tidy;
 mod toolchain;
 mod workspace;
 
@@ -38,6 +41,13 @@ enum Verb {
         #[arg(long)]
         release: bool,
     },
+    /// Run every test: unit, documentation, and the real ones in namespaces (as root, or through sudo)
+    Test {
+        /// Only tests whose names contain this
+        filter: Option<String>,
+    },
+    /// Check formatting, lints, dependencies, and the rules that the compiler does not know
+    Check,
 }
 
 fn main() -> ExitCode {
@@ -59,5 +69,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             screen.good(&built.agent.display().to_string());
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Test { filter } => test::run(screen, arguments.toolchain, filter.as_deref()),
+        Verb::Check => check::run(screen),
     }
 }

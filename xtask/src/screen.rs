@@ -79,6 +79,10 @@ impl Screen {
     }
 
     /// A plain line.
+    #[expect(
+        clippy::unused_self,
+        reason = "all that is written goes through the screen"
+    )]
     pub fn line(self, text: &str) {
         println!("   {text}");
     }
