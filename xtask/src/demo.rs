@@ -395,11 +395,10 @@ impl Stage<'_> {
         } else {
             self.screen
                 .warn("curl is not installed; the demo's own client asks");
-            let response = pod.run(|| http::get(to, host, "/"))??;
-            if arguments.contains(&"-i") {
-                response.shown()
-            } else {
-                response.text()
+            match pod.run(|| http::get(to, host, "/"))? {
+                Ok(response) if arguments.contains(&"-i") => response.shown(),
+                Ok(response) => response.text(),
+                Err(error) => format!("{error:#}"),
             }
         };
         self.screen.block(&text);
