@@ -1,0 +1,298 @@
+//! `cargo xtask test`: every test there is, and one plain line that counts them. What cannot run here is counted as
+//! skipped, with the reason; nothing is left out in silence.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build,
+    privilege::Privilege,
+    screen::{Progress, Screen},
+    toolchain::Choice,
+    workspace,
+};
+
+/// How many tests went which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+/// Runs the tests whose names contain `filter`.
+pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitCode> {
+    screen.heading("Building");
+    let built = build::run(screen, choice, false)?;
+    let mesh = build_mesh(screen)?;
+
+    let mut counts = Counts::default();
+    let mut complete = true;
+    screen.heading("Unit and documentation tests");
+    let mut unit = workspace::cargo();
+    unit.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "mesh-tests",
+        "--no-fail-fast",
+    ])
+    .args(filter);
+    complete &= run_command(screen, "Testing", &mut unit, &mut counts)?;
+
+    screen.heading("Tests in namespaces");
+    match Privilege::get() {
+        Ok(privilege) => {
+            let mut command = privilege.command("env");
+            command
+                .current_dir(workspace::root().join("tests"))
+                .arg(format!("MESH_AGENT={}", built.agent.display()));
+            if let Some(missing) = &built.without_ebpf {
+                command.arg(format!("MESH_WITHOUT_EBPF={}", missing.reason));
+            }
+            command.arg(&mesh).args(filter);
+            complete &= run_command(screen, "Testing", &mut command, &mut counts)?;
+        }
+        Err(reason) => {
+            let skipped = count_listed(&mesh, filter)?;
+            counts.skipped += skipped;
+            screen.warn(&format!("{skipped} skipped: {reason:#}"));
+        }
+    }
+    println!("\n{counts}");
+    Ok(if counts.failed == 0 && complete {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Builds the binary with the tests in namespaces, as whoever we are, so that root leaves no files in the user's folders.
+fn build_mesh(screen: Screen) -> Result<PathBuf> {
+    let mut command = workspace::cargo();
+    command.args([
+        "test",
+        "--package",
+        "mesh-tests",
+        "--test",
+        "mesh",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let mut path = None;
+    let mut said = Vec::new();
+    let status = screen.lines(
+        "Building the tests in namespaces (usually 1 to 2 minutes the first time)",
+        &mut command,
+        |progress, line| match executable_of(&line, "mesh") {
+            Some(found) => path = Some(found),
+            None if line.starts_with('{') => {}
+            None => {
+                progress.passing(&line);
+                said.push(line);
+            }
+        },
+    )?;
+    if !status.success() {
+        for line in &said {
+            println!("      {line}");
+        }
+        bail!("the tests in namespaces do not build");
+    }
+    path.context("cargo did not say where it put the tests in namespaces")
+}
+
+/// Where `cargo` put the test binary of this name, if this line of its messages says so.
+fn executable_of(line: &str, name: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let target = message.get("target")?.get("name")?.as_str()?;
+    (target == name).then_some(())?;
+    Some(PathBuf::from(message.get("executable")?.as_str()?))
+}
+
+fn count_listed(mesh: &Path, filter: Option<&str>) -> Result<u64> {
+    let output = Command::new(mesh)
+        .arg("--list")
+        .args(filter)
+        .output()
+        .context("cannot list the tests in namespaces")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter(|line| line.ends_with(": test")).count() as u64)
+}
+
+/// Runs a command that runs tests; whether it ran them all, that is, did not break down in between.
+fn run_command(
+    screen: Screen,
+    what: &str,
+    command: &mut Command,
+    counts: &mut Counts,
+) -> Result<bool> {
+    let mut output = Output::default();
+    let status = screen.lines(what, command, |progress, line| output.take(line, progress))?;
+    counts.add(output.counts);
+    if !status.success() && output.counts.failed == 0 {
+        for line in &output.block {
+            println!("      {line}");
+        }
+        screen.bad(&format!("the tests broke down: {status}"));
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Makes sense of what test binaries print, one binary after the other.
+#[derive(Debug, Default)]
+struct Output {
+    counts: Counts,
+    /// What is being tested, as `cargo` says it.
+    subject: String,
+    /// Everything said since the last result.
+    block: Vec<String>,
+}
+
+impl Output {
+    fn take(&mut self, line: String, progress: &Progress) {
+        if let Some(subject) = subject_of(&line) {
+            self.subject = subject;
+            self.block.clear();
+        }
+        progress.passing(&line);
+        if line.contains(" ... ignored") {
+            progress.keep(&format!("skipped: {}", line.trim_start_matches("test ")));
+        }
+        let result = result_of(&line);
+        self.block.push(line);
+        let Some(counts) = result else { return };
+        self.counts.add(counts);
+        if counts.failed > 0 {
+            for line in &self.block {
+                progress.keep(line);
+            }
+        }
+        if counts != Counts::default() {
+            let subject = if self.subject.is_empty() {
+                "in namespaces"
+            } else {
+                &self.subject
+            };
+            progress.keep(&format!("{counts}: {subject}"));
+        }
+        self.block.clear();
+    }
+}
+
+/// `     Running unittests src/lib.rs (target/debug/deps/mesh_agent-0123)` and `   Doc-tests mesh_agent`.
+fn subject_of(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    if let Some(package) = line.strip_prefix("Doc-tests ") {
+        return Some(format!("{package}, documentation"));
+    }
+    let binary = line
+        .strip_prefix("Running ")?
+        .rsplit_once('(')?
+        .1
+        .trim_end_matches(')');
+    let name = Path::new(binary).file_name()?.to_str()?;
+    Some(
+        name.rsplit_once('-')
+            .map_or(name, |(name, _hash)| name)
+            .to_owned(),
+    )
+}
+
+/// `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`.
+fn result_of(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let count = |what: &str| {
+        rest.split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(what))
+            .and_then(|n| n.trim().parse().ok())
+    };
+    Some(Counts {
+        passed: count(" passed")?,
+        failed: count(" failed")?,
+        skipped: count(" ignored")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_result_lines() {
+        let line = "test result: FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s";
+        assert_eq!(
+            result_of(line),
+            Some(Counts {
+                passed: 5,
+                failed: 2,
+                skipped: 1
+            })
+        );
+        assert_eq!(result_of("running 5 tests"), None);
+    }
+
+    #[test]
+    fn names_what_is_tested() {
+        let line = "     Running unittests src/lib.rs (target/debug/deps/mesh_agent-0123abcd)";
+        assert_eq!(subject_of(line).as_deref(), Some("mesh_agent"));
+        assert_eq!(
+            subject_of("   Doc-tests mesh_agent").as_deref(),
+            Some("mesh_agent, documentation")
+        );
+        assert_eq!(subject_of("test Running ... ok"), None);
+    }
+
+    #[test]
+    fn finds_the_test_binary() {
+        let line =
+            r#"{"reason":"compiler-artifact","target":{"name":"mesh"},"executable":"/t/mesh-01"}"#;
+        assert_eq!(
+            executable_of(line, "mesh"),
+            Some(PathBuf::from("/t/mesh-01"))
+        );
+        assert_eq!(
+            executable_of(
+                r#"{"reason":"compiler-artifact","target":{"name":"mesh"},"executable":null}"#,
+                "mesh"
+            ),
+            None
+        );
+        assert_eq!(executable_of("warning: something", "mesh"), None);
+    }
+
+    #[test]
+    fn the_last_line_is_plain() {
+        let counts = Counts {
+            passed: 3,
+            failed: 0,
+            skipped: 1,
+        };
+        assert_eq!(counts.to_string(), "3 passed, 0 failed, 1 skipped");
+    }
+}
