@@ -13,6 +13,7 @@ fn options() -> Result<(tempfile::TempDir, Options)> {
     let options = Options {
         pin_dir: None,
         run_dir: run.path().to_owned(),
+        ..Options::default()
     };
     Ok((run, options))
 }

@@ -4,8 +4,10 @@
 //! the host. All of it needs root; without root these tests are skipped, and say so.
 
 mod agent;
+mod ebpf;
 mod flows;
 mod http;
+mod iptables;
 mod manifests;
 mod raw;
 mod servers;
@@ -59,8 +61,8 @@ fn run(mut arguments: Arguments) -> ExitCode {
     raise_open_files();
     let mut tests = Vec::new();
     tests.extend(rooted(world_tests::tests()));
-    // tests.extend(rooted(iptables::tests()));
-    // tests.extend(rooted(ebpf::tests()));
+    tests.extend(rooted(iptables::tests()));
+    tests.extend(rooted(ebpf::tests()));
     tests.extend(flows::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -181,9 +181,8 @@ impl ServiceObject {
 
     /// With one more port; its name says the protocol.
     pub fn port(mut self, name: &str, port: u16, target: u16) -> Self {
-        self.ports.push(
-            json!({"name": name, "protocol": "TCP", "port": port, "targetPort": target}),
-        );
+        self.ports
+            .push(json!({"name": name, "protocol": "TCP", "port": port, "targetPort": target}));
         self
     }
 
