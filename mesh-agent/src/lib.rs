@@ -3,6 +3,7 @@
 //! In reading order: [`model`] is the world as validated, [`config`] makes it from manifests, [`route`] decides,
 //! [`intercept`] steers a pod's connections to the agent, and [`proxy`] carries them.
 
+pub mod config;
 pub mod intercept;
 pub mod model;
 pub mod netns;
