@@ -23,10 +23,15 @@ pub struct Snapshot {
     pub services: HashMap<Arc<str>, Arc<Service>>,
     /// The Service that owns an address: cluster IPs, and pod addresses for headless Services.
     pub addresses: HashMap<IpAddr, Arc<Service>>,
-    /// Everything that a route can send to, by key. A route may name a key that is not here: that is a 503 `NC`.
+    /// Everything that a route can send to, by key, as most namespaces see it. A route may name a key that is not here:
+    /// that is a 503 `NC`. Ask [`Snapshot::cluster`], which knows [`Snapshot::views`] too.
     pub clusters: HashMap<ClusterKey, Arc<Cluster>>,
+    /// Where clients of a namespace see other subsets of a host than `clusters` has: by namespace and host.
+    pub views: HashMap<Arc<str>, HashMap<Arc<str>, SubsetView>>,
     /// The mesh's HTTP route tables, one per Service port (`istio-routing.md` 1.0, step 1).
     pub mesh: BTreeMap<u16, RouteTable>,
+    /// The private tables of ports without a declared protocol, by Service and port: every Host is that Service.
+    pub undeclared: HashMap<Arc<str>, BTreeMap<u16, Arc<VirtualHost>>>,
     /// The ingress gateways that this world configures.
     pub gateways: Vec<GatewayServer>,
     /// Every Pod with an address, local or remote.
@@ -34,6 +39,9 @@ pub struct Snapshot {
     /// Pods by address. Where two Pods claim one address, the one with a network namespace of this node wins.
     pub pods_by_address: HashMap<IpAddr, Arc<Pod>>,
 }
+
+/// The clusters of one host's subsets, as the clients of one namespace see them.
+pub type SubsetView = HashMap<ClusterKey, Arc<Cluster>>;
 
 /// A pod's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +157,9 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// The endpoints that may be picked: ready ones only.
     pub endpoints: Vec<Endpoint>,
+    /// The Service is headless: what a pod sends there goes to the address that the pod dialled, and the endpoints are
+    /// for gateways.
+    pub original_destination: bool,
 }
 
 /// One address that serves a cluster.
@@ -169,6 +180,8 @@ pub struct RouteTable {
     pub suffixes: Vec<(Arc<str>, Arc<VirtualHost>)>,
     /// `*`.
     pub any: Option<Arc<VirtualHost>>,
+    /// Names that only the clients of a namespace may use: there, `reviews` is the Service next door.
+    pub local: HashMap<Arc<str>, RouteTable>,
 }
 
 /// A set of hosts with one list of routes.
@@ -176,10 +189,10 @@ pub struct RouteTable {
 pub struct VirtualHost {
     /// The host it was written for, for logs.
     pub name: Arc<str>,
-    /// The namespace whose clients may call the Service by its bare name; `None` where no name may be shortened.
-    pub namespace: Option<Arc<str>>,
     /// In order: the first that matches wins; none matching is a 404.
     pub routes: Vec<Route>,
+    /// What stands in for this one where, by who the client is, none of its routes concerns it.
+    pub next: Option<Arc<VirtualHost>>,
 }
 
 /// One match block of one rule of a VirtualService, or the plain route of a Service.
@@ -198,17 +211,19 @@ pub struct Route {
 pub struct RouteMatch {
     /// `match.uri`, on the path without query.
     pub uri: Option<PathMatch>,
-    /// `match.port`, `sourceLabels`, `sourceNamespace`: what is known before the request.
+    /// Which clients it concerns: what is known before the request.
     pub client: ClientMatch,
 }
 
-/// Conditions on who asks, decided by pod and port alone.
+/// Conditions on who asks, decided by the pod alone.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ClientMatch {
     /// `match.sourceLabels`: a subset of the client pod's labels.
     pub labels: Labels,
     /// `match.sourceNamespace`.
     pub namespace: Option<Arc<str>>,
+    /// `exportTo` of the VirtualService: the namespaces of its clients; `None` is all of them.
+    pub exported_to: Option<Vec<Arc<str>>>,
 }
 
 /// `match.uri`.
@@ -270,7 +285,7 @@ pub struct Retry {
 /// A server of a Gateway, bound to the pods that its selector finds.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GatewayServer {
-    /// Namespace and name of the Gateway.
+    /// Name of the Gateway.
     pub name: Arc<str>,
     /// Namespace.
     pub namespace: Arc<str>,
@@ -282,6 +297,44 @@ pub struct GatewayServer {
     pub protocol: Protocol,
     /// The hosts of VirtualServices bound to it. Requests to no host in it get a 404.
     pub routes: RouteTable,
+}
+
+impl Snapshot {
+    /// The cluster that a client of `namespace` means by `key`.
+    pub fn cluster(&self, key: &ClusterKey, namespace: &str) -> Option<&Arc<Cluster>> {
+        let view = self
+            .views
+            .get(namespace)
+            .filter(|_| key.subset.is_some())
+            .and_then(|hosts| hosts.get(&key.host));
+        view.unwrap_or(&self.clusters).get(key)
+    }
+}
+
+impl RouteMatch {
+    /// Whether every request passes, whoever the client is: the path is all that could keep one out.
+    pub fn takes_any_request(&self) -> bool {
+        self.uri.as_ref().is_none_or(PathMatch::takes_any_path)
+    }
+}
+
+impl ClientMatch {
+    /// Whether every client passes.
+    pub fn takes_anyone(&self) -> bool {
+        self.labels.is_empty() && self.namespace.is_none() && self.exported_to.is_none()
+    }
+}
+
+impl PathMatch {
+    /// Whether every path passes.
+    pub fn takes_any_path(&self) -> bool {
+        match self {
+            Self::Prefix(prefix) | Self::PrefixIgnoreCase(prefix) => matches!(&**prefix, "" | "/"),
+            // As Istio has it, only the pattern that plainly says so counts.
+            Self::Regex(regex) => regex.as_str() == r"\A(?:.*)\z",
+            Self::Exact(_) | Self::ExactIgnoreCase(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for PodId {

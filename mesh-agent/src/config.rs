@@ -1,0 +1,90 @@
+//! From manifests to the world: what users wrote becomes a validated [`Snapshot`], or a complaint with its place.
+//!
+//! The stages, each in its own module and each without knowledge of the next:
+//!
+//! 1. [`yaml`]: a text becomes trees that remember line and column.
+//! 2. [`document`]: a tree becomes an [`object::Object`], typed, and checked as Istio's webhook would check it.
+//! 3. [`inputs`]: the objects in force, with the last good version of each.
+//! 4. [`compile`]: the objects in force become a [`Snapshot`]; pure.
+//!
+//! [`file::ManifestDir`] does all four for a directory, and again whenever it changes. [`load`] does them once, which is
+//! all that a command such as `analyze` needs:
+//!
+//! ```no_run
+//! use mesh_agent::config::{self, CompileOptions, Severity};
+//!
+//! let (_, rejected) = config::load("manifests".as_ref(), &CompileOptions::default())?;
+//! for complaint in &rejected {
+//!     println!("{complaint}");
+//! }
+//! let wrong = rejected.iter().any(|complaint| complaint.severity == Severity::Error);
+//! std::process::exit(if wrong { 2 } else { 0 });
+//! # #[expect(unreachable_code, reason = "the example ends the process")]
+//! # Ok::<(), config::file::OpenError>(())
+//! ```
+//!
+//! Nothing outside this module sees Kubernetes' or Istio's types.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::model::{CapturePolicy, Snapshot};
+
+pub use crate::config::compile::compile;
+pub use crate::config::file::ManifestDir;
+pub use crate::config::inputs::Inputs;
+pub use crate::config::problem::{Rejected, Severity};
+
+pub mod compile;
+pub mod crd;
+pub mod document;
+pub mod file;
+pub mod inputs;
+pub mod object;
+pub mod path;
+pub mod problem;
+pub mod yaml;
+
+/// How manifests are read, and what holds where they are silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// The end of every Service's name.
+    pub cluster_domain: Arc<str>,
+    /// The namespace whose DestinationRules hold for everyone who has none.
+    pub root_namespace: Arc<str>,
+    /// What becomes of an Istio object with a field that Istio does not know.
+    pub unknown_fields: UnknownFields,
+    /// The steering of a Pod without annotations.
+    pub capture: CapturePolicy,
+}
+
+/// What becomes of an Istio object with an unknown field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// It is rejected, as Istio's webhook does.
+    Reject,
+    /// The rest of it applies.
+    Warn,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        Self {
+            cluster_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
+            unknown_fields: UnknownFields::Reject,
+            capture: CapturePolicy::default(),
+        }
+    }
+}
+
+/// Reads a directory once. The error says why it could not be read; what is wrong with the manifests is in the list.
+pub fn load(
+    path: &Path,
+    options: &CompileOptions,
+) -> Result<(Snapshot, Vec<Rejected>), file::OpenError> {
+    let (inputs, mut rejected) = file::read_once(path, options)?;
+    let (snapshot, more) = compile(&inputs, options);
+    rejected.extend(more);
+    Ok((snapshot, rejected))
+}

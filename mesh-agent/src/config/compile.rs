@@ -1,0 +1,82 @@
+//! From the objects in force to the world: everything that depends on more than one object.
+//!
+//! Pure: no I/O, no clock. What an object lacks to be of use (a Service that is not there, a Gateway that nobody defined)
+//! is reported, and everything else applies.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::compile::rules::SubsetRules;
+use crate::config::compile::services::Services;
+use crate::config::object::Object;
+use crate::config::path::Path;
+use crate::config::problem::{Problems, Rejected};
+use crate::config::{CompileOptions, Inputs};
+use crate::model::Snapshot;
+
+mod capture;
+mod clusters;
+mod gateways;
+mod mesh;
+mod pods;
+mod references;
+mod routes;
+mod rules;
+mod services;
+
+/// Makes the world of these objects. What is wrong between them comes beside it; what is wrong within one was found when
+/// it was read.
+pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Rejected>) {
+    let mut report = Report::default();
+    let services = Services::gather(inputs, options);
+    let rules = SubsetRules::gather(inputs, options);
+    let bindings = routes::bindings(inputs);
+    let pods = pods::pods(inputs, &services, options, &mut report);
+    let (clusters, views) = clusters::clusters(&services, &rules);
+    let (mesh, undeclared) = mesh::tables(&bindings, &services, options);
+    references::check(inputs, &services, &rules, &mut report);
+    let snapshot = Snapshot {
+        generation: 0,
+        addresses: services.addresses(),
+        services: services.models(),
+        clusters,
+        views,
+        mesh,
+        undeclared,
+        gateways: gateways::servers(inputs, &bindings, &services),
+        pods_by_address: pods::by_address(&pods),
+        pods: pods
+            .into_iter()
+            .map(|pod| (pod.id.clone(), pod))
+            .collect::<HashMap<_, Arc<_>>>(),
+    };
+    (snapshot, report.rejected)
+}
+
+/// What is wrong between objects.
+#[derive(Default)]
+struct Report {
+    rejected: Vec<Rejected>,
+}
+
+impl Report {
+    fn take(&mut self, object: &Object, problems: Problems) {
+        self.rejected
+            .extend(problems.into_iter().map(|problem| object.reject(problem)));
+    }
+
+    fn warn(
+        &mut self,
+        object: &Object,
+        path: &Path,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let mut problems = Problems::default();
+        problems.warning(path, message, remedy);
+        self.take(object, problems);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Clusters: the ports of Services, whole and by subset.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::compile::rules::{Merged, SubsetRules};
+use crate::config::compile::services::{Registered, Services, has_labels};
+use crate::model::{Cluster, ClusterKey, Labels, Protocol, SubsetView};
+
+type Views = HashMap<Arc<str>, HashMap<Arc<str>, SubsetView>>;
+
+/// The clusters as most namespaces see them, and where others see something else.
+pub(super) fn clusters(
+    services: &Services<'_>,
+    rules: &SubsetRules,
+) -> (HashMap<ClusterKey, Arc<Cluster>>, Views) {
+    let mut clusters = HashMap::new();
+    let mut views = Views::new();
+    let particular = rules.particular_namespaces();
+    for service in &services.list {
+        let (owner, host) = (&*service.model.namespace, &service.model.host);
+        clusters.extend(with_subset(service, None));
+        let usual = rules.rule(None, owner, host);
+        clusters.extend(subsets(service, usual));
+        for client in &particular {
+            let rule = rules.rule(Some(client), owner, host);
+            let same = match (rule, usual) {
+                (Some(rule), Some(usual)) => std::ptr::eq(rule, usual),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if !same {
+                let view = subsets(service, rule).collect();
+                let hosts = views.entry(Arc::clone(client)).or_default();
+                hosts.insert(Arc::clone(host), view);
+            }
+        }
+    }
+    (clusters, views)
+}
+
+fn subsets(
+    service: &Registered<'_>,
+    rule: Option<&Merged>,
+) -> impl Iterator<Item = (ClusterKey, Arc<Cluster>)> {
+    rule.into_iter()
+        .flat_map(|rule| &rule.subsets)
+        .flat_map(|subset| with_subset(service, Some((&subset.name, &subset.labels))))
+}
+
+/// A cluster per port.
+fn with_subset(
+    service: &Registered<'_>,
+    subset: Option<(&Arc<str>, &Labels)>,
+) -> impl Iterator<Item = (ClusterKey, Arc<Cluster>)> {
+    let ports = service.model.ports.iter().zip(&service.backends);
+    ports
+        .filter(|(port, _)| port.protocol != Protocol::Udp)
+        .map(move |(port, backends)| {
+            let key = ClusterKey {
+                host: Arc::clone(&service.model.host),
+                port: port.number,
+                subset: subset.map(|(name, _)| Arc::clone(name)),
+            };
+            let endpoints = backends.iter().filter(|backend| {
+                let in_subset = |(_, wanted): (_, &Labels)| {
+                    wanted.is_empty()
+                        || backend
+                            .labels
+                            .is_some_and(|labels| has_labels(labels, wanted))
+                };
+                backend.ready && subset.is_none_or(in_subset)
+            });
+            let cluster = Cluster {
+                key: key.clone(),
+                protocol: port.protocol,
+                endpoints: endpoints.map(|backend| backend.endpoint.clone()).collect(),
+                original_destination: service.service.headless,
+            };
+            (key, Arc::new(cluster))
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+}

@@ -1,0 +1,104 @@
+//! Pods: their place in the mesh, and what the Services in front of them say they serve.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::compile::services::{Services, pod_id};
+use crate::config::compile::{Report, capture};
+use crate::config::object::{self, Object};
+use crate::config::problem::Problems;
+use crate::config::{CompileOptions, Inputs};
+use crate::model::{InboundPort, LocalPod, Pod, PodId, Protocol};
+
+/// Where a Pod's network namespace is; makes it a Pod of this node.
+const NETNS: &str = "mesh-agent.io/netns";
+
+/// Whether a Pod is in the mesh, as a label or an annotation.
+const ENROL: &str = "mesh-agent.io/enrol";
+
+/// Every Pod that runs and has an address, oldest first.
+pub(super) fn pods(
+    inputs: &Inputs,
+    services: &Services<'_>,
+    options: &CompileOptions,
+    report: &mut Report,
+) -> Vec<Arc<Pod>> {
+    let mut served = served_ports(services);
+    inputs
+        .pods()
+        .into_iter()
+        .filter(|(_, pod)| !pod.ended && !pod.addresses.is_empty())
+        .map(|(object, pod)| {
+            let id = pod_id(object);
+            Arc::new(Pod {
+                uid: object.uid.clone(),
+                labels: object.labels.clone(),
+                addresses: pod.addresses.clone(),
+                ready: pod.ready && !object.terminating,
+                local: local(object, options, report),
+                inbound: served.remove(&id).unwrap_or_default(),
+                id,
+            })
+        })
+        .collect()
+}
+
+/// The Pod that has an address; one of this node where several claim it, else the oldest.
+pub(super) fn by_address(pods: &[Arc<Pod>]) -> HashMap<IpAddr, Arc<Pod>> {
+    let mut owners: HashMap<IpAddr, Arc<Pod>> = HashMap::new();
+    let (here, elsewhere): (Vec<_>, Vec<_>) = pods.iter().partition(|pod| pod.local.is_some());
+    for pod in here.into_iter().chain(elsewhere) {
+        for address in &pod.addresses {
+            owners.entry(*address).or_insert_with(|| Arc::clone(pod));
+        }
+    }
+    owners
+}
+
+/// What each Pod serves, by container port. The oldest Service decides where several stand in front of one.
+fn served_ports(services: &Services<'_>) -> HashMap<PodId, BTreeMap<u16, InboundPort>> {
+    let mut served: HashMap<PodId, BTreeMap<u16, InboundPort>> = HashMap::new();
+    for service in &services.list {
+        for (port, backends) in service.model.ports.iter().zip(&service.backends) {
+            if port.protocol == Protocol::Udp {
+                continue;
+            }
+            for endpoint in backends.iter().map(|backend| &backend.endpoint) {
+                if let Some(pod) = &endpoint.pod {
+                    let ports = served.entry(pod.clone()).or_default();
+                    ports
+                        .entry(endpoint.address.port())
+                        .or_insert_with(|| InboundPort {
+                            protocol: port.protocol,
+                            service: Arc::clone(&service.model.host),
+                        });
+                }
+            }
+        }
+    }
+    served
+}
+
+fn local(object: &Object, options: &CompileOptions, report: &mut Report) -> Option<LocalPod> {
+    let netns = object.annotations.get(NETNS)?;
+    let mut problems = Problems::default();
+    if !netns.starts_with('/') {
+        problems.left_out(
+            &object::annotation(NETNS),
+            format!("\"{netns}\" is no absolute path, so the Pod is not enrolled"),
+            "write for example /run/netns/NAME",
+        );
+    }
+    let capture = capture::policy(&object.annotations, &options.capture, &mut problems);
+    let label = object.labels.get(ENROL).map(|value| &**value);
+    let enrol = [label, object.annotations.get(ENROL).map(String::as_str)];
+    let local = netns.starts_with('/').then(|| LocalPod {
+        netns: PathBuf::from(netns),
+        enrol: !enrol.contains(&Some("false")),
+        capture,
+    });
+    report.take(object, problems);
+    local
+}

@@ -1,0 +1,192 @@
+//! The rules of VirtualServices as routes, for one place at a time: a port of the mesh, or of a gateway.
+
+use std::sync::Arc;
+
+use crate::config::Inputs;
+use crate::config::compile::services::Services;
+use crate::config::object::name::{ExportTo, GatewayName};
+use crate::config::object::virtual_service::{Action, Block, Rule, Share};
+use crate::config::object::{Object, VirtualService};
+use crate::model::{
+    ClientMatch, ClusterKey, Destination, Forward, Retry, Route, RouteAction, RouteMatch,
+};
+
+/// A VirtualService for one audience.
+pub(super) struct Binding<'a> {
+    pub(super) object: &'a Object,
+    pub(super) service: &'a VirtualService,
+    exported_to: Audience,
+}
+
+/// The namespaces of the clients; `None` is all of them.
+type Audience = Option<Vec<Arc<str>>>;
+
+/// Where routes are made for.
+pub(super) struct Place<'a> {
+    /// What the client is, by the name that VirtualServices have for it.
+    pub(super) gateway: &'a GatewayName,
+    /// The Service port, or the server's.
+    pub(super) port: u16,
+}
+
+/// Every VirtualService in the order in which they are asked: those of the client's namespace alone, then those that
+/// were exported to it by name, then the public ones; the oldest first among each. One that is exported in two ways is
+/// there twice.
+pub(super) fn bindings(inputs: &Inputs) -> Vec<Binding<'_>> {
+    let services = inputs.virtual_services();
+    let exported = |audience: fn(&ExportTo, &Object) -> Option<Audience>| {
+        let bound = services.iter().filter_map(move |(object, service)| {
+            Some(Binding {
+                object,
+                service,
+                exported_to: audience(&service.export, object)?,
+            })
+        });
+        bound.collect::<Vec<_>>()
+    };
+    let own = |export: &ExportTo, object: &Object| {
+        let own = || Some(vec![Arc::clone(&object.id.namespace)]);
+        export.private.then(own)
+    };
+    let named = |export: &ExportTo, _: &Object| {
+        let named = || Some(export.namespaces.clone());
+        (!export.namespaces.is_empty()).then(named)
+    };
+    let public = |export: &ExportTo, _: &Object| export.public.then_some(None);
+    let mut all = exported(own);
+    all.extend(exported(named));
+    all.extend(exported(public));
+    all
+}
+
+impl Binding<'_> {
+    /// Whether this VirtualService applies to what is called `gateway`.
+    pub(super) fn applies_to(&self, gateway: &GatewayName) -> bool {
+        self.service.gateways.contains(gateway)
+    }
+
+    /// Its routes at a place; none where every rule is for other ports or gateways.
+    pub(super) fn routes(&self, place: &Place<'_>, services: &Services<'_>) -> Vec<Route> {
+        let mut routes = Vec::new();
+        for rule in &self.service.rules {
+            for block in rule.blocks.iter().filter(|block| place.concerns(block)) {
+                let route = self.route(rule, block, place, services);
+                // Nothing behind a route that takes everything can be reached.
+                let client = &route.when.client;
+                let last = route.when.takes_any_request()
+                    && client.labels.is_empty()
+                    && client.namespace.is_none();
+                routes.push(route);
+                if last {
+                    return routes;
+                }
+            }
+        }
+        routes
+    }
+
+    fn route(
+        &self,
+        rule: &Rule,
+        block: &Block,
+        place: &Place<'_>,
+        services: &Services<'_>,
+    ) -> Route {
+        // Where a block names gateways, Istio does not look at what else it says of the client.
+        let by_gateway = !block.gateways.is_empty();
+        Route {
+            name: match (&*rule.name, &*block.name) {
+                (_, "") => Arc::clone(&rule.name),
+                (rule, block) => format!("{rule}.{block}").into(),
+            },
+            when: RouteMatch {
+                uri: block.uri.clone(),
+                client: ClientMatch {
+                    labels: if by_gateway {
+                        Default::default()
+                    } else {
+                        block.client_labels.clone()
+                    },
+                    namespace: block.client_namespace.clone().filter(|_| !by_gateway),
+                    exported_to: self.exported_to.clone(),
+                },
+            },
+            action: RouteAction::Forward(forward(&rule.action, place.port, services)),
+        }
+    }
+}
+
+impl Place<'_> {
+    fn concerns(&self, block: &Block) -> bool {
+        (block.gateways.is_empty() || block.gateways.contains(self.gateway))
+            && block.port.is_none_or(|port| port == self.port)
+    }
+}
+
+/// The route of a Service that no VirtualService has taken.
+pub(super) fn default_route(host: &Arc<str>, port: u16) -> Route {
+    Route {
+        name: "default".into(),
+        when: RouteMatch::default(),
+        action: RouteAction::Forward(Forward {
+            destinations: vec![Destination {
+                cluster: ClusterKey {
+                    host: Arc::clone(host),
+                    port,
+                    subset: None,
+                },
+                weight: 0,
+            }],
+            total_weight: 0,
+            rewrite_uri: None,
+            rewrite_authority: None,
+            timeout: None,
+            retry: Retry::default(),
+        }),
+    }
+}
+
+fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
+    let Action {
+        shares,
+        rewrite_uri,
+        rewrite_authority,
+        timeout,
+        retry,
+    } = action;
+    let destinations: Vec<Destination> = shares
+        .iter()
+        .map(|share| Destination {
+            cluster: ClusterKey {
+                host: Arc::clone(&share.host),
+                port: port_of(share, port, services),
+                subset: share.subset.clone(),
+            },
+            weight: share.weight,
+        })
+        .collect();
+    Forward {
+        total_weight: destinations
+            .iter()
+            .map(|share| u64::from(share.weight))
+            .sum(),
+        destinations,
+        rewrite_uri: rewrite_uri.clone(),
+        rewrite_authority: rewrite_authority.clone(),
+        timeout: *timeout,
+        retry: *retry,
+    }
+}
+
+/// The port as written; else the only one that the Service has; else the one that the request came in on.
+fn port_of(share: &Share, port: u16, services: &Services<'_>) -> u16 {
+    share.port.unwrap_or_else(|| {
+        let ports = services
+            .get(&share.host)
+            .map(|service| service.model.ports.as_slice());
+        match ports {
+            Some([only]) => only.number,
+            Some(_) | None => port,
+        }
+    })
+}

@@ -1,0 +1,211 @@
+//! `Service`, `Pod` and `EndpointSlice`: the fields that the mesh reads. All others are ignored, as the API server knows
+//! them and the mesh need not.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::config::crd::{Number, Port, Present};
+
+/// `metadata` of any object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct Metadata {
+    pub name: String,
+    pub namespace: String,
+    pub uid: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub creation_timestamp: Option<String>,
+    pub deletion_timestamp: Option<Present>,
+}
+
+/// A port by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "is neither a port number nor the name of a port"
+)]
+#[expect(missing_docs, reason = "as the type says")]
+pub enum NumberOrName {
+    Number(u16),
+    Name(String),
+}
+
+/// `Service.spec`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct ServiceSpec {
+    pub r#type: String,
+    pub selector: BTreeMap<String, String>,
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
+    pub ports: Vec<ServicePort>,
+    pub publish_not_ready_addresses: bool,
+    pub internal_traffic_policy: String,
+    pub traffic_distribution: String,
+}
+
+/// `Service.spec.ports[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct ServicePort {
+    pub name: String,
+    pub protocol: String,
+    pub app_protocol: Option<String>,
+    pub port: Option<Port>,
+    pub target_port: Option<NumberOrName>,
+}
+
+/// `Pod.spec`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct PodSpec {
+    pub containers: Vec<Container>,
+    pub init_containers: Vec<Container>,
+}
+
+/// `Pod.spec.containers[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct Container {
+    pub ports: Vec<ContainerPort>,
+}
+
+/// `Pod.spec.containers[].ports[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct ContainerPort {
+    pub name: String,
+    pub container_port: Option<Port>,
+    pub protocol: String,
+}
+
+/// `Pod.status`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct PodStatus {
+    pub phase: String,
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Vec<PodIp>,
+    pub conditions: Vec<Condition>,
+}
+
+/// `Pod.status.podIPs[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct PodIp {
+    pub ip: String,
+}
+
+/// `Pod.status.conditions[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct Condition {
+    pub r#type: String,
+    pub status: String,
+}
+
+/// What an `EndpointSlice` has beside its metadata.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct EndpointSliceBody {
+    pub address_type: String,
+    pub endpoints: Vec<Endpoint>,
+    pub ports: Vec<EndpointPort>,
+}
+
+/// `endpoints[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct Endpoint {
+    pub addresses: Vec<String>,
+    pub conditions: EndpointConditions,
+    pub target_ref: Option<TargetRef>,
+}
+
+/// `endpoints[].conditions`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+/// `endpoints[].targetRef`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct TargetRef {
+    pub kind: String,
+    pub name: String,
+    pub namespace: String,
+}
+
+/// `ports[]` of an `EndpointSlice`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct EndpointPort {
+    pub name: String,
+    pub protocol: String,
+    pub port: Option<Number<u32>>,
+}

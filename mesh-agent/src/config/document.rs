@@ -1,0 +1,430 @@
+//! From a tree to an object: which kind it is, its metadata, and the checks that need nothing but itself.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::config::crd::core::{EndpointSliceBody, Metadata, PodSpec, PodStatus, ServiceSpec};
+use crate::config::object::{
+    self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectId, Pod,
+    Service, Source, VirtualService, duration,
+};
+use crate::config::path::Path;
+use crate::config::problem::{Problem, Problems, Rejected, Severity};
+use crate::config::yaml::read::{Misfit, UnknownField, camel_case, read};
+use crate::config::yaml::{Node, SyntaxError, Value};
+use crate::config::{CompileOptions, UnknownFields};
+
+/// What a document turned out to be.
+#[derive(Debug)]
+pub struct Document {
+    /// The object in it.
+    pub outcome: Outcome,
+    /// What its author should know.
+    pub rejected: Vec<Rejected>,
+}
+
+/// The object in a document.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Complete, and right in itself.
+    Good(Arc<Object>),
+    /// Of no use; which one, where the text still tells.
+    Broken(Option<ObjectId>),
+    /// Of no concern to the mesh.
+    Ignored(String),
+}
+
+/// Reads a whole file's text.
+pub fn read_text(text: &str, file: &Arc<FilePath>, options: &CompileOptions) -> Vec<Document> {
+    let mut reader = Reader {
+        file,
+        options,
+        documents: Vec::new(),
+    };
+    for document in super::yaml::documents(text) {
+        match document {
+            Ok(node) => reader.take(&Arc::new(node), None),
+            Err(error) => reader.documents.push(unreadable(file, error)),
+        }
+    }
+    reader.documents
+}
+
+/// A complaint about a file as a whole.
+pub fn about_file(
+    file: &FilePath,
+    message: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Rejected {
+    Rejected {
+        file: file.to_path_buf(),
+        line: 0,
+        column: 0,
+        object: String::new(),
+        field: String::new(),
+        message: message.into(),
+        remedy: remedy.into(),
+        severity: Severity::Error,
+    }
+}
+
+fn unreadable(file: &FilePath, error: SyntaxError) -> Document {
+    let SyntaxError { at, message } = error;
+    let rejected = Rejected {
+        line: at.line,
+        column: at.column,
+        ..about_file(
+            file,
+            format!("this is not YAML: {message}"),
+            "correct it from this place on",
+        )
+    };
+    Document {
+        outcome: Outcome::Broken(None),
+        rejected: vec![rejected],
+    }
+}
+
+struct Reader<'a> {
+    file: &'a Arc<FilePath>,
+    options: &'a CompileOptions,
+    documents: Vec<Document>,
+}
+
+/// What `apiVersion` and `kind` say.
+enum Group {
+    Known(Kind),
+    /// A list, and the kind that its items have unless they say otherwise.
+    List(Option<(String, String)>),
+    /// Of Istio or the Gateway API, and not acted on.
+    Unsupported,
+    /// Nothing of that name exists there.
+    Unknown(&'static str),
+    /// Somebody else's.
+    Foreign,
+}
+
+impl Reader<'_> {
+    /// Reads one object, or the items of a list. `implied` is what items of a list such as `PodList` are.
+    fn take(&mut self, node: &Arc<Node>, implied: Option<&(String, String)>) {
+        let text = |field: &str| {
+            node.get(field)
+                .and_then(Node::as_str)
+                .map(|text| text.to_string())
+        };
+        let version = text("apiVersion").or_else(|| implied.map(|(version, _)| version.clone()));
+        let kind = text("kind").or_else(|| implied.map(|(_, kind)| kind.clone()));
+        let source = Source {
+            file: Arc::clone(self.file),
+            document: Arc::clone(node),
+        };
+        let (Some(version), Some(kind)) = (version, kind) else {
+            let message = "this is no Kubernetes object: apiVersion or kind is missing";
+            self.broken(&source, "", Path::root(), message, "add both");
+            return;
+        };
+        match group(&version, &kind) {
+            Group::List(implied) => self.take_items(node, &source, implied.as_ref()),
+            Group::Known(known) => {
+                let position = self.documents.len();
+                let document = read_object(known, source, position, self.options);
+                self.documents.push(document);
+            }
+            Group::Unknown(remedy) => {
+                let message = format!("there is no {kind} in {version}");
+                self.broken(&source, &kind, Path::of("kind"), &message, remedy);
+            }
+            Group::Unsupported => {
+                let name = node
+                    .get("metadata")
+                    .and_then(|metadata| metadata.get("name")?.as_str());
+                let problem = Problem {
+                    path: Path::of("kind"),
+                    message: format!("{kind} is not supported yet and has no effect"),
+                    remedy: String::new(),
+                    severity: Severity::Warning,
+                };
+                let title = format!("{kind} {}", name.map_or("", |name| name));
+                self.documents.push(Document {
+                    rejected: vec![source.reject(title.trim(), problem)],
+                    outcome: Outcome::Ignored(kind),
+                });
+            }
+            Group::Foreign => self.documents.push(Document {
+                outcome: Outcome::Ignored(kind),
+                rejected: Vec::new(),
+            }),
+        }
+    }
+
+    fn take_items(&mut self, list: &Node, source: &Source, implied: Option<&(String, String)>) {
+        match list.get("items").map(|items| &items.value) {
+            None | Some(Value::Null) => {}
+            Some(Value::Sequence(items)) => {
+                for item in items {
+                    self.take(&Arc::new(item.clone()), implied);
+                }
+            }
+            Some(_) => self.broken(
+                source,
+                "",
+                Path::of("items"),
+                "is no list",
+                "write the objects as a list",
+            ),
+        }
+    }
+
+    fn broken(&mut self, source: &Source, object: &str, path: Path, message: &str, remedy: &str) {
+        let problem = Problem {
+            path,
+            message: message.to_owned(),
+            remedy: remedy.to_owned(),
+            severity: Severity::Error,
+        };
+        self.documents.push(Document {
+            outcome: Outcome::Broken(None),
+            rejected: vec![source.reject(object, problem)],
+        });
+    }
+}
+
+fn group(version: &str, kind: &str) -> Group {
+    let (group, version_name) = version.split_once('/').unwrap_or(("", version));
+    if let Some(item) = kind
+        .strip_suffix("List")
+        .filter(|_| !matches!(group, "networking.istio.io"))
+    {
+        let implied = (!item.is_empty()).then(|| (version.to_owned(), item.to_owned()));
+        return Group::List(implied);
+    }
+    match (group, kind) {
+        ("", "Service") => Group::Known(Kind::Service),
+        ("", "Pod") => Group::Known(Kind::Pod),
+        ("discovery.k8s.io", "EndpointSlice") => Group::Known(Kind::EndpointSlice),
+        ("networking.istio.io", _) if !matches!(version_name, "v1" | "v1beta1" | "v1alpha3") => {
+            Group::Unknown("write networking.istio.io/v1")
+        }
+        ("networking.istio.io", "VirtualService") => Group::Known(Kind::VirtualService),
+        ("networking.istio.io", "DestinationRule") => Group::Known(Kind::DestinationRule),
+        ("networking.istio.io", "Gateway") => Group::Known(Kind::Gateway),
+        (
+            "networking.istio.io",
+            "ServiceEntry" | "Sidecar" | "WorkloadEntry" | "WorkloadGroup" | "EnvoyFilter"
+            | "ProxyConfig",
+        ) => Group::Unsupported,
+        ("networking.istio.io", _) => match kind.strip_suffix("List") {
+            Some(item @ ("VirtualService" | "DestinationRule" | "Gateway" | "ServiceEntry")) => {
+                Group::List(Some((version.to_owned(), item.to_owned())))
+            }
+            _ => Group::Unknown("check the spelling of the kind"),
+        },
+        (
+            "security.istio.io"
+            | "telemetry.istio.io"
+            | "extensions.istio.io"
+            | "gateway.networking.k8s.io",
+            _,
+        ) => Group::Unsupported,
+        _ => Group::Foreign,
+    }
+}
+
+fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOptions) -> Document {
+    let mut problems = Problems::default();
+    let node = Arc::clone(&source.document);
+    let metadata = part(&node, "metadata", &mut problems, None).unwrap_or_else(|| name_only(&node));
+    if metadata.name.is_empty() {
+        problems.error(
+            &Path::of("metadata.name"),
+            "the object has no name",
+            "add one",
+        );
+    }
+    let namespace = match metadata.namespace.as_str() {
+        "" => "default",
+        namespace => namespace,
+    };
+    let id = ObjectId {
+        kind,
+        namespace: namespace.into(),
+        name: metadata.name.as_str().into(),
+    };
+    let context = Context { namespace, options };
+    let body = read_body(kind, &node, &context, &mut problems);
+    let usable = !problems.unusable();
+    let title = match metadata.name.as_str() {
+        "" => kind.name().to_owned(),
+        _ => id.to_string(),
+    };
+    let rejected = problems
+        .into_iter()
+        .map(|problem| source.reject(&title, problem))
+        .collect();
+    let outcome = match body {
+        Some(body) if usable => {
+            Outcome::Good(Arc::new(object_of(id, &metadata, body, source, position)))
+        }
+        _ => Outcome::Broken((!metadata.name.is_empty()).then_some(id)),
+    };
+    Document { outcome, rejected }
+}
+
+/// What can be told of metadata that does not read as a whole: enough to know which object it is.
+fn name_only(node: &Node) -> Metadata {
+    let text = |field| {
+        let text = node
+            .get("metadata")
+            .and_then(|metadata| metadata.get(field)?.as_str());
+        text.map_or_else(String::new, |text| text.to_string())
+    };
+    Metadata {
+        name: text("name"),
+        namespace: text("namespace"),
+        ..Metadata::default()
+    }
+}
+
+fn object_of(
+    id: ObjectId,
+    metadata: &Metadata,
+    body: Body,
+    source: Source,
+    position: usize,
+) -> Object {
+    let created = metadata
+        .creation_timestamp
+        .as_deref()
+        .and_then(duration::timestamp);
+    Object {
+        age: match created {
+            Some(second) => Age::Created(second, Arc::clone(&id.name), Arc::clone(&id.namespace)),
+            None => Age::Written(Arc::clone(&source.file), position),
+        },
+        uid: metadata.uid.as_deref().map(Into::into),
+        labels: object::labels(&metadata.labels),
+        annotations: metadata.annotations.clone(),
+        terminating: metadata.deletion_timestamp.is_some(),
+        id,
+        body,
+        source,
+    }
+}
+
+/// `None` where a part could not be read at all; the reason is among the problems.
+fn read_body(
+    kind: Kind,
+    node: &Node,
+    context: &Context<'_>,
+    problems: &mut Problems,
+) -> Option<Body> {
+    let unknown = Some(context.options.unknown_fields);
+    match kind {
+        Kind::Service => {
+            let spec: ServiceSpec = part(node, "spec", problems, None)?;
+            Some(Body::Service(Service::read(spec, problems)))
+        }
+        Kind::Pod => {
+            let spec: PodSpec = part(node, "spec", problems, None)?;
+            let status: PodStatus = part(node, "status", problems, None)?;
+            Some(Body::Pod(Pod::read(spec, status, problems)))
+        }
+        Kind::EndpointSlice => {
+            let body: EndpointSliceBody = whole(node, problems)?;
+            Some(Body::EndpointSlice(EndpointSlice::read(
+                body,
+                context.namespace,
+                problems,
+            )))
+        }
+        Kind::VirtualService => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            Some(Body::VirtualService(VirtualService::read(
+                spec, context, problems,
+            )))
+        }
+        Kind::DestinationRule => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            Some(Body::DestinationRule(DestinationRule::read(
+                spec, context, problems,
+            )))
+        }
+        Kind::Gateway => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            Some(Body::Gateway(Gateway::read(
+                spec,
+                context.namespace,
+                problems,
+            )))
+        }
+    }
+}
+
+/// Reads the field `name` of the document. Unknown fields in it are judged by `unknown`, or nobody's business.
+fn part<T: DeserializeOwned + Default>(
+    node: &Node,
+    name: &str,
+    problems: &mut Problems,
+    unknown: Option<UnknownFields>,
+) -> Option<T> {
+    let Some(part) = node.get(name).filter(|part| part.value != Value::Null) else {
+        return Some(T::default());
+    };
+    let root = Path::of(name);
+    match read(part) {
+        Ok((value, fields)) => {
+            if let Some(policy) = unknown {
+                for UnknownField { path, meant, .. } in fields {
+                    unknown_field(&path.below(&root), meant, policy, problems);
+                }
+            }
+            Some(value)
+        }
+        Err(Misfit { path, message, .. }) => {
+            problems.error(&path.below(&root), message, "");
+            None
+        }
+    }
+}
+
+fn whole<T: DeserializeOwned>(node: &Node, problems: &mut Problems) -> Option<T> {
+    match read(node) {
+        Ok((value, _)) => Some(value),
+        Err(Misfit { path, message, .. }) => {
+            problems.error(&path, message, "");
+            None
+        }
+    }
+}
+
+/// The fields beside `spec`: a `spec` with a typing error in its name would else be an empty one.
+fn check_top(node: &Node, policy: UnknownFields, problems: &mut Problems) {
+    let Value::Mapping(entries) = &node.value else {
+        return;
+    };
+    for (key, _) in entries {
+        let name = camel_case(&key.name);
+        if !matches!(
+            &*name,
+            "apiVersion" | "kind" | "metadata" | "spec" | "status"
+        ) {
+            unknown_field(&Path::root().key(&key.name), None, policy, problems);
+        }
+    }
+}
+
+fn unknown_field(path: &Path, meant: Option<&str>, policy: UnknownFields, problems: &mut Problems) {
+    let remedy = match meant {
+        Some(meant) => format!("did you mean {meant}?"),
+        None => "remove it".to_owned(),
+    };
+    match policy {
+        UnknownFields::Reject => problems.error(path, "Istio knows no such field", remedy),
+        UnknownFields::Warn => problems.warning(path, "Istio knows no such field", remedy),
+    }
+}

@@ -1,0 +1,142 @@
+//! The thread that reads: waits for a change, lets it settle, and publishes the world that came of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::config::file::settle::Settle;
+use crate::config::file::store::Store;
+use crate::config::file::watcher::Watcher;
+use crate::config::file::{OpenError, Signal, Update, scan};
+use crate::config::{CompileOptions, Rejected, compile, document};
+
+/// How often the directory is looked at though nobody told of a change: network file systems tell nothing.
+const BELT: Duration = Duration::from_secs(2);
+
+/// The same, where the kernel does not tell at all.
+const UNTOLD: Duration = Duration::from_millis(100);
+
+/// Everything that the thread owns.
+pub(super) struct Worker {
+    directory: PathBuf,
+    options: CompileOptions,
+    store: Store,
+    watcher: Watcher,
+    settle: Settle,
+    inbox: Receiver<Signal>,
+    /// When to look next, whatever happens.
+    again: Instant,
+    /// Why the directory cannot be read, while it cannot.
+    unreadable: Option<Rejected>,
+    generation: u64,
+}
+
+impl Worker {
+    /// Begins the watch, then reads: a change between the two is seen.
+    pub(super) fn start(
+        directory: &Path,
+        options: CompileOptions,
+        signals: Sender<Signal>,
+        inbox: Receiver<Signal>,
+    ) -> Result<(Self, Update), OpenError> {
+        let mut watcher = Watcher::new(directory, signals);
+        watcher.follow_directory();
+        let listing = scan::list(directory).map_err(|source| OpenError::Unreadable {
+            path: directory.to_path_buf(),
+            source,
+        })?;
+        watcher.follow_links(&listing);
+        let mut store = Store::default();
+        store.refresh(&listing, &options);
+        let mut worker = Self {
+            directory: directory.to_path_buf(),
+            options,
+            store,
+            watcher,
+            settle: Settle::default(),
+            inbox,
+            again: Instant::now() + BELT,
+            unreadable: None,
+            generation: 0,
+        };
+        let first = worker.world();
+        Ok((worker, first))
+    }
+
+    /// Runs until nobody listens.
+    pub(super) fn run(mut self, publish: &watch::Sender<Update>) {
+        while !publish.is_closed() {
+            let wake = self
+                .settle
+                .due()
+                .map_or(self.again, |due| due.min(self.again));
+            let wait = wake.saturating_duration_since(Instant::now());
+            if !wait.is_zero() {
+                match self.inbox.recv_timeout(wait) {
+                    Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(signal) => self.note(signal),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                continue;
+            }
+            if self.look() {
+                let update = self.world();
+                publish.send_replace(update);
+            }
+        }
+    }
+
+    fn note(&mut self, signal: Signal) {
+        let now = Instant::now();
+        match signal {
+            Signal::Writing(path) => self.settle.writing(path, now),
+            Signal::Complete(path) => self.settle.complete(&path, now),
+            Signal::Other | Signal::Stop => self.settle.other(now),
+        }
+    }
+
+    /// Looks at the directory. True where the world is another.
+    fn look(&mut self) -> bool {
+        let now = Instant::now();
+        let busy = self.settle.read(now);
+        self.watcher.follow_directory();
+        self.again = now + if self.watcher.works() { BELT } else { UNTOLD };
+        let listing = match scan::list(&self.directory) {
+            Ok(listing) => listing,
+            Err(error) => {
+                let message = format!("the manifest directory cannot be read: {error}");
+                let remedy = "until it is back, what it said last holds";
+                let unreadable = Some(document::about_file(&self.directory, message, remedy));
+                let changed = self.unreadable != unreadable;
+                self.unreadable = unreadable;
+                return changed;
+            }
+        };
+        let back = self.unreadable.take().is_some();
+        if self.watcher.follow_links(&listing) {
+            // What changed there before the watch began was not told.
+            self.settle.other(now);
+        }
+        let refreshed = self.store.update(&listing, &busy, now, &self.options);
+        if let Some(again) = refreshed.again {
+            self.again = self.again.min(again);
+        }
+        refreshed.changed || back
+    }
+
+    fn world(&mut self) -> Update {
+        let (inputs, mut rejected) = self.store.resolve();
+        rejected.extend(self.unreadable.clone());
+        let (mut snapshot, more) = compile(&inputs, &self.options);
+        rejected.extend(more);
+        self.generation += 1;
+        snapshot.generation = self.generation;
+        Update {
+            snapshot: Arc::new(snapshot),
+            rejected,
+        }
+    }
+}

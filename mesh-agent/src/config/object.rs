@@ -1,0 +1,207 @@
+//! Objects as understood: each is complete and right in itself, and has been checked as Istio's webhook would.
+//!
+//! A conversion per kind takes the written object apart field by field and says what is wrong with it. What depends on
+//! other objects is left to [`crate::config::compile`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use crate::config::CompileOptions;
+use crate::config::crd;
+use crate::config::path::Path;
+use crate::config::problem::{Problem, Problems, Rejected};
+use crate::config::yaml::Node;
+use crate::model::Labels;
+
+pub use crate::config::object::destination_rule::DestinationRule;
+pub use crate::config::object::endpoint_slice::EndpointSlice;
+pub use crate::config::object::gateway::Gateway;
+pub use crate::config::object::pod::Pod;
+pub use crate::config::object::service::Service;
+pub use crate::config::object::virtual_service::VirtualService;
+
+pub mod destination_rule;
+pub mod duration;
+pub mod endpoint_slice;
+pub mod gateway;
+pub mod name;
+pub mod pod;
+pub mod regex;
+pub mod service;
+pub mod virtual_service;
+
+/// The kinds that make up the mesh's world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Core.
+    Service,
+    /// Core.
+    Pod,
+    /// `discovery.k8s.io`.
+    EndpointSlice,
+    /// `networking.istio.io`.
+    VirtualService,
+    /// `networking.istio.io`.
+    DestinationRule,
+    /// `networking.istio.io`.
+    Gateway,
+}
+
+/// Which object it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// An object, what it came from, and its age.
+#[derive(Debug)]
+pub struct Object {
+    /// Which one.
+    pub id: ObjectId,
+    /// `metadata.uid`.
+    pub uid: Option<Arc<str>>,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// How old it is, compared with others.
+    pub age: Age,
+    /// Its content.
+    pub body: Body,
+    /// Where it was written.
+    pub source: Source,
+}
+
+/// Orders objects from the oldest to the newest. `metadata.creationTimestamp` decides where it is given, then name and
+/// namespace, as in Istio. An object without one has not been created yet as far as anyone knows, so it is younger than
+/// all that have; among those, the order of file names and of documents in a file stands in for age.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Age {
+    /// Created at this second since 1970; then name, then namespace.
+    Created(i64, Arc<str>, Arc<str>),
+    /// File and position in it.
+    Written(Arc<FilePath>, usize),
+}
+
+/// Where an object was written.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file.
+    pub file: Arc<FilePath>,
+    /// The document, for the places of its fields.
+    pub document: Arc<Node>,
+}
+
+/// What is in an object.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each is the type's")]
+pub enum Body {
+    Service(Service),
+    Pod(Pod),
+    EndpointSlice(EndpointSlice),
+    VirtualService(VirtualService),
+    DestinationRule(DestinationRule),
+    Gateway(Gateway),
+}
+
+impl Object {
+    /// A complaint about this object, with the place in its file.
+    pub fn reject(&self, problem: Problem) -> Rejected {
+        self.source.reject(&self.id.to_string(), problem)
+    }
+}
+
+impl Source {
+    /// A complaint about an object of this document.
+    pub fn reject(&self, object: &str, problem: Problem) -> Rejected {
+        let at = self.document.locate(&problem.path);
+        Rejected {
+            file: self.file.to_path_buf(),
+            line: at.line,
+            column: at.column,
+            object: object.to_owned(),
+            field: problem.path.to_string(),
+            message: problem.message,
+            remedy: problem.remedy,
+            severity: problem.severity,
+        }
+    }
+}
+
+impl Kind {
+    /// The kind's name, as in `kind:`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Pod => "Pod",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
+            Self::Gateway => "Gateway",
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind.name(), self.namespace, self.name)
+    }
+}
+
+/// What a conversion knows beside the object's own fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The object's namespace.
+    pub namespace: &'a str,
+    /// How manifests are read.
+    pub options: &'a CompileOptions,
+}
+
+/// Reads a port number that must be there.
+pub fn port_number(
+    written: Option<crd::Port>,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<u16> {
+    let Some(crd::Number(number)) = written else {
+        problems.error(
+            path,
+            "a port number is missing",
+            "write one between 1 and 65535",
+        );
+        return None;
+    };
+    match u16::try_from(number) {
+        Ok(number) if number > 0 => Some(number),
+        Ok(_) | Err(_) => {
+            problems.error(
+                path,
+                format!("{number} is no port number"),
+                "write one between 1 and 65535",
+            );
+            None
+        }
+    }
+}
+
+/// Labels, shared.
+pub fn labels(written: &BTreeMap<String, String>) -> Labels {
+    written
+        .iter()
+        .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
+        .collect()
+}
+
+/// The path of an annotation.
+pub fn annotation(name: &str) -> Path {
+    Path::of("metadata.annotations").key(name)
+}

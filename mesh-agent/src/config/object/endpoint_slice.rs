@@ -1,0 +1,110 @@
+//! An EndpointSlice: addresses that serve a Service, found by Kubernetes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::crd::core::{
+    Endpoint as WrittenEndpoint, EndpointConditions, EndpointSliceBody,
+};
+use crate::config::path::Path;
+use crate::config::problem::Problems;
+use crate::model::PodId;
+
+/// The label that names the Service.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// An EndpointSlice.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// The addresses.
+    pub endpoints: Vec<Endpoint>,
+    /// Port numbers by the name of the Service port.
+    pub ports: Vec<(Arc<str>, u16)>,
+}
+
+/// Addresses of one Pod or machine.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// All of one family; the first one counts, the others name the same endpoint.
+    pub address: IpAddr,
+    /// Whether it may be sent requests.
+    pub ready: bool,
+    /// The Pod behind it.
+    pub pod: Option<PodId>,
+}
+
+impl EndpointSlice {
+    /// Reads the object's own fields.
+    pub fn read(body: EndpointSliceBody, namespace: &str, problems: &mut Problems) -> Self {
+        let EndpointSliceBody {
+            address_type,
+            endpoints,
+            ports,
+        } = body;
+        if address_type == "FQDN" {
+            problems.unsupported(&Path::of("addressType"), "an EndpointSlice of type FQDN");
+        }
+        Self {
+            endpoints: endpoints
+                .into_iter()
+                .enumerate()
+                .filter_map(|(index, endpoint)| {
+                    read_endpoint(
+                        endpoint,
+                        namespace,
+                        &Path::of("endpoints").index(index),
+                        problems,
+                    )
+                })
+                .collect(),
+            ports: ports
+                .into_iter()
+                .filter(|port| port.protocol.is_empty() || port.protocol == "TCP")
+                .filter_map(|port| {
+                    let number = u16::try_from(port.port?.0).ok()?;
+                    Some((port.name.into(), number))
+                })
+                .collect(),
+        }
+    }
+}
+
+fn read_endpoint(
+    endpoint: WrittenEndpoint,
+    namespace: &str,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<Endpoint> {
+    let WrittenEndpoint {
+        addresses,
+        conditions: EndpointConditions { ready, terminating },
+        target_ref,
+    } = endpoint;
+    let written = addresses.first()?;
+    let Ok(address) = written.parse() else {
+        let path = path.key("addresses").index(0);
+        problems.error(
+            &path,
+            format!("\"{written}\" is no IP address"),
+            "write an address",
+        );
+        return None;
+    };
+    // Kubernetes: no word on readiness counts as ready, and what terminates takes no new work.
+    let ready = ready.unwrap_or(true) && !terminating.unwrap_or(false);
+    let pod = target_ref
+        .filter(|target| target.kind == "Pod" && !target.name.is_empty())
+        .map(|target| PodId {
+            namespace: if target.namespace.is_empty() {
+                namespace.into()
+            } else {
+                target.namespace.into()
+            },
+            name: target.name.into(),
+        });
+    Some(Endpoint {
+        address,
+        ready,
+        pod,
+    })
+}

@@ -1,0 +1,222 @@
+//! A Service: its addresses, its ports and what they speak, and which Pods serve them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::crd::core::{NumberOrName, ServicePort as WrittenPort, ServiceSpec};
+use crate::config::object;
+use crate::config::path::Path;
+use crate::config::problem::Problems;
+use crate::model::{Labels, Protocol};
+
+/// A Service.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Cluster IPs; none for a headless Service.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it has no cluster IP on purpose: clients dial its Pods.
+    pub headless: bool,
+    /// The labels of its Pods; `None` where it has no selector.
+    pub selector: Option<Labels>,
+    /// Its ports, in written order.
+    pub ports: Vec<Port>,
+    /// Whether Pods that are not ready serve it too.
+    pub publish_not_ready: bool,
+}
+
+/// A port of a Service.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Port {
+    /// What clients dial.
+    pub number: u16,
+    /// Its name; may be empty.
+    pub name: Arc<str>,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// The container port behind it.
+    pub target: Target,
+}
+
+/// A container port.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// By number.
+    Number(u16),
+    /// By the name that each Pod gives it.
+    Name(Arc<str>),
+}
+
+impl Service {
+    /// Reads `spec`.
+    pub fn read(spec: ServiceSpec, problems: &mut Problems) -> Self {
+        let ServiceSpec {
+            r#type,
+            selector,
+            cluster_ip,
+            cluster_ips,
+            ports,
+            publish_not_ready_addresses,
+            internal_traffic_policy,
+            traffic_distribution,
+        } = spec;
+        let path = Path::of("spec");
+        if r#type == "ExternalName" {
+            problems.unsupported(&path.key("type"), "a Service of type ExternalName");
+        }
+        if internal_traffic_policy == "Local" {
+            problems.without_effect(
+                &path.key("internalTrafficPolicy"),
+                "internalTrafficPolicy: Local",
+            );
+        }
+        if !traffic_distribution.is_empty() {
+            problems.without_effect(&path.key("trafficDistribution"), "trafficDistribution");
+        }
+        let headless = cluster_ip == "None" || cluster_ips.iter().any(|ip| ip == "None");
+        Self {
+            addresses: if headless {
+                Vec::new()
+            } else {
+                addresses(&cluster_ip, &cluster_ips, problems)
+            },
+            headless,
+            selector: (!selector.is_empty()).then(|| object::labels(&selector)),
+            ports: ports
+                .into_iter()
+                .enumerate()
+                .filter_map(|(index, port)| {
+                    read_port(port, &path.key("ports").index(index), problems)
+                })
+                .collect(),
+            publish_not_ready: publish_not_ready_addresses,
+        }
+    }
+}
+
+/// The protocol of a Service port (`istio-routing.md` 1.8): `appProtocol`, else the name's beginning, else well-known
+/// numbers, else the first bytes tell.
+pub fn protocol(transport: &str, app_protocol: Option<&str>, name: &str, number: u16) -> Protocol {
+    if !(transport.is_empty() || transport.eq_ignore_ascii_case("TCP")) {
+        return Protocol::Udp;
+    }
+    let declared = match app_protocol {
+        Some("kubernetes.io/h2c") => Some(Protocol::Http2),
+        Some("kubernetes.io/ws") => Some(Protocol::Http),
+        Some("kubernetes.io/wss") => Some(Protocol::Tls),
+        // An unknown value hides the name all the same.
+        Some(other) => by_name(other),
+        None => by_name(name),
+    };
+    declared.unwrap_or(match number {
+        25 | 53 | 3306 | 27017 => Protocol::Tcp,
+        _ => Protocol::Auto,
+    })
+}
+
+/// `protocol` or `protocol-suffix`, in any case.
+pub fn by_name(name: &str) -> Option<Protocol> {
+    let name = name.to_ascii_lowercase();
+    let protocol = name.split('-').next().unwrap_or_default();
+    match protocol {
+        "http" | "http_proxy" => Some(Protocol::Http),
+        // `grpc-web` and its like begin with `grpc`, and are HTTP/2 as well.
+        "http2" | "grpc" => Some(Protocol::Http2),
+        "https" | "tls" => Some(Protocol::Tls),
+        "tcp" | "mongo" | "redis" | "mysql" => Some(Protocol::Tcp),
+        "udp" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+fn addresses(cluster_ip: &str, cluster_ips: &[String], problems: &mut Problems) -> Vec<IpAddr> {
+    let path = Path::of("spec");
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let listed = cluster_ips
+        .iter()
+        .enumerate()
+        .map(|(index, ip)| (ip.as_str(), path.key("clusterIPs").index(index)));
+    for (ip, path) in std::iter::once((cluster_ip, path.key("clusterIP"))).chain(listed) {
+        if ip.is_empty() {
+            continue;
+        }
+        match ip.parse() {
+            Ok(address) if !addresses.contains(&address) => addresses.push(address),
+            Ok(_) => {}
+            Err(_) => problems.error(
+                &path,
+                format!("\"{ip}\" is no IP address"),
+                "write an address, or None",
+            ),
+        }
+    }
+    addresses
+}
+
+fn read_port(port: WrittenPort, path: &Path, problems: &mut Problems) -> Option<Port> {
+    let WrittenPort {
+        name,
+        protocol: transport,
+        app_protocol,
+        port: number,
+        target_port,
+    } = port;
+    let number = super::port_number(number, &path.key("port"), problems)?;
+    Some(Port {
+        number,
+        protocol: protocol(&transport, app_protocol.as_deref(), &name, number),
+        name: name.into(),
+        target: match target_port {
+            None | Some(NumberOrName::Number(0)) => Target::Number(number),
+            Some(NumberOrName::Number(target)) => Target::Number(target),
+            Some(NumberOrName::Name(target)) => match target.parse() {
+                Ok(target) => Target::Number(target),
+                Err(_) => Target::Name(target.into()),
+            },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_protocol_comes_from_app_protocol_name_or_number() {
+        let cases = [
+            (("", None, "http", 80), Protocol::Http),
+            (("TCP", None, "HTTP-web", 80), Protocol::Http),
+            (("", None, "http2", 80), Protocol::Http2),
+            (("", None, "grpc", 80), Protocol::Http2),
+            (("", None, "grpc-web", 80), Protocol::Http2),
+            (("", None, "grpc-web-x", 80), Protocol::Http2),
+            (("", None, "https", 443), Protocol::Tls),
+            (("", None, "tls-x", 443), Protocol::Tls),
+            (("", None, "tcp", 80), Protocol::Tcp),
+            (("", None, "mongo", 80), Protocol::Tcp),
+            (("", None, "redis-a", 80), Protocol::Tcp),
+            (("", None, "mysql", 80), Protocol::Tcp),
+            (("", None, "", 80), Protocol::Auto),
+            (("", None, "web", 80), Protocol::Auto),
+            (("", None, "httpx", 80), Protocol::Auto),
+            (("", None, "", 3306), Protocol::Tcp),
+            (("", None, "", 25), Protocol::Tcp),
+            (("", None, "http", 25), Protocol::Http),
+            (("UDP", None, "http", 80), Protocol::Udp),
+            (("SCTP", None, "http", 80), Protocol::Udp),
+            (("", Some("http"), "tcp", 80), Protocol::Http),
+            (("", Some("http-foo"), "", 80), Protocol::Http),
+            (("", Some("kubernetes.io/h2c"), "", 80), Protocol::Http2),
+            (("", Some("kubernetes.io/ws"), "", 80), Protocol::Http),
+            (("", Some("kubernetes.io/wss"), "", 80), Protocol::Tls),
+            (("", Some("acme.io/x"), "http", 80), Protocol::Auto),
+            (("", Some("acme.io/x"), "http", 3306), Protocol::Tcp),
+        ];
+        for ((transport, app, name, number), expected) in cases {
+            assert_eq!(
+                protocol(transport, app, name, number),
+                expected,
+                "{transport} {app:?} {name} {number}"
+            );
+        }
+    }
+}
