@@ -694,17 +694,13 @@ fn two_at_once() -> Result<()> {
 }
 
 fn failed_apply_leaves_nothing() -> Result<()> {
-    for tools in &TOOLS {
-        let netns = with_lo()?;
+    let [nft, legacy] = &TOOLS;
+    for (tools, broken) in [
+        (nft, "ip6tables-nft-restore"),
+        (legacy, "ip6tables-legacy-restore"),
+    ] {
+        let netns = namespace::mounted()?;
         let before = namespace::surroundings(&netns)?;
-        // A foreign chain where IPv6 wants a rule: the first family goes in, the second is refused.
-        let jump = ["-t", "nat", "-N", "ISTIO_OUTPUT_WRONG"];
-        run(&netns, tools.iptables6, &jump)?;
-        run(
-            &netns,
-            tools.iptables6,
-            &["-t", "nat", "-X", "ISTIO_OUTPUT_WRONG"],
-        )?;
         let wrong = Options {
             exclude_interfaces: vec!["no way".to_owned()],
             outbound_port: 0,
@@ -716,8 +712,41 @@ fn failed_apply_leaves_nothing() -> Result<()> {
             said.contains("no way") && said.contains("outbound capture port"),
             "{said}"
         );
+
+        // IPv4 goes in, IPv6 is refused.
+        let programs = tempfile::tempdir()?;
+        for (name, script) in [
+            (broken, "#!/bin/sh\necho 'no such luck' >&2\nexit 4\n"),
+            // Without it, the child takes the backend that this test is about.
+            (
+                if tools.backend == Backend::Nft {
+                    "-"
+                } else {
+                    "iptables-nft-save"
+                },
+                "#!/bin/sh\nexit 1\n",
+            ),
+        ] {
+            let path = programs.path().join(name);
+            std::fs::write(&path, script)?;
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        }
+        let output = Command::new(env::current_exe()?)
+            .env(CHILD_FLAGS, "-m TPROXY -c net1")
+            .env(CHILD_NETNS, netns.path())
+            .env(
+                "PATH",
+                format!("{}:/usr/bin:/bin", programs.path().display()),
+            )
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            !output.status.success() && said.contains("no such luck"),
+            "{said}"
+        );
         tools.expect_empty(&netns)?;
-        ensure!(namespace::surroundings(&netns)? == before);
+        let after = namespace::surroundings(&netns)?;
+        ensure!(after == before, "{after}");
     }
     Ok(())
 }

@@ -208,15 +208,14 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The address and the routes. The note follows each change that only it knows of.
+    /// The address and the routes, each after the note of it.
     fn prepare(&self, options: &Options, record: &mut Record) -> Result<bool, InterceptError> {
         let mut changed = false;
-        if options.ipv6 {
+        if options.ipv6 && !kernel::has_sidecar_address(self.netns).map_err(entering)? {
+            record.added_address = true;
+            self.files.write(record).map_err(noting)?;
             match kernel::add_sidecar_address(self.netns) {
-                Ok(added) => {
-                    record.added_address |= added;
-                    changed |= added;
-                }
+                Ok(added) => changed |= added,
                 // IPv6 may be compiled in and switched off; then nobody can use it either.
                 Err(e) => tracing::warn!(
                     error = %e,
@@ -231,8 +230,10 @@ impl<'a> Session<'a> {
             self.remove_tproxy_route(record.tproxy)?;
             changed = true;
         }
-        record.tproxy = wanted;
-        self.files.write(record).map_err(noting)?;
+        if record.tproxy != wanted {
+            record.tproxy = wanted;
+            self.files.write(record).map_err(noting)?;
+        }
         if let Some((mark, table)) = wanted {
             changed |= kernel::add_tproxy_route(self.netns, mark, table, options.ipv6)?;
         }

@@ -57,7 +57,9 @@ pub enum Verdict {
     Drop,
 }
 
-/// What `rules` do to `flow`. A family without rules is not touched.
+const LOOPBACK: &str = "lo";
+
+/// What `rules` do to `flow`, on its whole way from the hook that it is given at to a socket. A family without rules is not touched.
 pub fn interpret(rules: &RuleSet, flow: &Flow) -> Verdict {
     let family = match flow.destination {
         IpAddr::V4(_) => Family::V4,
@@ -72,14 +74,28 @@ pub fn interpret(rules: &RuleSet, flow: &Flow) -> Verdict {
 fn interpret_family(rules: &FamilyRules, flow: &Flow) -> Verdict {
     // Rules change the mark on the way.
     let mut flow = flow.clone();
-    for table in [Table::Raw, Table::Mangle, Table::Nat] {
-        let Some(table) = rules.table(table) else {
+    let verdict = pass(rules, &mut flow, &[Table::Raw, Table::Mangle, Table::Nat]);
+    if verdict != Verdict::Accept || flow.hook != Hook::Output || flow.out_interface != LOOPBACK {
+        return verdict;
+    }
+    // What leaves through the loopback device comes in again there, with its mark. Its address is settled by then: nat
+    // is not asked a second time.
+    flow.hook = Hook::Prerouting;
+    flow.in_interface = std::mem::take(&mut flow.out_interface);
+    flow.owner = None;
+    pass(rules, &mut flow, &[Table::Raw, Table::Mangle])
+}
+
+/// One hook.
+fn pass(rules: &FamilyRules, flow: &mut Flow, tables: &[Table]) -> Verdict {
+    for table in tables {
+        let Some(table) = rules.table(*table) else {
             continue;
         };
         let Some(entry) = table.entry(flow.hook) else {
             continue;
         };
-        match walk(table, entry.rules(), &mut flow) {
+        match walk(table, entry.rules(), flow) {
             Outcome::Decided(verdict) => return verdict,
             // The end of the chain: the policy, which is to accept.
             Outcome::NextTable | Outcome::Returned => {}

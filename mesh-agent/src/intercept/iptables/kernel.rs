@@ -45,7 +45,17 @@ pub fn has_ipv6(netns: &NetNs) -> io::Result<bool> {
     netns.run(|| Path::new("/proc/sys/net/ipv6/conf/lo").exists())
 }
 
-/// Gives the loopback device the address `::6`. Says whether it lacked it.
+/// Whether some device, which can only be loopback, has the address `::6`.
+pub fn has_sidecar_address(netns: &NetNs) -> io::Result<bool> {
+    let digits = format!("{:032x}", SIDECAR6.to_bits());
+    netns.run(|| {
+        // Without IPv6 there is no such file, and no address.
+        fs::read_to_string("/proc/thread-self/net/if_inet6")
+            .is_ok_and(|addresses| addresses.lines().any(|line| line.starts_with(&digits)))
+    })
+}
+
+/// Gives the loopback device the address `::6`.
 pub fn add_sidecar_address(netns: &NetNs) -> Result<bool, InterceptError> {
     ask(
         netns,
