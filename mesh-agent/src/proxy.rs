@@ -142,7 +142,7 @@ impl Workers {
         settings: Settings,
     ) -> io::Result<Self> {
         let threads = (0..count.max(1))
-            .map(|index| Thread::start(index, Arc::clone(&world), settings.clone()))
+            .map(move |index| Thread::start(index, Arc::clone(&world), settings.clone()))
             .collect::<io::Result<_>>()?;
         Ok(Self { threads })
     }
@@ -162,7 +162,7 @@ impl Workers {
             inbound4,
             inbound6,
         } = listeners;
-        let sockets = [
+        let sockets: Vec<_> = [
             (Some(outbound4), Hop::Outbound),
             (outbound6, Hop::Outbound),
             (Some(inbound4), Hop::Inbound),
@@ -172,7 +172,7 @@ impl Workers {
         .filter_map(|(listener, hop)| listener.map(|listener| (listener, hop)))
         .collect();
         let who = Who::Pod { pod, ports, source };
-        self.serve(sockets, &who, || Connector::Pod(Arc::clone(&netns)))
+        self.serve(&sockets, &who, || Connector::Pod(Arc::clone(&netns)))
     }
 
     /// Serves a port of a gateway.
@@ -183,7 +183,7 @@ impl Workers {
             namespace,
             labels,
         } = proxy;
-        let sockets = listener
+        let sockets: Vec<_> = listener
             .into_iter()
             .map(|listener| (listener, Hop::Gateway))
             .collect();
@@ -192,7 +192,7 @@ impl Workers {
             namespace,
             labels,
         };
-        self.serve(sockets, &who, || Connector::Plain)
+        self.serve(&sockets, &who, || Connector::Plain)
     }
 
     /// What all workers have counted so far.
@@ -206,7 +206,7 @@ impl Workers {
 
     fn serve(
         &self,
-        sockets: Vec<(TcpListener, Hop)>,
+        sockets: &[(TcpListener, Hop)],
         who: &Who,
         connector: impl Fn() -> Connector,
     ) -> io::Result<Handle> {

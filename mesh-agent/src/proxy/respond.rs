@@ -147,7 +147,6 @@ pub(super) fn reply(failure: &Failure, hop: Hop, grpc: bool) -> Response<Body> {
         }
         (StatusCode::OK, Body::Empty)
     } else if text.is_empty() {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         (status, Body::Empty)
     } else {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -74,10 +75,35 @@ pub(in crate::proxy) struct Upload {
     hint: SizeHint,
     bytes: Rc<Cell<u64>>,
     begun: Cell<bool>,
+    kept: RefCell<Kept>,
     progress: Cell<Progress>,
     ended_at: Cell<Option<Instant>>,
     waiting: RefCell<Option<Waker>>,
-    gate: Option<(Arc<Gate>, RefCell<Pin<Box<Sleep>>>)>,
+    gate: Option<Held>,
+}
+
+/// What was sent, for the case that the server refuses to look at it.
+#[derive(Debug)]
+struct Kept {
+    frames: Vec<Piece>,
+    /// The next of them to be sent again.
+    next: usize,
+    /// How much more may be kept; `None` where nothing is.
+    room: Option<usize>,
+}
+
+/// A frame that can be sent twice.
+#[derive(Clone, Debug)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// Why a body is held back, and for how long at most.
+#[derive(Debug)]
+struct Held {
+    gate: Arc<Gate>,
+    timer: RefCell<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +128,9 @@ enum GateState {
 
 /// A server that does not know `Expect` gets the body after this while, as RFC 9110 advises clients.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// So much of a request is kept until its response begins.
+const KEEP: usize = 64 * 1024;
 
 impl Body {
     /// The body of a server's response.
@@ -219,18 +248,50 @@ impl RequestBody {
             incoming: RefCell::new(incoming),
             bytes: Rc::default(),
             begun: Cell::new(false),
+            kept: RefCell::new(Kept {
+                frames: Vec::new(),
+                next: 0,
+                room: None,
+            }),
             progress: Cell::new(Progress::Running),
             ended_at: Cell::new(None),
             waiting: RefCell::default(),
-            gate: gate.map(|gate| (gate, RefCell::new(Box::pin(sleep(CONTINUE_WAIT))))),
+            gate: gate.map(|gate| Held {
+                gate,
+                timer: RefCell::new(Box::pin(sleep(CONTINUE_WAIT))),
+            }),
         }))
     }
 
-    /// Whether a server can have seen none of it, so that it may be sent to another one.
-    pub(in crate::proxy) fn untouched(&self) -> bool {
+    /// Keeps the beginning, so that it can be sent to another server.
+    pub(in crate::proxy) fn keep(&self) {
+        if let Self::Streaming(upload) = self {
+            upload.kept.borrow_mut().room = Some(KEEP);
+        }
+    }
+
+    /// Keeps it no longer: a server has begun to answer.
+    pub(in crate::proxy) fn release(&self) {
+        if let Self::Streaming(upload) = self {
+            let mut kept = upload.kept.borrow_mut();
+            kept.room = None;
+            // What was to be sent again and is not sent yet is still needed.
+            if kept.next >= kept.frames.len() {
+                kept.frames = Vec::new();
+                kept.next = 0;
+            }
+        }
+    }
+
+    /// Whether it can be sent from its beginning; if so, that is what happens next.
+    pub(in crate::proxy) fn rewind(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming(upload) => !upload.begun.get(),
+            Self::Streaming(upload) => {
+                let mut kept = upload.kept.borrow_mut();
+                kept.next = 0;
+                kept.room.is_some() || !upload.begun.get()
+            }
         }
     }
 
@@ -285,9 +346,9 @@ impl RequestBody {
     /// The exchange is over: a body that is still being held back is not wanted.
     fn bar(&self) {
         if let Self::Streaming(upload) = self
-            && let Some((gate, _)) = &upload.gate
+            && let Some(held) = &upload.gate
         {
-            gate.set(GateState::Barred);
+            held.gate.set(GateState::Barred);
         }
     }
 }
@@ -302,7 +363,7 @@ impl Upload {
     }
 
     fn poll_gate(&self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        let Some((gate, timer)) = &self.gate else {
+        let Some(Held { gate, timer }) = &self.gate else {
             return Poll::Ready(Ok(()));
         };
         match gate.poll(cx) {
@@ -319,12 +380,16 @@ impl Upload {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         ready!(self.poll_gate(cx))?;
         self.begun.set(true);
+        if let Some(frame) = self.kept.borrow_mut().again() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let mut incoming = self.incoming.borrow_mut();
         match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
                 }
+                self.kept.borrow_mut().keep(&frame);
                 // A reader that knows the length does not ask for the end.
                 if incoming.is_end_stream() {
                     self.end(Progress::Done);
@@ -340,6 +405,51 @@ impl Upload {
                 Poll::Ready(None)
             }
         }
+    }
+}
+
+impl Kept {
+    /// The next frame to be sent again.
+    fn again(&mut self) -> Option<Frame<Bytes>> {
+        let piece = self.frames.get(self.next)?.clone();
+        self.next += 1;
+        if self.room.is_none() && self.next == self.frames.len() {
+            self.frames = Vec::new();
+            self.next = 0;
+        }
+        Some(match piece {
+            Piece::Data(data) => Frame::data(data),
+            Piece::Trailers(trailers) => Frame::trailers(trailers),
+        })
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(room) = self.room else {
+            return;
+        };
+        let piece = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Piece::Data(data.clone()),
+            (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
+            (None, None) => return,
+        };
+        let size = frame.data_ref().map_or(0, Bytes::len);
+        match room.checked_sub(size) {
+            Some(room) => {
+                self.room = Some(room);
+                self.frames.push(piece);
+                self.next = self.frames.len();
+            }
+            // Too much: this request can be sent only once.
+            None => {
+                self.room = None;
+                self.frames = Vec::new();
+                self.next = 0;
+            }
+        }
+    }
+
+    fn all_sent(&self) -> bool {
+        self.next >= self.frames.len()
     }
 }
 
@@ -360,14 +470,16 @@ impl HttpBody for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streaming(upload) => upload.incoming.borrow().is_end_stream(),
+            Self::Streaming(upload) => {
+                upload.kept.borrow().all_sent() && upload.incoming.borrow().is_end_stream()
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streaming(upload) => upload.hint.clone(),
+            Self::Streaming(upload) => upload.hint,
         }
     }
 }

@@ -218,14 +218,23 @@ impl Outgoing {
                 Ok(lease) => lease,
                 Err(failure) => return Err(failed(failure, Some(head))),
             };
-            let may_repeat = self.body.untouched()
-                && (self.version == Version::Http2 || (lease.is_reused() && idempotent));
+            let may_repeat = match self.version {
+                // The server may refuse the stream, which says that it has not looked at it.
+                Version::Http2 => {
+                    self.body.keep();
+                    true
+                }
+                Version::Http1 => lease.is_reused() && idempotent,
+            };
             let spare = may_repeat.then(|| head.clone());
             let error = match lease.send(self.request(head)).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => {
+                    self.body.release();
+                    return Ok((response, lease));
+                }
                 Err(error) => error,
             };
-            let (failure, unseen) = self.judge(error, spare);
+            let (failure, unseen) = self.judge(error, spare, idempotent);
             match (unseen, &failure) {
                 (Some(unsent), Failure::Closed) if lease.is_reused() && !fresh => {
                     fresh = true;
@@ -313,6 +322,7 @@ impl Outgoing {
         &self,
         mut error: TrySendError<Request<RequestBody>>,
         spare: Option<Parts>,
+        idempotent: bool,
     ) -> (Failure, Option<Parts>) {
         if self.body.has_failed() {
             return (Failure::ClientClosed, None);
@@ -323,7 +333,13 @@ impl Outgoing {
             return (Failure::Closed, Some(head));
         }
         let failure = failure_of(error.error());
-        (failure, spare.filter(|_| self.body.untouched()))
+        let harmless = match failure {
+            Failure::Reset { refused: true, .. } => true,
+            // It may have done its work before the connection ended.
+            Failure::Closed => idempotent,
+            _ => false,
+        };
+        (failure, spare.filter(|_| harmless && self.body.rewind()))
     }
 
     fn exchanged(self, response: Response<Incoming>, lease: Lease) -> Exchanged {

@@ -13,13 +13,11 @@ const GRPC: &str = "POST /a.B/C HTTP/1.1\r\nHost: web\r\nContent-Type: applicati
 
 fn local(status: &str, text: &str, server: &str) -> String {
     let length = text.len();
-    let kind = match text {
-        "" => "",
-        _ => "content-type: text/plain\r\n",
+    let headers = match text {
+        "" => format!("server: {server}\r\ncontent-length: 0"),
+        _ => format!("content-length: {length}\r\ncontent-type: text/plain\r\nserver: {server}"),
     };
-    format!(
-        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{kind}server: {server}\r\ndate: -\r\n\r\n{text}"
-    )
+    format!("HTTP/1.1 {status}\r\n{headers}\r\ndate: -\r\n\r\n{text}")
 }
 
 #[track_caller]

@@ -113,7 +113,7 @@ impl Plan {
         };
         let moved = self.moved.clone();
         let handle = workers
-            .serve(vec![(listener, self.hop)], &who, || {
+            .serve(&[(listener, self.hop)], &who, || {
                 Connector::Moved(moved.clone())
             })
             .unwrap();

@@ -181,7 +181,7 @@ async fn http2_clients_of_http1_servers() {
         response.into_body().collect().await.unwrap().to_bytes(),
         "plain"
     );
-    let heard = server.heard().pop().unwrap();
+    let heard = server.heard().remove(0);
     assert!(heard.starts_with("POST /x HTTP/1.1\r\n"), "{heard}");
     assert!(
         heard.contains("host: web\r\n") && heard.contains("cookie: a=1; b=2\r\n"),
