@@ -27,10 +27,8 @@ pub enum Mode {
 pub const MESHED: [Mode; 3] = [Mode::IptablesNft, Mode::IptablesLegacy, Mode::Ebpf];
 
 /// The admin address, in the node's network namespace, or in a gateway's pod.
-const ADMIN: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-    15000,
-);
+const ADMIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15000);
 
 /// Long enough for a loaded machine; a healthy agent needs a fraction.
 const START: Duration = Duration::from_secs(20);
@@ -139,11 +137,17 @@ impl Agent {
     pub fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         loop {
-            if self.get("/ready").is_ok_and(|response| response.status == 200) {
+            if self
+                .get("/ready")
+                .is_ok_and(|response| response.status == 200)
+            {
                 return Ok(());
             }
             if let Some(status) = self.process.exited()? {
-                bail!("{} ended with {status} before it was ready", self.process.name());
+                bail!(
+                    "{} ended with {status} before it was ready",
+                    self.process.name()
+                );
             }
             if Instant::now() > deadline {
                 bail!("{} was not ready within {START:?}", self.process.name());
@@ -203,7 +207,11 @@ impl Agent {
 
     fn json(&self, path: &str) -> Result<Value> {
         let response = self.get(path)?;
-        ensure!(response.status == 200, "GET {path} said {}", response.status);
+        ensure!(
+            response.status == 200,
+            "GET {path} said {}",
+            response.status
+        );
         serde_json::from_slice(&response.body).with_context(|| format!("GET {path} is not JSON"))
     }
 }

@@ -54,7 +54,8 @@ impl Connection {
 
     /// Sends a GET and reads the answer.
     pub fn get(&mut self, host: &str, path: &str) -> Result<Response> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mesh-test\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mesh-test\r\n\r\n");
         self.stream
             .get_mut()
             .write_all(request.as_bytes())
@@ -69,7 +70,12 @@ pub fn get(stream: TcpStream, host: &str, path: &str) -> Result<Response> {
 }
 
 /// A server that answers every request with what it received, as JSON, or with `fixed` text.
-pub fn serve(pod: &Pod, who: &'static str, port: u16, fixed: Option<&'static str>) -> Result<Server> {
+pub fn serve(
+    pod: &Pod,
+    who: &'static str,
+    port: u16,
+    fixed: Option<&'static str>,
+) -> Result<Server> {
     Server::start(pod, any(port), move |stream| answer(stream, who, fixed))
 }
 
@@ -108,7 +114,9 @@ fn answer(stream: TcpStream, who: &str, fixed: Option<&str>) -> io::Result<Strin
 }
 
 /// The first line and the headers, or nothing where the connection ended before a first line.
-pub fn read_head(stream: &mut impl BufRead) -> io::Result<Option<(String, BTreeMap<String, String>)>> {
+pub fn read_head(
+    stream: &mut impl BufRead,
+) -> io::Result<Option<(String, BTreeMap<String, String>)>> {
     let mut first = String::new();
     if stream.read_line(&mut first)? == 0 {
         return Ok(None);
@@ -123,9 +131,9 @@ pub fn read_head(stream: &mut impl BufRead) -> io::Result<Option<(String, BTreeM
         if line.is_empty() {
             return Ok(Some((first.trim_end().to_owned(), headers)));
         }
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a header without a colon"))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a header without a colon")
+        })?;
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
 }
@@ -139,7 +147,10 @@ fn read_response(stream: &mut BufReader<TcpStream>) -> Result<Response> {
         .nth(1)
         .and_then(|text| text.parse().ok())
         .with_context(|| format!("not a status line: {first:?}"))?;
-    let body = if headers.get("transfer-encoding").is_some_and(|v| v == "chunked") {
+    let body = if headers
+        .get("transfer-encoding")
+        .is_some_and(|v| v == "chunked")
+    {
         read_chunks(stream)?
     } else if let Some(length) = headers.get("content-length") {
         let mut body = vec![0; length.parse().context("content-length")?];
@@ -165,9 +176,13 @@ fn read_chunks(stream: &mut impl BufRead) -> Result<Vec<u8>> {
         let size = usize::from_str_radix(line.trim(), 16).context("the size of a chunk")?;
         let start = body.len();
         body.resize(start + size, 0);
-        stream.read_exact(&mut body[start..]).context("reading a chunk")?;
+        stream
+            .read_exact(&mut body[start..])
+            .context("reading a chunk")?;
         let mut end = String::new();
-        stream.read_line(&mut end).context("reading a chunk's end")?;
+        stream
+            .read_line(&mut end)
+            .context("reading a chunk's end")?;
         ensure!(end == "\r\n", "a chunk ends in {end:?}");
         if size == 0 {
             return Ok(body);

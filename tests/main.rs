@@ -5,7 +5,10 @@
 
 mod agent;
 mod flows;
+mod gateway;
 mod http;
+mod life;
+mod load;
 mod manifests;
 mod raw;
 mod servers;
@@ -62,6 +65,8 @@ fn run(mut arguments: Arguments) -> ExitCode {
     // tests.extend(rooted(iptables::tests()));
     // tests.extend(rooted(ebpf::tests()));
     tests.extend(flows::tests());
+    tests.extend(life::tests());
+    tests.extend(gateway::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

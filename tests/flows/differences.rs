@@ -56,10 +56,7 @@ pub fn tests() -> Vec<Test> {
     };
     vec![
         test("every_deviation_is_allowed", every_deviation_is_allowed),
-        test(
-            "readme_lists_the_differences",
-            readme_lists_the_differences,
-        ),
+        test("readme_lists_the_differences", readme_lists_the_differences),
     ]
 }
 

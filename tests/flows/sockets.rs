@@ -89,9 +89,8 @@ pub fn fast_open_send(scene: &Scene) -> Result<Facts> {
 
 /// Row 41: a server that is only woken by data.
 pub fn deferred_accept(scene: &Scene) -> Result<Facts> {
-    let defer = |socket: &Socket| {
-        raw::set_int(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 5)
-    };
+    let defer =
+        |socket: &Socket| raw::set_int(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 5);
     let _server = Server::prepared(&scene.app, any(9010), defer, |stream| {
         let mut writer = stream.try_clone()?;
         let mut reader = BufReader::new(stream);
@@ -116,7 +115,12 @@ pub fn multipath(scene: &Scene) -> Result<Facts> {
     let connected = scene.client.run(|| -> io::Result<Option<Socket>> {
         let socket = match Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) {
             Ok(socket) => socket,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::ENOPROTOOPT)) => {
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EPROTONOSUPPORT | libc::ENOPROTOOPT)
+                ) =>
+            {
                 return Ok(None);
             }
             Err(e) => return Err(e),

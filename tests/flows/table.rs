@@ -77,8 +77,6 @@ pub struct Call {
 pub enum Place {
     /// The pod that mostly calls.
     Client,
-    /// The pod that mostly serves.
-    App,
     /// The machine beyond the node.
     Outside,
     /// The node.
@@ -125,11 +123,14 @@ const fn call_as(uid: u32, gid: u32, to: &'static str) -> Act {
 }
 
 const fn prepared(to: &'static str, prepare: fn(&Socket) -> io::Result<()>) -> Act {
-    Act::Call(Call { to, prepare, ..CALL })
+    Act::Call(Call {
+        to,
+        prepare,
+        ..CALL
+    })
 }
 
-const OUTSIDE_80: &str =
-    "ok peer=external:80 own=client who=outside local=external:80 seen=client";
+const OUTSIDE_80: &str = "ok peer=external:80 own=client who=outside local=external:80 seen=client";
 const NO_ROUTE: &str = "only connect=EHOSTUNREACH out=0 in=0";
 const UNSEEN: &str = "out=0 in=0";
 
@@ -162,13 +163,16 @@ pub const ROWS: &[Row] = &[
         title: "app to a Service over IPv6",
         act: call("vip6:9000"),
         same: "ok peer=vip6:9000 own=client6 who=outside local=* seen=*",
-        none: NO_ROUTE,
+        none: "only connect=ENETUNREACH out=0 in=0",
         ..ROW
     },
     Row {
         number: 2,
         title: "app to a Service with HTTP",
-        act: Act::Http(Call { to: "vip:80", ..CALL }),
+        act: Act::Http(Call {
+            to: "vip:80",
+            ..CALL
+        }),
         same: "connect=ok peer=vip:80 own=client status=200 who=outside seen=client \
                server=envoy timed=true request=GET+/hello?a=b+HTTP/1.1 host=test.example",
         none: NO_ROUTE,

@@ -91,8 +91,14 @@ pub fn connect(
 
 /// What the app can ask its own socket.
 pub fn note_addresses(stream: &TcpStream, facts: &mut Facts) -> Result<()> {
-    facts.note("peer", name_port(stream.peer_addr().context("getpeername")?));
-    facts.note("own", name(stream.local_addr().context("getsockname")?.ip()));
+    facts.note(
+        "peer",
+        name_port(stream.peer_addr().context("getpeername")?),
+    );
+    facts.note(
+        "own",
+        name(stream.local_addr().context("getsockname")?.ip()),
+    );
     Ok(())
 }
 
@@ -158,7 +164,9 @@ pub fn read_introduction(reader: &mut impl BufRead, facts: &mut Facts) -> io::Re
 
 /// Whether a few kilobytes come back as they were sent.
 pub fn echoes(writer: &mut impl Write, reader: &mut impl Read) -> io::Result<bool> {
-    let sent: Vec<u8> = (0..8192u32).flat_map(|n| (n as u16).to_be_bytes()).collect();
+    let sent: Vec<u8> = (0..8192u32)
+        .flat_map(|n| (n as u16).to_be_bytes())
+        .collect();
     writer.write_all(&sent)?;
     let mut back = vec![0; sent.len()];
     reader.read_exact(&mut back)?;
