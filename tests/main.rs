@@ -10,6 +10,7 @@ mod http;
 mod life;
 mod load;
 mod manifests;
+mod protocols;
 mod raw;
 mod servers;
 mod world_tests;
@@ -67,6 +68,7 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(flows::tests());
     tests.extend(life::tests());
     tests.extend(gateway::tests());
+    tests.extend(protocols::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
