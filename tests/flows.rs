@@ -3,12 +3,12 @@
 
 mod differences;
 mod enrolment;
-mod names;
-mod scene;
+pub mod names;
+pub mod scene;
 mod sockets;
 mod streams;
 mod table;
-mod talk;
+pub mod talk;
 mod untouched;
 
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub fn tests() -> Vec<Test> {
 
 /// Runs one row in one mode.
 fn run(row: &Row, mode: Mode) -> Result<()> {
-    let scene = Scene::build(mode, row)?;
+    let scene = Scene::build(mode, row.annotations, row.enrolled)?;
     let seen = scene.observe(row)?;
     let expected = row.expected(mode)?;
     let mut wrong = Vec::new();
@@ -74,7 +74,8 @@ impl Facts {
         self.0.insert(key.into(), value.to_string());
     }
 
-    fn get(&self, key: &str) -> &str {
+    /// What a fact says.
+    pub fn get(&self, key: &str) -> &str {
         self.0.get(key).map_or("(nothing)", String::as_str)
     }
 

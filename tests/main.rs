@@ -6,9 +6,13 @@
 mod agent;
 mod ebpf;
 mod flows;
+mod gateway;
 mod http;
 mod iptables;
+mod life;
+mod load;
 mod manifests;
+mod protocols;
 mod raw;
 mod servers;
 mod world_tests;
@@ -64,6 +68,9 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(rooted(iptables::tests()));
     tests.extend(rooted(ebpf::tests()));
     tests.extend(flows::tests());
+    tests.extend(life::tests());
+    tests.extend(gateway::tests());
+    tests.extend(protocols::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

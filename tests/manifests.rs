@@ -38,6 +38,7 @@ pub struct PodObject {
 /// A Service object in the making.
 #[derive(Clone, Debug)]
 pub struct ServiceObject {
+    namespace: String,
     name: String,
     addresses: Vec<IpAddr>,
     selector: BTreeMap<String, String>,
@@ -172,11 +173,18 @@ impl ServiceObject {
     /// A Service for the Pods whose label `app` is `app`.
     pub fn new(name: &str, addresses: Vec<IpAddr>, app: &str) -> Self {
         Self {
+            namespace: "default".to_owned(),
             name: name.to_owned(),
             addresses,
             selector: BTreeMap::from([("app".to_owned(), app.to_owned())]),
             ports: Vec::new(),
         }
+    }
+
+    /// In another Kubernetes namespace.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
     }
 
     /// With one more port; its name says the protocol.
@@ -190,7 +198,7 @@ impl ServiceObject {
         json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": self.name, "namespace": "default"},
+            "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {
                 "clusterIP": self.addresses.first(),
                 "clusterIPs": self.addresses,

@@ -1,11 +1,11 @@
 //! The stage that every row runs on: two pods of this node, one of another, Services, the outside, and in the meshed
 //! modes a real agent.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mesh_tests::{Interface, Pod, PodOptions, World, WorldOptions};
 
 use super::names::{APP, APP_NET1, APP_VIP, CLIENT, CLIENT_NET1, OUTSIDE_B, REMOTE, SELF_VIP, VIP};
-use super::table::{Place, Row};
+use super::table::Place;
 use crate::agent::{Accepted, Agent, Mode};
 use crate::http;
 use crate::manifests::{Manifests, PodObject, ServiceObject};
@@ -26,12 +26,11 @@ pub struct Scene {
     pub client: Pod,
     pub app: Pod,
     pub world: World,
-    pub mode: Mode,
 }
 
 impl Scene {
-    /// Everything up and ready, with the row's annotations on both pods.
-    pub fn build(mode: Mode, row: &Row) -> Result<Self> {
+    /// Everything up and ready, with these annotations on both pods.
+    pub fn build(mode: Mode, annotations: &[(&str, &str)], enrolled: bool) -> Result<Self> {
         let world = World::new(WorldOptions::default())?;
         for address in [REMOTE, OUTSIDE_B] {
             world.add_outside_address(address.0.into())?;
@@ -43,12 +42,12 @@ impl Scene {
         let manifests = Manifests::new()?;
         write_services(&manifests)?;
         let object = |pod: &Pod| {
-            row.annotations
+            annotations
                 .iter()
                 .fold(PodObject::local(pod), |object, (key, value)| {
                     object.annotation(key, value)
                 })
-                .enrol(row.enrolled)
+                .enrol(enrolled)
         };
         let (client_object, app_object) = (object(&client), object(&app));
         manifests.pod(&client_object)?;
@@ -68,7 +67,6 @@ impl Scene {
             client,
             app,
             world,
-            mode,
         })
     }
 
@@ -76,10 +74,14 @@ impl Scene {
     pub fn place(&self, place: Place) -> &Pod {
         match place {
             Place::Client => &self.client,
-            Place::App => &self.app,
             Place::Outside => self.world.outside(),
             Place::Node => self.world.node(),
         }
+    }
+
+    /// The agent, in a mode that has one.
+    pub fn agent(&self) -> Result<&Agent> {
+        self.agent.as_ref().context("there is no agent")
     }
 
     /// What the agent has accepted; without an agent nothing.

@@ -77,8 +77,6 @@ pub struct Call {
 pub enum Place {
     /// The pod that mostly calls.
     Client,
-    /// The pod that mostly serves.
-    App,
     /// The machine beyond the node.
     Outside,
     /// The node.
@@ -165,7 +163,7 @@ pub const ROWS: &[Row] = &[
         title: "app to a Service over IPv6",
         act: call("vip6:9000"),
         same: "ok peer=vip6:9000 own=client6 who=outside local=* seen=*",
-        none: NO_ROUTE,
+        none: "only connect=ENETUNREACH out=0 in=0",
         ..ROW
     },
     Row {
