@@ -49,7 +49,11 @@ fn packet(ctx: &SkLookupContext) -> Packet {
     let context = ctx.lookup;
     // SAFETY: as in `lookup`.
     let ipv6 = unsafe { (*context).family } == AF_INET6;
-    let (local, remote) = if ipv6 { addresses6(ctx) } else { addresses4(ctx) };
+    let (local, remote) = if ipv6 {
+        addresses6(ctx)
+    } else {
+        addresses4(ctx)
+    };
     let interface = if MESH_KERNEL.load() & KERNEL_INGRESS != 0 {
         // SAFETY: as in `lookup`; where the kernel lacks the field, the branch is dead to the verifier.
         unsafe { (&raw const (*context).ingress_ifindex).read_volatile() }

@@ -28,7 +28,12 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
     // SAFETY: one aligned word of an entry that stays valid while the program runs.
     if let Some(&pod) = unsafe { MESH_PODS.get(cookie) } {
         count(reason);
-        debug!(ctx, "established: pod {}, local port {}", pod, ctx.local_port());
+        debug!(
+            ctx,
+            "established: pod {}, local port {}",
+            pod,
+            ctx.local_port()
+        );
     }
     DONE
 }
