@@ -4,10 +4,15 @@
 //! headed. What differs between the modes stays behind [`Interceptor`].
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, TcpListener};
 
 use crate::model::{CapturePolicy, PodId};
 use crate::netns::NetNs;
+
+pub mod ebpf;
+pub mod iptables;
+pub mod policy_route;
 
 /// How connections are steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,12 @@ pub trait Interceptor: Send + Sync {
 
 /// A pod that is being steered. Dropping it withdraws, and logs what could not be undone.
 pub trait Enrolment: Send {
+    /// Follows a change of the pod's addresses, policy or listeners; also takes back a pod after [`stop_steering`].
+    /// Connections that the proxy carries are left alone.
+    ///
+    /// [`stop_steering`]: Enrolment::stop_steering
+    fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError>;
+
     /// Whether everything is still as `enrol` left it. What is missing is put back; `Ok(true)` says that something was.
     fn repair(&mut self) -> Result<bool, InterceptError>;
 
@@ -109,6 +120,19 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Self::Ebpf => "ebpf",
             Self::Iptables => "iptables",
+        })
+    }
+}
+
+impl PodListeners {
+    /// Second descriptors of the same listeners.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clone = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::try_clone).transpose();
+        Ok(Self {
+            outbound4: self.outbound4.try_clone()?,
+            outbound6: clone(&self.outbound6)?,
+            inbound4: self.inbound4.try_clone()?,
+            inbound6: clone(&self.inbound6)?,
         })
     }
 }

@@ -1,3 +1,23 @@
 //! The command line of the agent.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use mesh_agent::cli::{Cli, Command};
+use mesh_agent::{agent, ask, cli, gateway};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => agent::run(&args),
+        Command::Gateway(args) => gateway::run(&args),
+        Command::Iptables(command) => cli::iptables::run(command),
+        Command::Analyze(args) => ask::analyze(&args),
+        Command::Status(args) => ask::status(&args),
+        Command::Config(args) => ask::config(&args),
+        Command::Log(args) => ask::log(&args),
+    };
+    done.unwrap_or_else(|e| {
+        eprintln!("mesh-agent: {e:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -46,6 +46,14 @@ impl NetNs {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
+    /// Another handle of the same namespace.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone()?,
+            id: self.id,
+        })
+    }
+
     /// Which namespace this is.
     pub fn id(&self) -> NetNsId {
         self.id

@@ -22,7 +22,7 @@ pub const PRESERVE_MARK: u32 = 0x111;
 pub const PROXY_ID: u32 = 1337;
 
 /// From which address the proxy connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The pod's, as routing has it.
     Pod,
@@ -138,7 +138,8 @@ fn bind_address(socket: &Socket, address: IpAddr) -> io::Result<()> {
     socket.bind(&SocketAddr::new(address, 0).into())
 }
 
-fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
+/// Lets a socket have addresses that are not this machine's.
+pub(crate) fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
     if domain == Domain::IPV6 {
         set_flag(socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
     } else {

@@ -49,11 +49,7 @@ fn packet(ctx: &SkLookupContext) -> Packet {
     let context = ctx.lookup;
     // SAFETY: as in `lookup`.
     let ipv6 = unsafe { (*context).family } == AF_INET6;
-    let (local, remote) = if ipv6 {
-        addresses6(ctx)
-    } else {
-        addresses4(ctx)
-    };
+    let (local, remote) = addresses(ctx, ipv6);
     let interface = if MESH_KERNEL.load() & KERNEL_INGRESS != 0 {
         // SAFETY: as in `lookup`; where the kernel lacks the field, the branch is dead to the verifier.
         unsafe { (&raw const (*context).ingress_ifindex).read_volatile() }
@@ -70,22 +66,23 @@ fn packet(ctx: &SkLookupContext) -> Packet {
     }
 }
 
+/// Local and remote address. The fields of both families are read and then chosen from: the compiler would otherwise
+/// merge the loads of two branches into one, from a pointer that it computed ("dereference of modified ctx ptr").
 #[inline(always)]
-fn addresses4(ctx: &SkLookupContext) -> (Address, Address) {
+fn addresses(ctx: &SkLookupContext, ipv6: bool) -> (Address, Address) {
     // SAFETY: as in `lookup`.
-    let local = unsafe { (&raw const (*ctx.lookup).local_ip4).read_volatile() };
+    let local4 = unsafe { (&raw const (*ctx.lookup).local_ip4).read_volatile() };
     // SAFETY: as in `lookup`.
-    let remote = unsafe { (&raw const (*ctx.lookup).remote_ip4).read_volatile() };
-    (Address::v4_be(local), Address::v4_be(remote))
-}
-
-#[inline(always)]
-fn addresses6(ctx: &SkLookupContext) -> (Address, Address) {
-    // SAFETY: as in `lookup`.
-    let local = unsafe { words(&raw const (*ctx.lookup).local_ip6) };
-    // SAFETY: as in `lookup`.
-    let remote = unsafe { words(&raw const (*ctx.lookup).remote_ip6) };
-    (Address { words_be: local }, Address { words_be: remote })
+    let remote4 = unsafe { (&raw const (*ctx.lookup).remote_ip4).read_volatile() };
+    // SAFETY: as in `lookup`; all zero for IPv4.
+    let local6 = unsafe { words(&raw const (*ctx.lookup).local_ip6) };
+    // SAFETY: as in `lookup`; all zero for IPv4.
+    let remote6 = unsafe { words(&raw const (*ctx.lookup).remote_ip6) };
+    if ipv6 {
+        (Address { words_be: local6 }, Address { words_be: remote6 })
+    } else {
+        (Address::v4_be(local4), Address::v4_be(remote4))
+    }
 }
 
 /// Word by word: the verifier wants context fields copied, each with one aligned load.

@@ -1,0 +1,293 @@
+//! The command line: flags and environment, and what they must be before anything starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::{FailPolicy, SourceMode};
+
+pub mod iptables;
+
+/// A service mesh without sidecars: one agent per node takes over the TCP traffic of the pods around it and routes
+/// their HTTP as Istio's own YAML says.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mesh-agent run --manifests ./manifests                     the pods that the manifests place on this machine
+  mesh-agent run --manifests ./manifests --mode iptables     without eBPF
+  mesh-agent gateway --manifests ./manifests --pod istio-system/istio-ingressgateway
+  mesh-agent analyze --manifests ./manifests                 what is wrong with these manifests
+  mesh-agent status                                          what a running agent does, and why
+  mesh-agent iptables print                                  the nat chains, without applying them
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or invalid manifests.";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Be the agent of this node: enrol its pods and carry their traffic, until SIGTERM or Ctrl-C
+    Run(RunArgs),
+    /// Be an ingress gateway, without privileges, inside the gateway's own pod
+    Gateway(GatewayArgs),
+    /// Print, apply or remove the nat chains of one network namespace, as istio-iptables does
+    #[command(subcommand)]
+    Iptables(iptables::IptablesCommand),
+    /// Say what is wrong with a directory of manifests, and what to do; exits with 2 on errors, 0 on warnings alone
+    Analyze(AnalyzeArgs),
+    /// Show the mode, the pods and the rejected objects of a running agent
+    Status(ClientArgs),
+    /// Print the configuration in force in a running agent, as JSON
+    Config(ClientArgs),
+    /// Show the log filter of a running agent, or set it: `mesh-agent log debug`, `mesh-agent log info,access=info`
+    Log(LogArgs),
+}
+
+/// `mesh-agent run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// What agent and gateway share.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
+    /// How connections are steered; `auto` takes eBPF where a probe at start succeeds, else iptables, and says why
+    #[arg(long, value_enum, default_value_t = ModeChoice::Auto, env = "MESH_AGENT_MODE")]
+    pub mode: ModeChoice,
+
+    /// The name of this node, for logs and status [default: the host name]
+    #[arg(long, env = "NODE_NAME")]
+    pub node: Option<String>,
+
+    /// The client address that applications see: 127.0.0.6 as with a sidecar, or the client's own. A pod's annotation
+    /// `mesh-agent.io/source` wins
+    #[arg(long, value_enum, default_value_t = SourceChoice::Sidecar, verbatim_doc_comment)]
+    pub source: SourceChoice,
+
+    /// What becomes of a pod's new connections while no agent runs after a crash: refused as with a dead sidecar,
+    /// open (outside the mesh), or held until one is back. The iptables mode can only refuse. A pod's annotation
+    /// `mesh-agent.io/on-agent-loss` wins
+    #[arg(long, value_enum, default_value_t = FailChoice::Refuse, verbatim_doc_comment)]
+    pub on_agent_loss: FailChoice,
+
+    /// The port, inside each pod, for the connections that the pod opens
+    #[arg(long, default_value_t = 15001, value_name = "PORT")]
+    pub outbound_port: u16,
+
+    /// The port, inside each pod, for the connections to the pod
+    #[arg(long, default_value_t = 15006, value_name = "PORT")]
+    pub inbound_port: u16,
+
+    /// Which chains the iptables mode writes: as Istio's documentation lists them, or as its current release does
+    #[arg(long, value_enum, default_value_t = iptables::ProfileChoice::Listed)]
+    pub iptables_profile: iptables::ProfileChoice,
+
+    /// Which iptables the iptables mode uses; `auto` follows the rules that are already there
+    #[arg(long, value_enum, default_value_t = iptables::BackendChoice::Auto)]
+    pub iptables_backend: iptables::BackendChoice,
+
+    /// Where the eBPF mode pins its links, which is what makes `--on-agent-loss` work; a bpffs is mounted there if
+    /// none is [default: /sys/fs/bpf/mesh-agent, or /run/mesh-agent/bpf where no bpffs is mounted]
+    #[arg(long, value_name = "DIR", verbatim_doc_comment)]
+    pub bpffs: Option<PathBuf>,
+}
+
+/// `mesh-agent gateway`.
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
+    /// What agent and gateway share.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+
+    /// The gateway's own pod, NAMESPACE/NAME: its labels say which Gateways it serves
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "POD")]
+    pub pod: String,
+
+    /// The address to listen on [default: all, IPv6 and IPv4]
+    #[arg(long, value_name = "IP")]
+    pub bind: Option<std::net::IpAddr>,
+}
+
+/// What agent and gateway share.
+#[derive(Debug, Args)]
+pub struct ProcessArgs {
+    /// The directory of manifests: Services, Pods, EndpointSlices and Istio's kinds. It is watched; an edit is live at
+    /// once, a broken one leaves the last good state in force
+    #[arg(long, value_name = "DIR", env = "MESH_AGENT_MANIFESTS")]
+    pub manifests: PathBuf,
+
+    /// What an unknown field in one of Istio's objects does: reject the object, or warn and apply the rest
+    #[arg(long, value_enum, default_value_t = UnknownFieldsChoice::Reject)]
+    pub unknown_fields: UnknownFieldsChoice,
+
+    /// Administration: /status, /ready, /stats, /config_dump, /clusters, /logging. Keep it on loopback
+    #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS", env = "MESH_AGENT_ADMIN")]
+    pub admin: SocketAddr,
+
+    /// Readiness for probes: /healthz/ready
+    #[arg(long, default_value = "127.0.0.1:15021", value_name = "ADDRESS")]
+    pub health: SocketAddr,
+
+    /// Prometheus: /metrics and /stats/prometheus
+    #[arg(long, default_value = "127.0.0.1:15020", value_name = "ADDRESS")]
+    pub metrics: SocketAddr,
+
+    /// Prometheus where Envoy has it: /stats/prometheus
+    #[arg(long, default_value = "127.0.0.1:15090", value_name = "ADDRESS")]
+    pub envoy_metrics: SocketAddr,
+
+    /// Threads that carry traffic [default: one per CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub workers: Option<u16>,
+
+    /// How long connections may go on, in seconds, when their pod leaves the mesh or the process ends
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    pub drain: Duration,
+
+    /// What is logged, for example `debug`, or `info,access=info` for an access log
+    #[arg(long, default_value = "info", value_name = "FILTER", env = "MESH_AGENT_LOG")]
+    pub log: String,
+
+    /// How it is written
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// `mesh-agent analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// The directory of manifests
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+
+    /// What an unknown field in one of Istio's objects is: an error, or a warning
+    #[arg(long, value_enum, default_value_t = UnknownFieldsChoice::Reject)]
+    pub unknown_fields: UnknownFieldsChoice,
+
+    /// How the findings are printed
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+/// The commands that ask a running agent.
+#[derive(Debug, Args)]
+pub struct ClientArgs {
+    /// Where the agent's administration listens
+    #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS", env = "MESH_AGENT_ADMIN")]
+    pub admin: SocketAddr,
+
+    /// How the answer is printed
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+/// `mesh-agent log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Where the agent's administration listens
+    #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS", env = "MESH_AGENT_ADMIN")]
+    pub admin: SocketAddr,
+
+    /// The new filter; none shows the one in force
+    pub filter: Option<String>,
+}
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeChoice {
+    /// eBPF where it works, else iptables.
+    Auto,
+    /// eBPF, or fail.
+    Ebpf,
+    /// iptables, or fail.
+    Iptables,
+}
+
+/// `--source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceChoice {
+    /// 127.0.0.6 or ::6.
+    Sidecar,
+    /// The true client.
+    Preserve,
+}
+
+/// `--on-agent-loss`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailChoice {
+    /// Connection refused.
+    Refuse,
+    /// Outside the mesh.
+    Open,
+    /// Wait for an agent.
+    Hold,
+}
+
+/// `--unknown-fields`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnknownFieldsChoice {
+    /// The object is rejected.
+    Reject,
+    /// The rest is applied.
+    Warn,
+}
+
+/// `--output`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line per event.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+impl From<SourceChoice> for SourceMode {
+    fn from(choice: SourceChoice) -> Self {
+        match choice {
+            SourceChoice::Sidecar => Self::Sidecar,
+            SourceChoice::Preserve => Self::Preserve,
+        }
+    }
+}
+
+impl From<FailChoice> for FailPolicy {
+    fn from(choice: FailChoice) -> Self {
+        match choice {
+            FailChoice::Refuse => Self::Refuse,
+            FailChoice::Open => Self::Open,
+            FailChoice::Hold => Self::Hold,
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,207 @@
+//! The ingress gateway: the same proxy, without privileges, listening where the gateway's Services lead.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::{error, info};
+
+use crate::cli::GatewayArgs;
+use crate::model::{CapturePolicy, Labels, PodId, Snapshot};
+use crate::pod::Reports;
+use crate::process::{Identity, Process};
+use crate::proxy::{GatewayProxy, Handle, Workers};
+use crate::ready::{NotReady, Ready};
+
+/// `mesh-agent gateway`: serves until it is told to end.
+pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
+    let pod = parse_pod(&args.pod)?;
+    let process = Process::start(&args.process, CapturePolicy::default())?;
+    let gateway = Gateway {
+        pod,
+        bind: args.bind,
+        workers: Arc::clone(&process.workers),
+        not_ready: Some(process.ready.hold(NO_SERVERS)),
+        ready: process.ready.clone(),
+        serving: BTreeMap::new(),
+        drain: args.process.drain,
+    };
+    let identity =
+        Identity { role: "gateway", name: gateway.pod.to_string(), mode: None, pods: Reports::default() };
+    info!(pod = %gateway.pod, "mesh-agent {} as a gateway", env!("CARGO_PKG_VERSION"));
+    let running = process.announce(identity);
+    let mut snapshots = running.snapshots;
+    running.runtime.block_on(async {
+        let mut gateway = gateway;
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            gateway.follow(&snapshot);
+            tokio::select! {
+                () = running.shutdown.asked() => break,
+                changed = snapshots.changed() => if changed.is_err() { break },
+                // A port that was taken may be free by now.
+                () = tokio::time::sleep(RETRY), if gateway.not_ready.is_some() => {}
+            }
+        }
+        gateway.drain().await;
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How often ports that could not be listened on are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a gateway that serves nothing waits for.
+const NO_SERVERS: &str = "a Gateway whose selector finds this pod, and ports that can be listened on";
+
+/// A gateway and its listeners.
+struct Gateway {
+    pod: PodId,
+    bind: Option<IpAddr>,
+    workers: Arc<Workers>,
+    ready: Ready,
+    not_ready: Option<NotReady>,
+    serving: BTreeMap<Door, Handle>,
+    drain: Duration,
+}
+
+/// A port to listen on, and whose servers answer there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Door {
+    listen: u16,
+    server: u16,
+    labels: Labels,
+}
+
+impl Gateway {
+    /// Opens the doors that the snapshot asks for, and closes the others; what goes through them is finished.
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let wanted = doors(snapshot, &self.pod);
+        let unwanted: Vec<_> = self.serving.keys().filter(|door| !wanted.contains(door)).cloned().collect();
+        for door in unwanted {
+            if let Some(handle) = self.serving.remove(&door) {
+                info!(port = door.listen, "no longer listening");
+                tokio::spawn(handle.drain(self.drain));
+            }
+        }
+        let mut complete = !wanted.is_empty();
+        for door in wanted {
+            if self.serving.contains_key(&door) {
+                continue;
+            }
+            match self.open(&door) {
+                Ok(handle) => {
+                    info!(port = door.listen, server = door.server, "listening");
+                    self.serving.insert(door, handle);
+                }
+                Err(e) => {
+                    error!(port = door.listen, "{e:#}");
+                    complete = false;
+                }
+            }
+        }
+        match (complete, &self.not_ready) {
+            (true, _) => self.not_ready = None,
+            (false, None) => self.not_ready = Some(self.ready.hold(NO_SERVERS)),
+            (false, Some(_)) => {}
+        }
+    }
+
+    fn open(&self, door: &Door) -> anyhow::Result<Handle> {
+        let addresses = match self.bind {
+            Some(address) => vec![address],
+            None => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+        };
+        let mut listeners = Vec::new();
+        for address in addresses {
+            match listen(SocketAddr::new(address, door.listen)) {
+                Ok(listener) => listeners.push(listener),
+                // No IPv6 here: IPv4 is what there is.
+                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) && !listeners.is_empty() => {}
+                Err(e) => {
+                    let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
+                        "; give the process CAP_NET_BIND_SERVICE, or its Service a targetPort above 1023"
+                    } else {
+                        ""
+                    };
+                    return Err(e).with_context(|| format!("cannot listen on port {}{remedy}", door.listen));
+                }
+            }
+        }
+        Ok(self.workers.serve_gateway(GatewayProxy {
+            listeners,
+            port: door.server,
+            namespace: Arc::clone(&self.pod.namespace),
+            labels: door.labels.clone(),
+        }))
+    }
+
+    async fn drain(self) {
+        let draining: Vec<_> =
+            self.serving.into_values().map(|handle| tokio::spawn(handle.drain(self.drain))).collect();
+        for task in draining {
+            if task.await.is_err() {
+                error!("the connections of a port were cut");
+            }
+        }
+    }
+}
+
+/// Where a gateway pod listens: for each port of the Gateways that select it, the `targetPort` of its Service, or the
+/// port as it stands where no Service of the pod has it. Nothing while the pod is unknown.
+fn doors(snapshot: &Snapshot, pod: &PodId) -> Vec<Door> {
+    let Some(pod) = snapshot.pods.get(pod) else { return Vec::new() };
+    let selects = |selector: &Labels| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
+    let mut doors: Vec<_> = snapshot
+        .gateways
+        .iter()
+        .filter(|gateway| selects(&gateway.selector))
+        .map(|gateway| Door {
+            listen: target_port(snapshot, &pod.id, gateway.port).unwrap_or(gateway.port),
+            server: gateway.port,
+            labels: pod.labels.clone(),
+        })
+        .collect();
+    doors.sort();
+    doors.dedup();
+    doors
+}
+
+/// The container port behind port `port` of the Services that have `pod` as an endpoint.
+fn target_port(snapshot: &Snapshot, pod: &PodId, port: u16) -> Option<u16> {
+    let mut behind: Vec<_> = snapshot
+        .clusters
+        .values()
+        .filter(|cluster| cluster.key.port == port && cluster.key.subset.is_none())
+        .filter_map(|cluster| {
+            let endpoint = cluster.endpoints.iter().find(|endpoint| endpoint.pod.as_ref() == Some(pod))?;
+            Some((&cluster.key, endpoint.address.port()))
+        })
+        .collect();
+    behind.sort();
+    behind.first().map(|(_, target)| *target)
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+fn parse_pod(text: &str) -> anyhow::Result<PodId> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(PodId { namespace: namespace.into(), name: name.into() })
+        }
+        _ => bail!("{text:?} names no pod; write NAMESPACE/NAME, for example istio-system/istio-ingressgateway"),
+    }
+}

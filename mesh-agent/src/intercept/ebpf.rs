@@ -1,0 +1,325 @@
+//! The eBPF mode: a connect hook marks what a pod opens, a policy route keeps it in the pod's namespace, and a socket
+//! lookup gives it to the agent's listeners there. No address is rewritten, so an accepted socket's own address is where
+//! the connection was headed.
+//!
+//! Programs and maps are pinned: they go on when the agent is killed, and do then what the pod's policy for that case
+//! says. A successor enrols the pods anew, with programs of its own, and then [sweeps](Ebpf::sweep) what is left of its
+//! predecessor. An agent that ends in good order leaves nothing.
+//!
+//! The hooks tell the agent's own connections by their mark. Users and groups are compared with those of the process
+//! that connects, whereas the nat chains look at the socket's creator: that differs for programs that change their user
+//! in between, and in pods with a user namespace of their own.
+
+mod cgroup;
+mod enrolment;
+mod load;
+mod log;
+mod pins;
+pub mod plan;
+mod probe;
+mod self_test;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aya::programs::links::PinnedLink;
+use mesh_ebpf::abi::MAX_PODS;
+use mesh_ebpf::decide::Reason;
+use tracing::level_filters::LevelFilter;
+
+use crate::intercept::policy_route::PolicyRoute;
+use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
+use crate::netns::{NetNs, NetNsId};
+use crate::sys::netns_cookie::netns_cookie;
+use enrolment::PodEnrolment;
+use load::{Maps, Object};
+use log::Forwarder;
+use pins::{Other, Pins};
+
+pub use load::ProgramReport;
+
+/// Istio's port for what a pod opens.
+const OUTBOUND_PORT: u16 = 15001;
+/// Istio's port for what is opened to a pod.
+const INBOUND_PORT: u16 = 15006;
+
+/// Where the eBPF mode keeps its things.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A directory on a bpffs for the pins. `None`: `/sys/fs/bpf/mesh-agent` where a bpffs is mounted there, otherwise a
+    /// bpffs of the agent's own, mounted below `run_dir`.
+    pub pin_dir: Option<PathBuf>,
+    /// A directory that lasts until the next boot, the same for each agent of this node.
+    pub run_dir: PathBuf,
+}
+
+/// The eBPF mode, running.
+pub struct Ebpf {
+    agent: Arc<Agent>,
+}
+
+/// What all enrolments of this agent share.
+struct Agent {
+    object: Object,
+    cgroup: File,
+    reports: Vec<ProgramReport>,
+    state: Mutex<State>,
+    /// Ends with the agent.
+    _log: Option<Forwarder>,
+}
+
+/// What changes.
+struct State {
+    maps: Maps,
+    hooks: Vec<PinnedLink>,
+    /// The cookies of the enrolled pods, by index.
+    pods: BTreeMap<u32, u64>,
+    /// Last, so that everything else is let go of before the directory is.
+    pins: Pins,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pin_dir: None,
+            run_dir: PathBuf::from("/run/mesh-agent"),
+        }
+    }
+}
+
+impl Ebpf {
+    /// Finds out whether this node can do it, by doing it: in a namespace made for the purpose, with a real connection.
+    /// The error says in one line why not.
+    pub fn probe(options: &Options) -> Result<(), InterceptError> {
+        probe::probe(options)
+    }
+
+    /// Loads the programs and attaches those that serve all pods. No pod is steered yet.
+    pub fn start(options: &Options) -> Result<Self, InterceptError> {
+        let cgroup = cgroup::root(&options.run_dir)
+            .map_err(|e| InterceptError::step("finding the root of cgroup2", e))?;
+        // Before anything is pinned: a build without programs should not leave directories.
+        let log_level = log_level();
+        let object_at = |maps| Object::new(maps, log_level);
+        object_at(PathBuf::new())?;
+        let pins = Pins::create(options.pin_dir.as_deref(), &options.run_dir)
+            .map_err(|e| InterceptError::step("making a place for pins", e))?;
+        let mut object = object_at(pins.maps())?;
+        let mut hooks = object.attach(&cgroup)?;
+        if !object.refuses_properly() {
+            tracing::info!(
+                "this kernel has no choice of errors for connect: applications get EPERM, not ECONNREFUSED, while no \
+                 agent runs"
+            );
+        }
+        let log = Forwarder::start(&mut hooks.instance)
+            .inspect_err(|e| tracing::warn!(error = &**e, "no log records from BPF programs"))
+            .ok();
+        for report in &hooks.reports {
+            tracing::debug!(
+                program = report.name,
+                verified_instructions = report.verified_instructions,
+                bytes = report.bytes,
+                "loaded"
+            );
+        }
+        let mut pinned = Vec::new();
+        for (name, link) in hooks.links {
+            pinned.push(pin(&pins, name, link)?);
+        }
+        let state = State {
+            maps: hooks.maps,
+            hooks: pinned,
+            pods: BTreeMap::new(),
+            pins,
+        };
+        Ok(Self {
+            agent: Arc::new(Agent {
+                object,
+                cgroup,
+                reports: hooks.reports,
+                state: Mutex::new(state),
+                _log: log,
+            }),
+        })
+    }
+
+    /// Removes what agents that are gone have left: their programs, and the rules and routes of pods that this agent
+    /// has not enrolled. To be called once the pods are enrolled; until then the predecessor's programs guard them.
+    /// Living agents are left alone. Calling it again does no harm.
+    pub fn sweep(&self) -> Result<(), InterceptError> {
+        let state = self.agent.state();
+        let others = others(&state)?;
+        let (gone, living): (Vec<_>, Vec<_>) = others.into_iter().partition(Other::is_gone);
+        for other in gone {
+            for (cookie, note) in &other.notes {
+                let taken = state.pods.values().any(|mine| mine == cookie)
+                    || living.iter().any(|other| other.notes.contains_key(cookie));
+                if taken {
+                    continue;
+                }
+                let Some(netns) = find_netns(note.netns(), *cookie) else {
+                    continue;
+                };
+                if let Err(e) = PolicyRoute::remove_leftovers(&netns, &note.before) {
+                    tracing::warn!(error = &e as &dyn std::error::Error, "policy routes remain");
+                }
+            }
+            other
+                .remove()
+                .map_err(|e| InterceptError::step("removing a dead agent's pins", e))?;
+        }
+        Ok(())
+    }
+
+    /// What the verifier made of each program.
+    pub fn programs(&self) -> &[ProgramReport] {
+        &self.agent.reports
+    }
+
+    /// How often each decision was made since the start, over all pods.
+    pub fn stats(&self) -> Result<Vec<(Reason, u64)>, InterceptError> {
+        let state = self.agent.state();
+        Reason::ALL
+            .into_iter()
+            .map(|reason| {
+                let per_cpu = state
+                    .maps
+                    .stats
+                    .get(&(reason as u32), 0)
+                    .map_err(|e| InterceptError::step("reading the counters", e))?;
+                Ok((reason, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+}
+
+impl Interceptor for Ebpf {
+    fn mode(&self) -> Mode {
+        Mode::Ebpf
+    }
+
+    fn listen(&self) -> ListenSpec {
+        ListenSpec {
+            transparent: true,
+            outbound_port: OUTBOUND_PORT,
+            inbound_port: INBOUND_PORT,
+        }
+    }
+
+    fn enrol(&self, target: &Target<'_>) -> Result<Box<dyn Enrolment>, InterceptError> {
+        let enrolment = PodEnrolment::start(&self.agent, target)?;
+        Ok(Box::new(enrolment))
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete in itself, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches the hooks for all pods once more: somebody has detached them by force.
+    fn attach_again(&self) -> Result<(), InterceptError> {
+        let mut state = self.state();
+        let mut object = self.object.clone();
+        let hooks = object.attach(&self.cgroup)?;
+        state.hooks.clear();
+        for (name, link) in hooks.links {
+            let link = pin(&state.pins, name, link)?;
+            state.hooks.push(link);
+        }
+        Ok(())
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Gives a pod an index that no other has.
+    fn take_index(&mut self, cookie: u64) -> Result<u32, InterceptError> {
+        if self.pods.values().any(|taken| *taken == cookie) {
+            return Err(InterceptError::step(
+                "giving the pod an index",
+                "its namespace is enrolled already",
+            ));
+        }
+        let free = (0..MAX_PODS).find(|index| !self.pods.contains_key(index));
+        let index = free.ok_or_else(|| InterceptError::Unsupported {
+            what: format!("{MAX_PODS} pods are enrolled on this node already"),
+            remedy: "use the iptables mode".to_owned(),
+        })?;
+        self.pods.insert(index, cookie);
+        Ok(index)
+    }
+
+    /// Ends what agents that are gone still do to this pod.
+    fn take_over(&self, cookie: u64) -> Result<(), InterceptError> {
+        for other in others(self)?.iter().filter(|other| other.is_gone()) {
+            if let Some(maps) = other.maps()
+                && let Err(e) = Maps::remove_from_pinned(&maps, cookie)
+            {
+                tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
+            }
+            other
+                .unpin(&lookup_pin(cookie))
+                .map_err(|e| InterceptError::step("detaching a dead agent's program", e))?;
+        }
+        Ok(())
+    }
+}
+
+/// The name that a pod's socket lookup is pinned under.
+fn lookup_pin(cookie: u64) -> String {
+    format!("lookup_{cookie}")
+}
+
+fn pin(
+    pins: &Pins,
+    name: &str,
+    link: aya::programs::links::FdLink,
+) -> Result<PinnedLink, InterceptError> {
+    pins.pin(name, link)
+        .map_err(|e| InterceptError::step("keeping a program attached", e))
+}
+
+fn others(state: &State) -> Result<Vec<Other>, InterceptError> {
+    state
+        .pins
+        .others()
+        .map_err(|e| InterceptError::step("looking for other agents", e))
+}
+
+/// Log records cost time in the hooks, so they are only asked for where somebody reads them.
+fn log_level() -> u8 {
+    if LevelFilter::current() >= LevelFilter::DEBUG {
+        aya_log::Level::Debug as u8
+    } else {
+        0
+    }
+}
+
+/// Finds a namespace of which only the numbers are known: where it is mounted, or through a process in it.
+fn find_netns(id: NetNsId, cookie: u64) -> Option<NetNs> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = cgroup::mount_points(&mounts, "nsfs").collect::<Vec<_>>();
+    let processes = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("ns/net")));
+    mounted
+        .into_iter()
+        .chain(processes)
+        .filter(|path| is_netns(path, id))
+        .filter_map(|path| NetNs::open(&path).ok())
+        .find(|netns| netns_cookie(netns).is_ok_and(|found| found == cookie))
+}
+
+fn is_netns(path: &Path, id: NetNsId) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).is_ok_and(|found| found.dev() == id.device && found.ino() == id.inode)
+}

@@ -1,0 +1,103 @@
+//! Finds the root of the cgroup2 hierarchy: whatever is attached there sees every process of the node.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+
+/// Why the root could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// No mount, and none could be made.
+    #[error("mounting cgroup2 at {path}")]
+    Mount {
+        /// Where it was tried.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is a mount, but only of a part.
+    #[error(
+        "{path} shows a part of the cgroup2 hierarchy only; run the agent in the host's cgroup namespace, or mount \
+         the host's /sys/fs/cgroup"
+    )]
+    NotRoot {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The directory could not be opened.
+    #[error("opening {path}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens the root: at a mount of the node's, or else at an own one below `run`.
+pub fn root(run: &Path) -> Result<File, CgroupError> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let found: Vec<PathBuf> = mount_points(&mounts, "cgroup2").collect();
+    let path = match found.iter().find(|path| is_root(path)) {
+        Some(path) => path.clone(),
+        None => mount_own(&run.join("cgroup2"))?,
+    };
+    if !is_root(&path) {
+        return Err(CgroupError::NotRoot { path });
+    }
+    File::open(&path).map_err(|source| CgroupError::Open { path, source })
+}
+
+/// The mount points of a file system type, out of the text of `mountinfo`.
+pub fn mount_points<'a>(mountinfo: &'a str, kind: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    mountinfo.lines().filter_map(move |line| {
+        let (before, after) = line.split_once(" - ")?;
+        if after.split(' ').next()? != kind {
+            return None;
+        }
+        let path = before.split(' ').nth(4)?;
+        Some(PathBuf::from(
+            path.replace("\\040", " ").replace("\\011", "\t"),
+        ))
+    })
+}
+
+/// Every cgroup has this file but the root.
+fn is_root(path: &Path) -> bool {
+    path.join("cgroup.procs").exists() && !path.join("cgroup.events").exists()
+}
+
+fn mount_own(path: &Path) -> Result<PathBuf, CgroupError> {
+    let failed = |source| CgroupError::Mount {
+        path: path.to_owned(),
+        source,
+    };
+    fs::create_dir_all(path).map_err(failed)?;
+    mount(
+        None::<&str>,
+        path,
+        Some("cgroup2"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(|e| failed(e.into()))?;
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_mounts_by_type() {
+        let text = "25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                    32 25 0:29 / /sys/fs/cgroup/a\\040b rw,relatime shared:3 - cgroup2 cgroup2 rw\n\
+                    33 25 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let found: Vec<_> = mount_points(text, "cgroup2").collect();
+        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/a b")]);
+    }
+}

@@ -1,0 +1,202 @@
+//! From the rules that are there to those that should be, pure: the text of one `iptables-restore --noflush`.
+//!
+//! A transaction touches our chains and our own rules in the kernel's chains, by name, and nothing else. An empty plan
+//! is `None`, so that a second apply does not even reset a counter.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::intercept::iptables::rule::{Entry, FamilyRules, Rule, TableRules};
+use crate::intercept::iptables::saved::{Saved, SavedChain, SavedTable};
+
+/// Rules in the kernel's chains that are ours although they lead to no chain of ours, as table, chain and text. They
+/// cannot be told from other people's by their looks.
+pub type Known = Vec<(String, String, String)>;
+
+/// What makes `wanted` of `saved`; `None` where it is so already.
+pub fn converge(saved: &Saved, wanted: &FamilyRules, known: &Known) -> Option<String> {
+    transaction(saved, known, |name| {
+        wanted.tables.iter().find(|t| t.table.to_string() == name)
+    })
+}
+
+/// What removes all that is ours; `None` where there is nothing.
+pub fn withdraw(saved: &Saved, known: &Known) -> Option<String> {
+    transaction(saved, known, |_| None)
+}
+
+/// What takes the pod's packets away from our chains but leaves the chains, and with them the translation of the
+/// connections that are open.
+pub fn stop_steering(saved: &Saved, known: &Known) -> Option<String> {
+    let mut text = String::new();
+    for table in &saved.tables {
+        let mut body = String::new();
+        for chain in table.chains.iter().filter(|c| !c.is_ours()) {
+            for at in ours(table, chain, None, known) {
+                let _ = writeln!(body, "-D {} {}", chain.name, chain.rules[at].text);
+            }
+        }
+        commit(&mut text, &table.name, &body);
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// The rules that must be remembered as [`Known`] once `wanted` is in force.
+pub fn unmarked(wanted: &FamilyRules) -> Known {
+    let mut known = Known::new();
+    for table in &wanted.tables {
+        for entry in &table.entries {
+            for rule in entry.rules().filter(|r| !r.is_jump_to_ours()) {
+                known.push((
+                    table.table.to_string(),
+                    entry.hook.to_string(),
+                    rule.to_string(),
+                ));
+            }
+        }
+    }
+    known
+}
+
+fn transaction<'a>(
+    saved: &Saved,
+    known: &Known,
+    wanted: impl Fn(&str) -> Option<&'a TableRules>,
+) -> Option<String> {
+    let nothing = SavedTable {
+        name: String::new(),
+        chains: Vec::new(),
+    };
+    let mut text = String::new();
+    for name in ["raw", "mangle", "nat", "filter", "security"] {
+        let body = change(
+            saved.table(name).unwrap_or(&nothing),
+            name,
+            wanted(name),
+            known,
+        );
+        commit(&mut text, name, &body);
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+fn commit(text: &mut String, table: &str, body: &str) {
+    if !body.is_empty() {
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(text, "*{table}\n{body}COMMIT\n");
+    }
+}
+
+/// The lines between `*table` and `COMMIT`.
+fn change(saved: &SavedTable, name: &str, wanted: Option<&TableRules>, known: &Known) -> String {
+    let chains = wanted.map(|w| w.chains.as_slice()).unwrap_or_default();
+    let different: Vec<_> = chains
+        .iter()
+        .filter(|c| !saved.chain(c.name).is_some_and(|s| s.holds(&c.rules)))
+        .collect();
+    let stale: Vec<_> = saved
+        .chains
+        .iter()
+        .filter(|s| s.is_ours() && !chains.iter().any(|c| c.name == s.name))
+        .collect();
+    let mut text = String::new();
+    // Declaring a chain makes it, or empties the one that is there.
+    for name in (different.iter().map(|c| c.name)).chain(stale.iter().map(|c| c.name.as_str())) {
+        let _ = writeln!(text, ":{name} - [0:0]");
+    }
+    for chain in &different {
+        for rule in &chain.rules {
+            let _ = writeln!(text, "-A {} {rule}", chain.name);
+        }
+    }
+    let mut entries: BTreeMap<String, Option<&Entry>> = saved
+        .chains
+        .iter()
+        .filter(|c| !c.is_ours())
+        .map(|c| (c.name.clone(), None))
+        .collect();
+    for entry in wanted.into_iter().flat_map(|w| &w.entries) {
+        entries.insert(entry.hook.to_string(), Some(entry));
+    }
+    for (chain, entry) in entries {
+        let nobody = SavedChain {
+            name: chain.clone(),
+            rules: Vec::new(),
+        };
+        let present = saved.chain(&chain).unwrap_or(&nobody);
+        let known: Known = known.iter().filter(|k| k.0 == name).cloned().collect();
+        text.push_str(&enter(saved, present, entry, &known));
+    }
+    for chain in stale {
+        let _ = writeln!(text, "-X {}", chain.name);
+    }
+    text
+}
+
+/// The lines that make the rules of `entry`, and no others of ours, stand in a chain of the kernel, each once and in
+/// order. What others have put between them may stay there.
+fn enter(table: &SavedTable, present: &SavedChain, entry: Option<&Entry>, known: &Known) -> String {
+    let wanted: Vec<&Rule> = entry.into_iter().flat_map(Entry::rules).collect();
+    let ours = ours(table, present, entry, known);
+    let as_wanted = ours.len() == wanted.len()
+        && ours
+            .iter()
+            .zip(&wanted)
+            .all(|(&at, rule)| present.rules[at].rule.as_ref() == Some(*rule));
+    let mut text = String::new();
+    if as_wanted {
+        return text;
+    }
+    for &at in &ours {
+        let _ = writeln!(text, "-D {} {}", present.name, present.rules[at].text);
+    }
+    let Some(entry) = entry else {
+        return text;
+    };
+    // Where our rules stood among other people's, there they stand again.
+    let others = present.rules.len() - ours.len();
+    let is_top = |at: usize| {
+        let rule = present.rules[at].rule.as_ref();
+        rule.is_some_and(|rule| entry.top.contains(rule))
+    };
+    let before = match ours.iter().position(|&at| !is_top(at)) {
+        Some(index) => ours[index] - index,
+        None => others,
+    };
+    for (offset, rule) in entry.bottom.iter().enumerate() {
+        if before == others {
+            let _ = writeln!(text, "-A {} {rule}", present.name);
+        } else {
+            let position = before + offset + 1;
+            let _ = writeln!(text, "-I {} {position} {rule}", present.name);
+        }
+    }
+    for rule in entry.top.iter().rev() {
+        let _ = writeln!(text, "-I {} 1 {rule}", present.name);
+    }
+    text
+}
+
+/// Which rules of a chain of the kernel are ours, by position: those that lead to a chain of ours, those that we
+/// remember, and, where the table has chains of ours, those that we would write.
+fn ours(
+    table: &SavedTable,
+    present: &SavedChain,
+    entry: Option<&Entry>,
+    known: &Known,
+) -> Vec<usize> {
+    let has_chains = table.chains.iter().any(SavedChain::is_ours);
+    let is_ours = |at: &usize| {
+        let rule = &present.rules[*at];
+        rule.leads_to_ours()
+            || known
+                .iter()
+                .any(|(_, chain, text)| *chain == present.name && *text == rule.text)
+            || (has_chains
+                && rule
+                    .rule
+                    .as_ref()
+                    .is_some_and(|rule| entry.is_some_and(|e| e.rules().any(|r| r == rule))))
+    };
+    (0..present.rules.len()).filter(is_ours).collect()
+}

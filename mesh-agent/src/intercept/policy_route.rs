@@ -1,0 +1,468 @@
+//! The policy routes in a pod's namespace: what carries a mark of ours stays inside the namespace.
+//!
+//! The eBPF mode steers with them, and both modes need them to serve an app with its client's own address. One table,
+//! [`TABLE`], says "deliver locally", and rules send marked connections there. Nothing else of the pod's routing is
+//! touched, and everything here can be told from what others made.
+
+mod netlink;
+mod surroundings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
+use serde::{Deserialize, Serialize};
+
+use crate::netns::NetNs;
+use crate::sys::socket::PRESERVE_MARK;
+use netlink::Netlink;
+
+pub use surroundings::{Route, Surroundings, set_up_loopback};
+
+/// The routing table with the local routes.
+pub const TABLE: u32 = 101;
+/// The priority of the first rule: before the main table, after the table of the namespace's own addresses.
+const PRIORITY_CAPTURE: u32 = 100;
+const PRIORITY_PRESERVE: u32 = 101;
+const PRIORITY_VIRTUAL: u32 = 102;
+/// The bits in which [`PRESERVE_MARK`] is compared.
+const PRESERVE_MASK: u32 = 0xfff;
+/// Says whose routes these are in `ip route` and `ip rule`.
+const PROTOCOL: u8 = 137;
+/// Metric of the first route that names a device.
+const DEVICE_METRIC: u32 = 10;
+const LOOPBACK: u32 = 1;
+/// The address that the proxy serves its pod from over IPv6: unlike 127/8, it does not exist by itself.
+const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// What is asked of the namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spec {
+    /// The bits that mark a steered connection; `None` where something else steers.
+    pub capture_mark: Option<u32>,
+    /// The pod's IPv4 address, for connections whose source is still open. `None`: no IPv4 here.
+    pub source4: Option<Ipv4Addr>,
+    /// Whether the namespace has IPv6.
+    pub ipv6: bool,
+    /// The devices that an application may have bound itself to.
+    pub devices: Vec<Device>,
+    /// Interfaces whose incoming TCP is delivered locally, whatever its destination; with ranges, to these alone.
+    pub virtual_interfaces: Vec<(String, Option<Vec<IpNet>>)>,
+}
+
+/// A network device of the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its IPv4 address.
+    pub source4: Option<Ipv4Addr>,
+}
+
+/// What the namespace was like before. An agent that takes over from another needs the other's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Values of kernel parameters, by path below `/proc/sys/net`.
+    sysctls: BTreeMap<String, String>,
+    /// Whether `::6` had to be added.
+    added_sidecar6: bool,
+}
+
+/// The rules and routes of one namespace. [`PolicyRoute::remove`] takes them away; dropping does too, and logs failure.
+#[must_use]
+pub struct PolicyRoute {
+    netns: NetNs,
+    spec: Spec,
+    before: Before,
+    installed: bool,
+}
+
+/// What could not be done.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {object}")]
+pub struct PolicyRouteError {
+    action: &'static str,
+    object: String,
+    #[source]
+    source: io::Error,
+}
+
+impl PolicyRoute {
+    /// Installs everything. What is there already, from an earlier agent, is kept or replaced; `before` is what that
+    /// one found.
+    pub fn install(
+        netns: &NetNs,
+        spec: Spec,
+        before: Option<Before>,
+    ) -> Result<Self, PolicyRouteError> {
+        let netns = netns
+            .try_clone()
+            .map_err(|e| error("opening", "the namespace", e))?;
+        let mut this = Self {
+            netns,
+            spec,
+            before: before.unwrap_or_default(),
+            installed: true,
+        };
+        this.apply(NLM_F_REPLACE)?;
+        Ok(this)
+    }
+
+    /// Puts back what is missing; `Ok(true)` says that something was.
+    pub fn repair(&mut self) -> Result<bool, PolicyRouteError> {
+        self.apply(NLM_F_EXCL)
+    }
+
+    /// Takes the wishes of `spec` instead of the old ones: what is new is added, what is gone is removed.
+    pub fn change(&mut self, spec: Spec) -> Result<bool, PolicyRouteError> {
+        if spec == self.spec {
+            return self.repair();
+        }
+        let mut netlink = self.netlink()?;
+        let wanted = spec.messages();
+        for object in self.spec.messages() {
+            if !wanted.contains(&object) {
+                object.remove(&mut netlink)?;
+            }
+        }
+        self.spec = spec;
+        self.apply(NLM_F_REPLACE)?;
+        Ok(true)
+    }
+
+    /// What was found at the start, for an agent that takes over.
+    pub fn before(&self) -> &Before {
+        &self.before
+    }
+
+    /// Removes everything.
+    pub fn remove(mut self) -> Result<(), PolicyRouteError> {
+        self.undo()
+    }
+
+    /// Lets go of everything without removing it: another agent needs it.
+    pub fn leave(mut self) {
+        self.installed = false;
+    }
+
+    /// Removes what an agent that is gone has left in `netns`.
+    pub fn remove_leftovers(netns: &NetNs, before: &Before) -> Result<(), PolicyRouteError> {
+        let mut netlink =
+            Netlink::open(netns).map_err(|e| error("opening", "a netlink socket", e))?;
+        for object in
+            surroundings::ours(&mut netlink).map_err(|e| error("listing", "rules and routes", e))?
+        {
+            object.remove(&mut netlink)?;
+        }
+        restore(netns, &mut netlink, before)
+    }
+
+    /// Adds everything; says whether anything was missing. `flags` decides what happens to a route that is there.
+    fn apply(&mut self, flags: u16) -> Result<bool, PolicyRouteError> {
+        let mut changed = self.set_sysctls()?;
+        let mut netlink = self.netlink()?;
+        if self.spec.ipv6 && add_sidecar6(&mut netlink)? {
+            self.before.added_sidecar6 = true;
+            changed = true;
+        }
+        for object in self.spec.messages() {
+            changed |= object.add(&mut netlink, flags)?;
+        }
+        Ok(changed)
+    }
+
+    fn undo(&mut self) -> Result<(), PolicyRouteError> {
+        if !std::mem::take(&mut self.installed) {
+            return Ok(());
+        }
+        let mut netlink = self.netlink()?;
+        let mut result = Ok(());
+        for object in self.spec.messages().into_iter().rev() {
+            if let Err(e) = object.remove(&mut netlink) {
+                result = Err(e);
+            }
+        }
+        restore(&self.netns, &mut netlink, &self.before)?;
+        result
+    }
+
+    fn set_sysctls(&mut self) -> Result<bool, PolicyRouteError> {
+        let mut changed = false;
+        for (name, ipv6) in SYSCTLS {
+            if ipv6 && !self.spec.ipv6 {
+                continue;
+            }
+            let old = write_sysctl(&self.netns, name, "1")?;
+            if old != "1" {
+                changed = true;
+                self.before.sysctls.entry(name.to_owned()).or_insert(old);
+            }
+        }
+        Ok(changed)
+    }
+
+    fn netlink(&self) -> Result<Netlink, PolicyRouteError> {
+        Netlink::open(&self.netns).map_err(|e| error("opening", "a netlink socket", e))
+    }
+}
+
+impl Drop for PolicyRoute {
+    fn drop(&mut self) {
+        if let Err(e) = self.undo() {
+            tracing::warn!(error = &e as &dyn std::error::Error, "policy routes remain");
+        }
+    }
+}
+
+impl Spec {
+    /// The rules and routes, in the order they are added: routes first, so that no rule ever finds an empty table.
+    fn messages(&self) -> Vec<Object> {
+        let mut objects = Vec::new();
+        for ipv6 in [false, true] {
+            if ipv6 && !self.ipv6 {
+                continue;
+            }
+            if ipv6 || self.source4.is_some() {
+                objects.push(route(ipv6, LOOPBACK, self.source4, None));
+            }
+            if self.capture_mark.is_some() {
+                for (metric, device) in (DEVICE_METRIC..).zip(&self.devices) {
+                    if ipv6 || device.source4.is_some() {
+                        objects.push(route(ipv6, device.index, device.source4, Some(metric)));
+                    }
+                }
+            }
+            if let Some(mark) = self.capture_mark {
+                objects.push(mark_rule(ipv6, mark, mark, PRIORITY_CAPTURE));
+            }
+            objects.push(mark_rule(
+                ipv6,
+                PRESERVE_MARK,
+                PRESERVE_MASK,
+                PRIORITY_PRESERVE,
+            ));
+            for (interface, ranges) in &self.virtual_interfaces {
+                match ranges {
+                    None => objects.push(interface_rule(ipv6, interface, None)),
+                    Some(ranges) => objects.extend(
+                        ranges
+                            .iter()
+                            .filter(|range| matches!(range, IpNet::V6(_)) == ipv6)
+                            .map(|range| interface_rule(ipv6, interface, Some(*range))),
+                    ),
+                }
+            }
+        }
+        objects
+    }
+}
+
+/// A rule or a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Object {
+    Rule(RuleMessage),
+    Route(RouteMessage),
+}
+
+impl Object {
+    /// Adds it; `Ok(false)` where it was there.
+    fn add(&self, netlink: &mut Netlink, route_flags: u16) -> Result<bool, PolicyRouteError> {
+        let (message, flags) = match self {
+            Self::Rule(rule) => (RouteNetlinkMessage::NewRule(rule.clone()), NLM_F_EXCL),
+            Self::Route(route) => (RouteNetlinkMessage::NewRoute(route.clone()), route_flags),
+        };
+        match netlink.change(message, NLM_F_CREATE | flags) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(error("adding", self, e)),
+        }
+    }
+
+    /// Removes it, if it is there.
+    fn remove(&self, netlink: &mut Netlink) -> Result<(), PolicyRouteError> {
+        let message = match self {
+            Self::Rule(rule) => RouteNetlinkMessage::DelRule(rule.clone()),
+            Self::Route(route) => RouteNetlinkMessage::DelRoute(route.clone()),
+        };
+        match netlink.change(message, 0) {
+            Ok(()) => Ok(()),
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    // ENODEV: the device went, and its routes with it.
+                    Some(libc::ENOENT | libc::ESRCH | libc::ENODEV)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(error("removing", self, e)),
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, family) = match self {
+            Self::Rule(rule) => ("rule", rule.header.family),
+            Self::Route(route) => ("route", route.header.address_family),
+        };
+        let family = if family == AddressFamily::Inet6 {
+            "IPv6"
+        } else {
+            "IPv4"
+        };
+        write!(f, "the {family} {kind}")?;
+        match self {
+            Self::Rule(rule) => write!(f, " {:?}", rule.attributes),
+            Self::Route(route) => write!(f, " {:?}", route.attributes),
+        }
+    }
+}
+
+/// What the kernel is asked for beside rules and routes, and whether it is an IPv6 matter. The accepted socket of an app
+/// takes the mark of its client's connection, and so does a reset where nothing listens; otherwise the answers to a
+/// connection with a foreign address would leave the pod.
+const SYSCTLS: [(&str, bool); 3] = [
+    ("ipv4/tcp_fwmark_accept", false),
+    ("ipv4/fwmark_reflect", false),
+    ("ipv6/fwmark_reflect", true),
+];
+
+/// Writes a value and returns the one before. `/proc/sys/net` shows the namespace of the thread that looks.
+fn write_sysctl(netns: &NetNs, name: &str, value: &str) -> Result<String, PolicyRouteError> {
+    let path = format!("/proc/sys/net/{name}");
+    let result = netns.run(|| {
+        let old = fs::read_to_string(&path)?.trim().to_owned();
+        if old != value {
+            fs::write(&path, value)?;
+        }
+        Ok(old)
+    });
+    result
+        .and_then(|inner| inner)
+        .map_err(|e| error("setting", path, e))
+}
+
+/// Puts back what was changed besides rules and routes.
+fn restore(netns: &NetNs, netlink: &mut Netlink, before: &Before) -> Result<(), PolicyRouteError> {
+    for (name, value) in &before.sysctls {
+        write_sysctl(netns, name, value)?;
+    }
+    if before.added_sidecar6 {
+        match netlink.change(RouteNetlinkMessage::DelAddress(sidecar6()), 0) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
+            Err(e) => return Err(error("removing", "the address ::6", e)),
+        }
+    }
+    Ok(())
+}
+
+fn add_sidecar6(netlink: &mut Netlink) -> Result<bool, PolicyRouteError> {
+    let message = RouteNetlinkMessage::NewAddress(sidecar6());
+    match netlink.change(message, NLM_F_CREATE | NLM_F_EXCL) {
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(e) => Err(error("adding", "the address ::6", e)),
+    }
+}
+
+fn sidecar6() -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = 128;
+    message.header.index = LOOPBACK;
+    message
+        .attributes
+        .push(AddressAttribute::Address(IpAddr::V6(SIDECAR6)));
+    message
+}
+
+/// `local default dev DEVICE table 101 [src SOURCE] [metric METRIC]`
+fn route(ipv6: bool, device: u32, source4: Option<Ipv4Addr>, metric: Option<u32>) -> Object {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ipv6);
+    message.header.table = TABLE as u8;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.header.kind = RouteType::Local;
+    message.header.scope = if ipv6 {
+        RouteScope::Universe
+    } else {
+        RouteScope::Host
+    };
+    message.attributes.push(RouteAttribute::Oif(device));
+    if let (false, Some(source)) = (ipv6, source4) {
+        // Without it the kernel finds no source address for a foreign destination on the loopback device.
+        message
+            .attributes
+            .push(RouteAttribute::PrefSource(IpAddr::V4(source).into()));
+    }
+    if let Some(metric) = metric {
+        message.attributes.push(RouteAttribute::Priority(metric));
+    }
+    Object::Route(message)
+}
+
+/// `fwmark MARK/MASK lookup 101`
+fn mark_rule(ipv6: bool, mark: u32, mask: u32, priority: u32) -> Object {
+    let mut message = rule(ipv6, priority);
+    message.attributes.push(RuleAttribute::FwMark(mark));
+    message.attributes.push(RuleAttribute::FwMask(mask));
+    Object::Rule(message)
+}
+
+/// `iif INTERFACE [to RANGE] ipproto tcp lookup 101`
+fn interface_rule(ipv6: bool, interface: &str, range: Option<IpNet>) -> Object {
+    let mut message = rule(ipv6, PRIORITY_VIRTUAL);
+    message
+        .attributes
+        .push(RuleAttribute::Iifname(interface.to_owned()));
+    message
+        .attributes
+        .push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
+    if let Some(range) = range.filter(|range| range.prefix_len() > 0) {
+        message.header.dst_len = range.prefix_len();
+        message
+            .attributes
+            .push(RuleAttribute::Destination(range.network()));
+    }
+    Object::Rule(message)
+}
+
+fn rule(ipv6: bool, priority: u32) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family(ipv6);
+    message.header.table = TABLE as u8;
+    message.header.action = RuleAction::ToTable;
+    message.attributes.push(RuleAttribute::Priority(priority));
+    message
+        .attributes
+        .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+    message
+}
+
+fn family(ipv6: bool) -> AddressFamily {
+    if ipv6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    }
+}
+
+fn error(action: &'static str, object: impl fmt::Display, source: io::Error) -> PolicyRouteError {
+    PolicyRouteError {
+        action,
+        object: object.to_string(),
+        source,
+    }
+}

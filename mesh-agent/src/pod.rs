@@ -1,0 +1,380 @@
+//! Enrolment: keeps the pods that are in the mesh equal to the pods that ought to be.
+//!
+//! What ought to be comes from the snapshot; what is, is held here, one [`Enrolled`] per network namespace. [`plan`]
+//! compares the two and is pure. [`Pods::reconcile`] carries the plan out, with blocking system calls, so it runs on a
+//! thread where that is welcome. A pod that cannot be enrolled is reported and tried again; it never holds up another.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::intercept::{Enrolment, InterceptError, Interceptor, Mode, PodListeners};
+use crate::model::{CapturePolicy, PodId, Snapshot};
+use crate::netns::NetNs;
+use crate::proxy::{Handle, PodProxy, Workers};
+use crate::sys::socket;
+
+mod plan;
+
+use plan::{Actual, Step, Wanted, plan};
+
+/// How often pods that could not be enrolled are tried again, and drained ones are cleared away.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the steering of each pod is checked, and put back where somebody removed it.
+const REPAIR: Duration = Duration::from_secs(5);
+
+/// The pods of this node, as enrolled.
+pub struct Pods {
+    interceptor: Arc<dyn Interceptor>,
+    workers: Arc<Workers>,
+    runtime: tokio::runtime::Handle,
+    /// How long the connections of a pod that leaves the mesh may go on.
+    drain: Duration,
+    enrolled: Vec<Enrolled>,
+    failures: HashMap<PodId, String>,
+    reports: Reports,
+}
+
+/// What is to be known of the pods from outside; cheap to clone, always of the last reconciliation.
+#[derive(Clone, Default)]
+pub struct Reports(Arc<Mutex<Vec<PodReport>>>);
+
+/// The state of one pod, for people.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PodReport {
+    /// `namespace/name`.
+    pub pod: String,
+    /// The mode that its connections are steered by.
+    pub mode: String,
+    /// `enrolled`, `draining`, or `failed: ` and why.
+    pub state: String,
+}
+
+/// A pod whose connections are steered, or were until a moment ago and are being finished.
+struct Enrolled {
+    pod: PodId,
+    netns: Arc<NetNs>,
+    addresses: Vec<IpAddr>,
+    policy: CapturePolicy,
+    enrolment: Box<dyn Enrolment>,
+    service: Service,
+}
+
+/// Who takes the steered connections of a pod.
+enum Service {
+    /// The workers do. The listeners are kept beside theirs for when the pod changes.
+    Serving { handle: Handle, listeners: PodListeners },
+    /// The pod leaves: the task ends with its last connection, or when the drain time is over.
+    Draining(tokio::task::JoinHandle<()>),
+}
+
+impl Pods {
+    /// No pod is enrolled yet.
+    pub fn new(
+        interceptor: Arc<dyn Interceptor>,
+        workers: Arc<Workers>,
+        runtime: tokio::runtime::Handle,
+        drain: Duration,
+    ) -> Self {
+        Self {
+            interceptor,
+            workers,
+            runtime,
+            drain,
+            enrolled: Vec::new(),
+            failures: HashMap::new(),
+            reports: Reports::default(),
+        }
+    }
+
+    /// Where the state of the pods can be read.
+    pub fn reports(&self) -> Reports {
+        self.reports.clone()
+    }
+
+    /// Makes the enrolled pods equal to the snapshot's. Returns whether every pod that should be enrolled is.
+    pub fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
+        self.finish_drained();
+        let wanted = self.wanted(snapshot);
+        let actual: Vec<_> = self.enrolled.iter().map(Enrolled::actual).collect();
+        for step in plan(&wanted, &actual) {
+            match step {
+                Step::Enrol(index) => self.enrol(&wanted[index]),
+                Step::Update { wanted: index, actual } => self.update(actual, &wanted[index]),
+                Step::Withdraw(index) => self.start_drain(index),
+            }
+        }
+        self.failures.retain(|pod, _| wanted.iter().any(|wanted| &wanted.pod == pod));
+        self.publish();
+        self.failures.is_empty()
+    }
+
+    /// Puts back what somebody took away from under an enrolled pod.
+    pub fn repair(&mut self) {
+        for enrolled in self.enrolled.iter_mut().filter(|enrolled| !enrolled.is_draining()) {
+            let pod = &enrolled.pod;
+            match enrolled.enrolment.repair() {
+                Ok(false) => {}
+                Ok(true) => warn!(%pod, "the steering of the pod had been tampered with; it is whole again"),
+                Err(e) => {
+                    error!(%pod, error = chain(&e), "the steering of the pod could not be repaired");
+                }
+            }
+        }
+    }
+
+    /// Takes every pod out of the mesh: nothing new is steered from now on, what is carried may end within the drain
+    /// time, and then nothing of the agent is left in any pod.
+    pub async fn withdraw_all(mut self) {
+        for index in 0..self.enrolled.len() {
+            self.start_drain(index);
+        }
+        for enrolled in self.enrolled.drain(..) {
+            if let Service::Draining(task) = enrolled.service
+                && task.await.is_err()
+            {
+                error!(pod = %enrolled.pod, "the connections of the pod were cut");
+            }
+            withdraw(&enrolled.pod, enrolled.enrolment);
+        }
+        self.failures.clear();
+        self.publish();
+    }
+
+    /// The pods that should be enrolled, their namespaces opened. One whose namespace cannot be opened is a failure.
+    fn wanted(&mut self, snapshot: &Snapshot) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
+        for pod in snapshot.pods.values() {
+            let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else { continue };
+            match NetNs::open(&local.netns) {
+                Ok(netns) => wanted.push(Wanted {
+                    pod: pod.id.clone(),
+                    netns: Arc::new(netns),
+                    addresses: pod.addresses.clone(),
+                    policy: local.capture.clone(),
+                }),
+                Err(e) => self.failed(
+                    &pod.id,
+                    format!(
+                        "its network namespace {} cannot be opened: {e}; check the annotation mesh-agent.io/netns",
+                        local.netns.display()
+                    ),
+                ),
+            }
+        }
+        wanted.sort_by(|a, b| a.pod.cmp(&b.pod));
+        wanted
+    }
+
+    fn enrol(&mut self, wanted: &Wanted) {
+        match self.try_enrol(wanted) {
+            Ok(enrolled) => {
+                info!(pod = %wanted.pod, mode = %self.interceptor.mode(), "enrolled");
+                self.failures.remove(&wanted.pod);
+                self.enrolled.push(enrolled);
+            }
+            Err(e) => self.failed(&wanted.pod, chain(&e)),
+        }
+    }
+
+    /// Accepting comes before steering: a connection that is steered finds somebody listening.
+    fn try_enrol(&self, wanted: &Wanted) -> Result<Enrolled, InterceptError> {
+        let listeners = self.listen(wanted)?;
+        let handle = self.serve(wanted, &listeners)?;
+        let enrolment = self.interceptor.enrol(&wanted.target(&listeners))?;
+        Ok(Enrolled {
+            pod: wanted.pod.clone(),
+            netns: Arc::clone(&wanted.netns),
+            addresses: wanted.addresses.clone(),
+            policy: wanted.policy.clone(),
+            enrolment,
+            service: Service::Serving { handle, listeners },
+        })
+    }
+
+    /// Follows a pod that changed, or takes back one that was about to leave. What is carried goes on.
+    fn update(&mut self, index: usize, wanted: &Wanted) {
+        match self.try_update(index, wanted) {
+            Ok(()) => {
+                info!(pod = %wanted.pod, "enrolment updated");
+                self.failures.remove(&wanted.pod);
+            }
+            Err(e) => self.failed(&wanted.pod, chain(&e)),
+        }
+    }
+
+    fn try_update(&mut self, index: usize, wanted: &Wanted) -> Result<(), InterceptError> {
+        let enrolled = &self.enrolled[index];
+        let serving_suits = !enrolled.is_draining() && enrolled.policy.source == wanted.policy.source;
+        let fresh = match &enrolled.service {
+            Service::Serving { .. } if serving_suits => None,
+            Service::Serving { listeners, .. } => {
+                let listeners = listeners.try_clone().map_err(|e| {
+                    InterceptError::step(format!("duplicating the listeners of {}", wanted.pod), e)
+                })?;
+                Some((self.serve(wanted, &listeners)?, listeners))
+            }
+            Service::Draining(_) => {
+                let listeners = self.listen(wanted)?;
+                Some((self.serve(wanted, &listeners)?, listeners))
+            }
+        };
+        let (drain, runtime) = (self.drain, self.runtime.clone());
+        let enrolled = &mut self.enrolled[index];
+        if let Some((handle, listeners)) = fresh {
+            let old = std::mem::replace(&mut enrolled.service, Service::Serving { handle, listeners });
+            if let Service::Serving { handle, .. } = old {
+                runtime.spawn(handle.drain(drain));
+            }
+        }
+        let Service::Serving { listeners, .. } = &enrolled.service else { return Ok(()) };
+        enrolled.enrolment.update(&wanted.target(listeners))?;
+        enrolled.addresses.clone_from(&wanted.addresses);
+        enrolled.policy = wanted.policy.clone();
+        Ok(())
+    }
+
+    /// New connections go their own way from now on, those that are carried get the drain time.
+    fn start_drain(&mut self, index: usize) {
+        let enrolled = &mut self.enrolled[index];
+        if enrolled.is_draining() {
+            return;
+        }
+        info!(pod = %enrolled.pod, "leaving the mesh");
+        if let Err(e) = enrolled.enrolment.stop_steering() {
+            error!(pod = %enrolled.pod, error = chain(&e), "the steering of the pod could not be stopped");
+        }
+        let ended = Service::Draining(self.runtime.spawn(std::future::ready(())));
+        if let Service::Serving { handle, listeners } = std::mem::replace(&mut enrolled.service, ended) {
+            drop(listeners);
+            enrolled.service = Service::Draining(self.runtime.spawn(handle.drain(self.drain)));
+        }
+    }
+
+    /// Removes the last traces of the agent from pods whose connections have ended.
+    fn finish_drained(&mut self) {
+        let (gone, stay) = std::mem::take(&mut self.enrolled)
+            .into_iter()
+            .partition(|enrolled| matches!(&enrolled.service, Service::Draining(task) if task.is_finished()));
+        self.enrolled = stay;
+        for enrolled in Vec::from_iter::<Vec<Enrolled>>(gone) {
+            withdraw(&enrolled.pod, enrolled.enrolment);
+        }
+    }
+
+    fn listen(&self, wanted: &Wanted) -> Result<PodListeners, InterceptError> {
+        let spec = self.interceptor.listen();
+        socket::listen(&wanted.netns, spec).map_err(|e| {
+            let ports = format!("{} and {}", spec.outbound_port, spec.inbound_port);
+            InterceptError::step(format!("listening on ports {ports} in the namespace of {}", wanted.pod), e)
+        })
+    }
+
+    fn serve(&self, wanted: &Wanted, listeners: &PodListeners) -> Result<Handle, InterceptError> {
+        let listeners = listeners
+            .try_clone()
+            .map_err(|e| InterceptError::step(format!("duplicating the listeners of {}", wanted.pod), e))?;
+        Ok(self.workers.serve_pod(PodProxy {
+            pod: wanted.pod.clone(),
+            netns: Arc::clone(&wanted.netns),
+            listeners,
+            ports: self.interceptor.listen(),
+            source: wanted.policy.source,
+        }))
+    }
+
+    fn failed(&mut self, pod: &PodId, why: String) {
+        if self.failures.get(pod) != Some(&why) {
+            error!(%pod, why, "the pod could not be enrolled; it runs outside the mesh, and is tried again");
+        }
+        self.failures.insert(pod.clone(), why);
+    }
+
+    fn publish(&self) {
+        let mode = self.interceptor.mode();
+        let mut reports: Vec<_> = self.enrolled.iter().map(|enrolled| enrolled.report(mode)).collect();
+        reports.extend(self.failures.iter().map(|(pod, why)| PodReport {
+            pod: pod.to_string(),
+            mode: mode.to_string(),
+            state: format!("failed: {why}"),
+        }));
+        reports.sort_by(|a, b| a.pod.cmp(&b.pod));
+        *self.reports.0.lock().unwrap_or_else(PoisonError::into_inner) = reports;
+    }
+}
+
+impl Reports {
+    /// The pods, by name.
+    pub fn get(&self) -> Vec<PodReport> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Follows the snapshots for as long as the agent runs, and takes every pod out of the mesh at its end. `enrolled` is
+/// called after the first round, with whether every pod is in the mesh.
+pub async fn run(
+    mut pods: Pods,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut enrolled: impl FnMut(bool),
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut retry = tokio::time::interval(RETRY);
+    let mut repair = tokio::time::interval(REPAIR);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            changed = snapshots.changed() => if changed.is_err() { break },
+            _ = retry.tick() => {}
+            _ = repair.tick() => pods.repair(),
+        }
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let complete = pods.reconcile(&snapshot);
+        enrolled(complete);
+    }
+    pods.withdraw_all().await;
+}
+
+impl Enrolled {
+    fn is_draining(&self) -> bool {
+        matches!(self.service, Service::Draining(_))
+    }
+
+    fn actual(&self) -> Actual<'_> {
+        Actual {
+            pod: &self.pod,
+            netns: self.netns.id(),
+            addresses: &self.addresses,
+            policy: &self.policy,
+            draining: self.is_draining(),
+        }
+    }
+
+    fn report(&self, mode: Mode) -> PodReport {
+        let state = if self.is_draining() { "draining" } else { "enrolled" };
+        PodReport { pod: self.pod.to_string(), mode: mode.to_string(), state: state.to_owned() }
+    }
+}
+
+fn withdraw(pod: &PodId, enrolment: Box<dyn Enrolment>) {
+    match enrolment.withdraw() {
+        Ok(()) => info!(%pod, "withdrawn"),
+        Err(e) => error!(%pod, error = chain(&e), "something of the agent is left in the pod's namespace"),
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,181 @@
+//! What the node agent and the gateway share: logging, the control runtime, the manifests, the workers and the
+//! administration. Whatever can fail at start fails here, before a connection is touched.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::admin::{Admin, Endpoints, Face};
+use crate::cli::ProcessArgs;
+use crate::config::{CompileOptions, ManifestDir, Rejected, Severity, Update};
+use crate::log::{self, LogFilter};
+use crate::model::{CapturePolicy, Snapshot};
+use crate::pod::Reports;
+use crate::proxy::{Settings, Workers};
+use crate::ready::Ready;
+use crate::shutdown::{self, Shutdown};
+
+/// A process that knows its world and can carry traffic, but does not do so yet.
+pub(crate) struct Process {
+    /// For everything but traffic.
+    pub(crate) runtime: Runtime,
+    /// Carry the traffic.
+    pub(crate) workers: Arc<Workers>,
+    /// Every snapshot, newest last.
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whether the process serves.
+    pub(crate) ready: Ready,
+    /// When it is to end.
+    pub(crate) shutdown: Shutdown,
+    world: Arc<ArcSwap<Snapshot>>,
+    rejected: Arc<ArcSwap<Vec<Rejected>>>,
+    endpoints: Endpoints,
+    log: LogFilter,
+}
+
+/// Who the process is, for those who ask.
+pub(crate) struct Identity {
+    /// `agent` or `gateway`.
+    pub(crate) role: &'static str,
+    /// The node's or the gateway pod's name.
+    pub(crate) name: String,
+    /// The mode and why it was chosen; none for a gateway.
+    pub(crate) mode: Option<(String, String)>,
+    /// The pods of this node.
+    pub(crate) pods: Reports,
+}
+
+impl Process {
+    /// Starts what both kinds of process need. `capture` is what the annotations of a pod start from.
+    pub(crate) fn start(args: &ProcessArgs, capture: CapturePolicy) -> anyhow::Result<Self> {
+        let log = log::start(&args.log, args.log_format)?;
+        raise_descriptor_limit();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .context("starting the control runtime")?;
+        let (shutdown, endpoints) = runtime.block_on(async {
+            let shutdown = shutdown::on_signals().context("listening for signals")?;
+            anyhow::Ok((shutdown, Endpoints::bind(&faces(args)).await?))
+        })?;
+
+        let options = CompileOptions { unknown_fields: args.unknown_fields.into(), capture };
+        let (manifests, first) =
+            runtime.block_on(async { ManifestDir::open(&args.manifests, options) }).context("reading the manifests")?;
+        let world = Arc::new(ArcSwap::from(Arc::clone(&first.snapshot)));
+        let rejected = Arc::new(ArcSwap::from_pointee(Vec::new()));
+        let (publish, snapshots) = watch::channel(Arc::clone(&first.snapshot));
+        report(&first, &rejected);
+        runtime.spawn(follow(manifests, Arc::clone(&world), Arc::clone(&rejected), publish));
+
+        let count = args.workers.map_or_else(default_workers, usize::from);
+        let workers = Workers::start(count, Arc::clone(&world), Settings::default()).context("starting the workers")?;
+        Ok(Self {
+            runtime,
+            workers: Arc::new(workers),
+            snapshots,
+            ready: Ready::default(),
+            shutdown,
+            world,
+            rejected,
+            endpoints,
+            log,
+        })
+    }
+
+    /// Starts to answer questions. The rest of the process is what remains.
+    pub(crate) fn announce(self, identity: Identity) -> Running {
+        let admin = Admin {
+            role: identity.role,
+            name: identity.name,
+            mode: identity.mode,
+            world: self.world,
+            rejected: self.rejected,
+            pods: identity.pods,
+            ready: self.ready,
+            workers: Arc::clone(&self.workers),
+            log: self.log,
+        };
+        let _inside = self.runtime.enter();
+        self.endpoints.serve(&admin);
+        drop(_inside);
+        Running { runtime: self.runtime, snapshots: self.snapshots, shutdown: self.shutdown }
+    }
+}
+
+/// A process that answers questions, as far as its owner still needs it.
+pub(crate) struct Running {
+    /// For everything but traffic.
+    pub(crate) runtime: Runtime,
+    /// Every snapshot, newest last.
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// When to end.
+    pub(crate) shutdown: Shutdown,
+}
+
+fn faces(args: &ProcessArgs) -> [(std::net::SocketAddr, Face, &'static str); 4] {
+    [
+        (args.admin, Face::Admin, "--admin"),
+        (args.health, Face::Health, "--health"),
+        (args.metrics, Face::Metrics, "--metrics"),
+        (args.envoy_metrics, Face::Metrics, "--envoy-metrics"),
+    ]
+}
+
+/// Puts every new snapshot in force: first for the workers, then for those who enrol and listen.
+async fn follow(
+    mut manifests: ManifestDir,
+    world: Arc<ArcSwap<Snapshot>>,
+    rejected: Arc<ArcSwap<Vec<Rejected>>>,
+    publish: watch::Sender<Arc<Snapshot>>,
+) {
+    loop {
+        let update = manifests.next().await;
+        world.store(Arc::clone(&update.snapshot));
+        report(&update, &rejected);
+        publish.send_replace(update.snapshot);
+    }
+}
+
+/// Says what is new: each rejection once, when it appears and when it is mended.
+fn report(update: &Update, in_force: &ArcSwap<Vec<Rejected>>) {
+    let before = in_force.load();
+    for rejected in update.rejected.iter().filter(|rejected| !before.contains(rejected)) {
+        match rejected.severity {
+            Severity::Error => warn!("rejected: {rejected}"),
+            Severity::Warning => warn!("{rejected}"),
+        }
+    }
+    for mended in before.iter().filter(|rejected| !update.rejected.contains(rejected)) {
+        info!("no longer: {mended}");
+    }
+    let snapshot = &update.snapshot;
+    info!(
+        generation = snapshot.generation,
+        services = snapshot.services.len(),
+        clusters = snapshot.clusters.len(),
+        pods = snapshot.pods.len(),
+        rejected = update.rejected.len(),
+        "configuration in force"
+    );
+    in_force.store(Arc::new(update.rejected.clone()));
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A proxy holds two descriptors per connection, and the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(e) = raised {
+        warn!(error = %e, "the limit on open files could not be raised; many connections may not fit");
+    }
+}

@@ -1,0 +1,298 @@
+//! Carries the connections of the mesh: accepts them from the listeners of pods and gateways, asks [`crate::route`]
+//! where they go, and moves their requests and bytes.
+//!
+//! A [`Workers`] is a set of threads that share nothing but the world they read: a connection stays on the worker that
+//! accepted it, with that worker's pools and counters. The proxy does not know how connections come to its listeners,
+//! and changes nothing outside its own sockets.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+
+use crate::intercept::{ListenSpec, PodListeners};
+use crate::model::{Labels, PodId, Snapshot, SourceMode};
+use crate::netns::NetNs;
+use crate::proxy::record::Counters;
+use crate::proxy::upstream::Connector;
+use crate::proxy::worker::{Command, Phase, Socket, Who};
+
+pub use crate::proxy::record::{Flag, Hop, HopStats, Stats};
+
+mod connection;
+mod detect;
+mod http;
+mod record;
+mod respond;
+mod stream;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod worker;
+
+/// Times and limits of the proxy. The defaults are Istio's where it has any.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a connection to a server may take to open.
+    pub connect_timeout: Duration,
+    /// How long a client of an undeclared port may be silent before the server gets the chance to speak first.
+    pub server_first_wait: Duration,
+    /// The same on a port declared as HTTP, where clients are known to open connections for later.
+    pub declared_silence: Duration,
+    /// How long the head of a request may take from its first byte.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle: relayed ones, and clients between two requests.
+    pub idle_timeout: Duration,
+    /// How long a connection to a server is kept for the next request.
+    pub pool_idle_timeout: Duration,
+    /// How many of them per server, pod and worker.
+    pub pool_idle_connections: usize,
+    /// How many requests share one HTTP/2 connection, at most.
+    pub http2_streams: u32,
+    /// The wait before the first retry; it doubles, up to ten times this, and is drawn evenly from 0 to that.
+    pub retry_base: Duration,
+}
+
+/// The threads of the proxy. Dropping it ends them and every connection.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<Thread>,
+}
+
+/// A pod whose connections are to be served.
+#[derive(Debug)]
+pub struct PodProxy {
+    /// Whose they are; the pod itself is looked up in the newest snapshot.
+    pub pod: PodId,
+    /// Where connections are opened on its behalf.
+    pub netns: Arc<NetNs>,
+    /// Where its connections arrive.
+    pub listeners: PodListeners,
+    /// How those were opened.
+    pub ports: ListenSpec,
+    /// What the app sees as its client.
+    pub source: SourceMode,
+}
+
+/// A port of an ingress gateway.
+#[derive(Debug)]
+pub struct GatewayProxy {
+    /// Where clients connect; one per address family, as a rule.
+    pub listener: Vec<TcpListener>,
+    /// `servers[].port.number`.
+    pub port: u16,
+    /// The gateway pod's namespace.
+    pub namespace: Arc<str>,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A pod or gateway that is being served. Dropping it cuts its connections.
+#[derive(Debug)]
+#[must_use = "dropping the handle ends the service"]
+pub struct Handle {
+    phase: watch::Sender<Phase>,
+    /// Ends when no worker has a connection left.
+    done: mpsc::Receiver<Infallible>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    counters: Arc<Counters>,
+    join: Option<JoinHandle<()>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            server_first_wait: Duration::from_millis(100),
+            declared_silence: Duration::from_secs(1),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            pool_idle_timeout: Duration::from_secs(90),
+            pool_idle_connections: 256,
+            http2_streams: 100,
+            retry_base: Duration::from_millis(25),
+        }
+    }
+}
+
+impl Workers {
+    /// Starts `count` threads that read the world from `world`.
+    pub fn start(
+        count: usize,
+        world: Arc<ArcSwap<Snapshot>>,
+        settings: Settings,
+    ) -> io::Result<Self> {
+        let threads = (0..count.max(1))
+            .map(|index| Thread::start(index, Arc::clone(&world), settings.clone()))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { threads })
+    }
+
+    /// Serves the connections of a pod. Fails where the listeners cannot be shared out.
+    pub fn serve_pod(&self, proxy: PodProxy) -> io::Result<Handle> {
+        let PodProxy {
+            pod,
+            netns,
+            listeners,
+            ports,
+            source,
+        } = proxy;
+        let PodListeners {
+            outbound4,
+            outbound6,
+            inbound4,
+            inbound6,
+        } = listeners;
+        let sockets = [
+            (Some(outbound4), Hop::Outbound),
+            (outbound6, Hop::Outbound),
+            (Some(inbound4), Hop::Inbound),
+            (inbound6, Hop::Inbound),
+        ]
+        .into_iter()
+        .filter_map(|(listener, hop)| listener.map(|listener| (listener, hop)))
+        .collect();
+        let who = Who::Pod { pod, ports, source };
+        self.serve(sockets, &who, || Connector::Pod(Arc::clone(&netns)))
+    }
+
+    /// Serves a port of a gateway.
+    pub fn serve_gateway(&self, proxy: GatewayProxy) -> io::Result<Handle> {
+        let GatewayProxy {
+            listener,
+            port,
+            namespace,
+            labels,
+        } = proxy;
+        let sockets = listener
+            .into_iter()
+            .map(|listener| (listener, Hop::Gateway))
+            .collect();
+        let who = Who::Gateway {
+            port,
+            namespace,
+            labels,
+        };
+        self.serve(sockets, &who, || Connector::Plain)
+    }
+
+    /// What all workers have counted so far.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for thread in &self.threads {
+            thread.counters.add_to(&mut stats);
+        }
+        stats
+    }
+
+    fn serve(
+        &self,
+        sockets: Vec<(TcpListener, Hop)>,
+        who: &Who,
+        connector: impl Fn() -> Connector,
+    ) -> io::Result<Handle> {
+        let (phase, _) = watch::channel(Phase::Serving);
+        let (alive, done) = mpsc::channel(1);
+        let mut commands = Vec::with_capacity(self.threads.len());
+        for _ in &self.threads {
+            let sockets = sockets
+                .iter()
+                .map(|(listener, hop)| {
+                    // The copies share one accept queue: whichever worker is awake takes the connection.
+                    let listener = listener.try_clone()?;
+                    listener.set_nonblocking(true)?;
+                    Ok(Socket {
+                        listener,
+                        hop: *hop,
+                    })
+                })
+                .collect::<io::Result<_>>()?;
+            commands.push(Command {
+                sockets,
+                who: who.clone(),
+                connector: connector(),
+                phase: phase.subscribe(),
+                alive: alive.clone(),
+            });
+        }
+        for (thread, command) in self.threads.iter().zip(commands) {
+            thread.command(command)?;
+        }
+        Ok(Handle { phase, done })
+    }
+}
+
+impl Handle {
+    /// Stops accepting, but for what already waits to be accepted, and lets what runs come to its end: requests in
+    /// flight are answered, HTTP clients told to go elsewhere, relayed connections left alone. What is not over at
+    /// the deadline is cut.
+    pub async fn drain(mut self, deadline: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        if tokio::time::timeout(deadline, self.done.recv())
+            .await
+            .is_err()
+        {
+            self.phase.send_replace(Phase::Stopped);
+            self.done.recv().await;
+        }
+    }
+
+    /// Cuts everything at once.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.phase.send_replace(Phase::Stopped);
+    }
+}
+
+impl Thread {
+    fn start(index: usize, world: Arc<ArcSwap<Snapshot>>, settings: Settings) -> io::Result<Self> {
+        let counters = Arc::<Counters>::default();
+        let (commands, received) = mpsc::unbounded_channel();
+        // Made here, so that its failure is the caller's and not a dead thread's.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let shared = Arc::clone(&counters);
+        let join = std::thread::Builder::new()
+            .name(format!("proxy-{index}"))
+            .spawn(move || worker::run(&runtime, received, world, settings, shared))?;
+        Ok(Self {
+            commands: Some(commands),
+            counters,
+            join: Some(join),
+        })
+    }
+
+    fn command(&self, command: Command) -> io::Result<()> {
+        self.commands
+            .as_ref()
+            .and_then(|commands| commands.send(command).ok())
+            .ok_or_else(|| io::Error::other("a proxy thread has died; the agent must be restarted"))
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(join) = self.join.take()
+            && join.join().is_err()
+        {
+            tracing::error!("a proxy thread had died");
+        }
+    }
+}

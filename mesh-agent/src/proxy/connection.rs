@@ -1,0 +1,451 @@
+//! The life of one connection: where it was headed, whether it may, what is spoken, what is decided, where it goes,
+//! and what is remembered of it.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::model::{Cluster, Protocol, SourceMode};
+use crate::proxy::detect::{self, First, Patience};
+use crate::proxy::http;
+use crate::proxy::record::{Flag, Hop, Received, Record};
+use crate::proxy::respond::Failure;
+use crate::proxy::stream::Stream;
+use crate::proxy::tcp::{Relay, RelayError};
+use crate::proxy::upstream::ConnectError;
+use crate::proxy::upstream::pool::Load;
+use crate::proxy::worker::{Site, Who};
+use crate::route::{HttpScope, Inbound, Outbound};
+use crate::sys::socket::{self, Source};
+
+/// What is known of a connection once it is accepted.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) site: Rc<Site>,
+    pub(super) hop: Hop,
+    pub(super) peer: SocketAddr,
+    /// Where the client meant to go.
+    pub(super) destination: SocketAddr,
+    /// What to do with its requests.
+    pub(super) scope: Scope,
+}
+
+/// What is done with requests.
+#[derive(Debug)]
+pub(super) enum Scope {
+    /// They are routed.
+    Routed(HttpScope),
+    /// They go to the pod's application, in this protocol.
+    App(Protocol),
+    /// There are none: the connection is relayed.
+    Relayed,
+}
+
+/// Where a relayed connection goes.
+#[derive(Clone, Debug)]
+enum Target {
+    /// To an endpoint of the cluster.
+    Cluster(Arc<Cluster>),
+    /// Where the client meant it to go.
+    Original,
+}
+
+/// An open connection to a server.
+struct Upstream {
+    stream: Stream,
+    address: SocketAddr,
+    load: Load,
+}
+
+/// What detection came to.
+enum Spoken {
+    Http(First),
+    /// Not HTTP. There may be a connection to the server already.
+    Other(Option<Upstream>),
+    /// The client left without a word.
+    Nothing,
+}
+
+/// Serves a connection that the pod opened.
+pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAddr) {
+    let Some(destination) = arrival(&site, &accepted, peer, Hop::Outbound) else {
+        return;
+    };
+    let client = Stream::tcp(accepted);
+    let connection = |scope| Connection {
+        site: Rc::clone(&site),
+        hop: Hop::Outbound,
+        peer,
+        destination,
+        scope,
+    };
+    match site.route_outbound(destination) {
+        Outbound::Http(scope) => {
+            let connection = connection(Scope::Routed(scope));
+            connection
+                .detect_and_serve(client, Target::Original, true)
+                .await;
+        }
+        Outbound::Detect { scope, otherwise } => {
+            let connection = connection(Scope::Routed(scope));
+            let otherwise = Target::Cluster(otherwise);
+            connection.detect_and_serve(client, otherwise, false).await;
+        }
+        Outbound::Tcp(cluster) => {
+            let connection = connection(Scope::Relayed);
+            connection
+                .relay(client, &Target::Cluster(cluster), None)
+                .await;
+        }
+        Outbound::Passthrough => {
+            let connection = connection(Scope::Relayed);
+            connection.relay(client, &Target::Original, None).await;
+        }
+    }
+}
+
+/// Serves a connection that was opened to the pod.
+pub(super) async fn inbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAddr) {
+    if let Some(destination) = arrival(&site, &accepted, peer, Hop::Inbound) {
+        serve_inbound(site, Stream::tcp(accepted), peer, destination).await;
+    }
+}
+
+/// Serves a connection of a pod to itself, which never left the process. Boxed: the way here leads through the
+/// outbound side, whose future would otherwise contain itself.
+pub(super) fn inbound_from_self(
+    site: Rc<Site>,
+    client: Stream,
+    address: SocketAddr,
+) -> Pin<Box<dyn Future<Output = ()>>> {
+    let peer = SocketAddr::new(address.ip(), 0);
+    Box::pin(serve_inbound(site, client, peer, address))
+}
+
+/// Serves a client of a gateway.
+pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAddr) {
+    let Who::Gateway { port, .. } = site.who else {
+        return;
+    };
+    let Ok(destination) = accepted.local_addr() else {
+        return;
+    };
+    let connection = Connection {
+        site,
+        hop: Hop::Gateway,
+        peer,
+        destination,
+        scope: Scope::Routed(HttpScope::Gateway { port }),
+    };
+    connection.serve_http(Stream::tcp(accepted)).await;
+}
+
+async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destination: SocketAddr) {
+    let decided = site.route_inbound(destination.port());
+    let connection = Connection {
+        site,
+        hop: Hop::Inbound,
+        peer,
+        destination,
+        scope: match decided {
+            Inbound::Http(protocol) => Scope::App(protocol),
+            Inbound::Tcp => Scope::Relayed,
+        },
+    };
+    match decided {
+        Inbound::Http(Protocol::Auto) => {
+            connection
+                .detect_and_serve(client, Target::Original, false)
+                .await;
+        }
+        Inbound::Http(_) => connection.serve_http(client).await,
+        Inbound::Tcp => connection.relay(client, &Target::Original, None).await,
+    }
+}
+
+/// Finds out where a connection was headed. `None` where it must not go there; it is reset then.
+fn arrival(site: &Site, accepted: &TcpStream, peer: SocketAddr, hop: Hop) -> Option<SocketAddr> {
+    let refuse = |why: &str| {
+        tracing::debug!(%peer, %hop, "refused a connection: {why}");
+        let _ = socket2::SockRef::from(accepted).set_linger(Some(std::time::Duration::ZERO));
+        None
+    };
+    let destination = match socket::original_destination(accepted) {
+        Ok(destination) => destination,
+        Err(error) => {
+            return refuse(&format!("where it was headed cannot be told: {error}"));
+        }
+    };
+    let own = destination.ip().is_loopback() || site.is_own(destination.ip());
+    if let Who::Pod { ports, .. } = &site.who
+        && own
+        && (destination.port() == ports.outbound_port || destination.port() == ports.inbound_port)
+    {
+        return refuse("it was opened to the proxy itself, which would call itself for ever");
+    }
+    if destination.ip().is_loopback() && !peer.ip().is_loopback() && !site.is_own(peer.ip()) {
+        return refuse("it comes from outside and was headed for the pod's loopback addresses");
+    }
+    Some(destination)
+}
+
+impl Connection {
+    /// From which address servers are connected to.
+    pub(super) fn source(&self) -> Source {
+        match (&self.site.who, self.hop) {
+            (Who::Pod { source, .. }, Hop::Inbound) => match source {
+                SourceMode::Sidecar => Source::Sidecar,
+                SourceMode::Preserve => Source::Client(self.peer.ip()),
+            },
+            (Who::Pod { .. } | Who::Gateway { .. }, _) => Source::Pod,
+        }
+    }
+
+    async fn detect_and_serve(self, mut client: Stream, otherwise: Target, declared: bool) {
+        let limit = self.site.worker.settings.idle_timeout;
+        let spoken = timeout(
+            limit,
+            Box::pin(self.detect(&mut client, &otherwise, declared)),
+        );
+        match spoken.await {
+            Ok(Ok(Spoken::Http(first))) => http::serve(Rc::new(self), client, first).await,
+            Ok(Ok(Spoken::Other(upstream))) => self.relay(client, &otherwise, upstream).await,
+            Ok(Ok(Spoken::Nothing)) | Err(_) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, peer = %self.peer, destination = %self.destination, "a connection ended before it was known what it is");
+                client.reset_on_close();
+            }
+        }
+    }
+
+    /// Serves requests without asking whether it is HTTP; what is not gets HTTP's answer to that.
+    async fn serve_http(self, mut client: Stream) {
+        let settings = &self.site.worker.settings;
+        let patience = Patience {
+            likely: settings.header_timeout,
+            possible: settings.header_timeout,
+        };
+        let limit = settings.idle_timeout;
+        match timeout(limit, detect::first(&mut client, patience)).await {
+            Ok(Ok(First::Nothing)) | Err(_) | Ok(Err(_)) => {}
+            Ok(Ok(first)) => http::serve(Rc::new(self), client, first).await,
+        }
+    }
+
+    /// Finds out what is spoken. While the client is silent the server gets its chance to speak first; a client that
+    /// then speaks HTTP after all is served as such, so that waiting is no way round the routes.
+    async fn detect(
+        &self,
+        client: &mut Stream,
+        otherwise: &Target,
+        declared: bool,
+    ) -> io::Result<Spoken> {
+        let worker = &self.site.worker;
+        let settings = &worker.settings;
+        let patience = Patience {
+            likely: settings.header_timeout,
+            possible: settings.declared_silence.min(settings.header_timeout),
+        };
+        let wait = match declared {
+            true => settings.declared_silence,
+            false => settings.server_first_wait,
+        };
+        if !worker.speaks_first(self.destination)
+            && let Ok(first) = timeout(wait, detect::first(client, patience)).await
+        {
+            return Ok(spoken(first?, declared, None));
+        }
+        if !client.seen().is_empty() {
+            return Ok(spoken(
+                detect::first(client, patience).await?,
+                declared,
+                None,
+            ));
+        }
+        let connected = tokio::select! {
+            biased;
+            first = detect::first(client, patience) => return Ok(self.client_spoke(first?, declared, None)),
+            connected = self.connect(otherwise) => connected,
+        };
+        let mut server = match connected {
+            Ok(server) => server,
+            // The server's own address may well lead nowhere on a port whose requests are routed by name.
+            Err(_) if declared => {
+                return Ok(spoken(
+                    detect::first(client, patience).await?,
+                    declared,
+                    None,
+                ));
+            }
+            Err(failure) => return Err(io::Error::other(format!("no server: {failure:?}"))),
+        };
+        let said = tokio::select! {
+            biased;
+            first = detect::first(client, patience) => {
+                return Ok(self.client_spoke(first?, declared, Some(server)));
+            }
+            said = server.stream.look() => said,
+        };
+        match said {
+            Ok(1..) => {
+                worker.learn_speaks_first(self.destination, true);
+                Ok(Spoken::Other(Some(server)))
+            }
+            // An HTTP server that tires of waiting says nothing about the client.
+            Ok(0) | Err(_) if declared => {
+                drop(server);
+                Ok(spoken(
+                    detect::first(client, patience).await?,
+                    declared,
+                    None,
+                ))
+            }
+            Ok(0) | Err(_) => Ok(Spoken::Other(Some(server))),
+        }
+    }
+
+    fn client_spoke(&self, first: First, declared: bool, server: Option<Upstream>) -> Spoken {
+        let spoken = spoken(first, declared, server);
+        if let Spoken::Http(_) = spoken {
+            self.site.worker.learn_speaks_first(self.destination, false);
+        }
+        spoken
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Upstream, Failure> {
+        let source = self.source();
+        let (address, connected) = match target {
+            Target::Cluster(cluster) => {
+                let address = self
+                    .site
+                    .endpoint(cluster, &[])
+                    .ok_or(Failure::NoEndpoint)?;
+                (address, self.site.connect(address, source).await)
+            }
+            Target::Original => {
+                let address = self.destination;
+                (address, self.site.connect_beyond(address, source).await)
+            }
+        };
+        let stream = connected.map_err(|error: ConnectError| Failure::Connect {
+            cause: error.cause(),
+            retried: false,
+        })?;
+        Ok(Upstream {
+            stream,
+            address,
+            load: self.site.pool.busy(address),
+        })
+    }
+
+    /// Relays the connection. A server that refuses looks to the client as close to a refusal as can be: a reset.
+    async fn relay(&self, client: Stream, target: &Target, open: Option<Upstream>) {
+        let mut record = self.relay_record(target);
+        let upstream = match open {
+            Some(upstream) => upstream,
+            None => match self.connect(target).await {
+                Ok(upstream) => upstream,
+                Err(failure) => {
+                    tracing::debug!(?failure, destination = %self.destination, "no server to relay to");
+                    client.reset_on_close();
+                    record.flag(failure.flag());
+                    record.complete();
+                    return;
+                }
+            },
+        };
+        if let Some(line) = record.line() {
+            line.upstream = Some(upstream.address);
+        }
+        let _load = upstream.load;
+        let idle = self.site.worker.settings.idle_timeout;
+        Tunnel::new(client, upstream.stream, idle, record)
+            .run()
+            .await;
+    }
+
+    fn relay_record(&self, target: &Target) -> Record {
+        let mut record = Record::relay(&self.site.worker.counters, self.hop);
+        if let Some(line) = record.line() {
+            line.peer = Some(self.peer);
+            line.destination = Some(self.destination);
+            line.protocol = "TCP";
+            line.cluster = match target {
+                Target::Cluster(cluster) => cluster.key.to_string(),
+                Target::Original => self.passthrough_name().to_owned(),
+            };
+        }
+        record
+    }
+
+    /// What Istio calls the cluster of a connection that goes where it was headed.
+    pub(super) fn passthrough_name(&self) -> &'static str {
+        match self.hop {
+            Hop::Outbound | Hop::Gateway => "PassthroughCluster",
+            Hop::Inbound => "InboundPassthroughCluster",
+        }
+    }
+}
+
+fn spoken(first: First, declared: bool, server: Option<Upstream>) -> Spoken {
+    match first {
+        First::Http1 | First::Http2 => Spoken::Http(first),
+        // On a port declared as HTTP it gets 426, as from Istio; elsewhere it is nobody's business.
+        First::Http10 if declared => Spoken::Http(first),
+        First::Http10 | First::Other => Spoken::Other(server),
+        First::Nothing if declared => Spoken::Nothing,
+        First::Nothing => Spoken::Other(server),
+    }
+}
+
+/// A relay with its record, which is written however the relay ends.
+pub(super) struct Tunnel {
+    relay: Relay,
+    record: Record,
+}
+
+impl Tunnel {
+    pub(super) fn new(
+        client: Stream,
+        server: Stream,
+        idle: std::time::Duration,
+        record: Record,
+    ) -> Self {
+        Self {
+            relay: Relay::new(client, server, idle),
+            record,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        match self.relay.run().await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a relay broke off"
+                );
+                self.record.flag(match error {
+                    RelayError::Client(_) => Flag::ClientClosed,
+                    RelayError::Server(_) => Flag::UpstreamClosed,
+                    RelayError::Idle => Flag::Idle,
+                });
+            }
+        }
+        self.record.complete();
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let carried = self.relay.carried();
+        self.record.sent = carried.sent;
+        self.record.received = Received::Known(carried.received);
+    }
+}

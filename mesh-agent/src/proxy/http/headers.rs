@@ -1,0 +1,301 @@
+//! What each hop adds to, removes from and changes in the headers that pass it (`istio-routing.md` 3.1).
+//!
+//! Not sent, by decision: `x-envoy-peer-metadata` and its `-id`. They carry telemetry labels between Istio's proxies,
+//! and an agent that knows every Pod has no use for them. They are removed before an application sees them, as Istio
+//! does.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{
+    CONNECTION, COOKIE, Entry, HOST, HeaderName, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue};
+
+use crate::proxy::record::Hop;
+use crate::proxy::respond;
+
+/// `x-request-id`.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
+const DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+const PEER_METADATA: [HeaderName; 2] = [
+    HeaderName::from_static("x-envoy-peer-metadata"),
+    HeaderName::from_static("x-envoy-peer-metadata-id"),
+];
+
+/// With these a client would steer the proxy; only internal requests may.
+const CLIENT_CONTROL: [HeaderName; 11] = [
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    EXPECTED_TIMEOUT,
+];
+
+/// What else a request from outside the mesh must not bring along.
+const EDGE_ONLY: [HeaderName; 7] = [
+    DECORATOR,
+    HeaderName::from_static("x-envoy-downstream-service-cluster"),
+    HeaderName::from_static("x-envoy-downstream-service-node"),
+    ORIGINAL_PATH,
+    ORIGINAL_HOST,
+    HeaderName::from_static("x-envoy-force-trace"),
+    HeaderName::from_static("x-envoy-ip-tags"),
+];
+
+/// What the response needs to know of its request's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RequestFacts {
+    /// The request carried `x-envoy-decorator-operation`.
+    decorated: bool,
+}
+
+/// What the route adds to a request on its way out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RouteMarks<'a> {
+    /// The path with query before a rewrite.
+    pub(super) original_path: Option<&'a str>,
+    /// The Host before a rewrite.
+    pub(super) original_host: Option<&'a str>,
+    /// `host:port/*`.
+    pub(super) operation: Option<&'a str>,
+    /// The route's timeout.
+    pub(super) timeout: Option<std::time::Duration>,
+}
+
+/// Edits a request's headers as they arrive at `hop`. `new_id` makes an `x-request-id`.
+pub(super) fn receive_request(
+    headers: &mut HeaderMap,
+    hop: Hop,
+    peer: SocketAddr,
+    new_id: impl FnOnce() -> HeaderValue,
+) -> RequestFacts {
+    strip_hop_by_hop(headers, true);
+    headers.remove(INTERNAL);
+    headers.remove(CLIENT_CERT);
+    if hop == Hop::Gateway {
+        append_forwarded_for(headers, peer.ip());
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    } else if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    let internal = is_internal(headers);
+    let edge = hop == Hop::Gateway && !internal;
+    if internal {
+        headers.insert(INTERNAL, HeaderValue::from_static("true"));
+    } else {
+        remove_all(headers, &CLIENT_CONTROL);
+    }
+    if edge {
+        remove_all(headers, &EDGE_ONLY);
+        if let Ok(address) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
+            headers.insert(EXTERNAL_ADDRESS, address);
+        }
+    }
+    if edge || !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, new_id());
+    }
+    let decorated = headers.contains_key(DECORATOR);
+    if hop == Hop::Inbound {
+        headers.remove(DECORATOR);
+        remove_all(headers, &PEER_METADATA);
+    }
+    RequestFacts { decorated }
+}
+
+/// Adds what the route has to say to a request.
+pub(super) fn mark_request(headers: &mut HeaderMap, marks: RouteMarks<'_>) {
+    let mut set = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    if let Some(path) = marks.original_path {
+        set(ORIGINAL_PATH, path);
+    }
+    if let Some(host) = marks.original_host {
+        set(ORIGINAL_HOST, host);
+    }
+    if let Some(operation) = marks.operation {
+        set(DECORATOR, operation);
+    }
+    if let Some(timeout) = marks.timeout {
+        headers.insert(
+            EXPECTED_TIMEOUT,
+            HeaderValue::from(timeout.as_millis() as u64),
+        );
+    }
+}
+
+/// Sets the number of the try, from 1.
+pub(super) fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
+    headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+}
+
+/// Edits a response's headers as they leave `hop`. `operation` is the server's name of what it did.
+pub(super) fn send_response(
+    headers: &mut HeaderMap,
+    hop: Hop,
+    service_time_ms: u64,
+    request: RequestFacts,
+    operation: Option<&str>,
+) {
+    strip_hop_by_hop(headers, false);
+    headers.insert(SERVER, respond::server(hop));
+    headers.insert(SERVICE_TIME, HeaderValue::from(service_time_ms));
+    match hop {
+        Hop::Outbound | Hop::Gateway => {
+            headers.remove(DECORATOR);
+            remove_all(headers, &PEER_METADATA);
+        }
+        Hop::Inbound => {
+            let operation = operation.and_then(|name| HeaderValue::from_str(name).ok());
+            if let Some(operation) = operation
+                && !request.decorated
+            {
+                headers.insert(DECORATOR, operation);
+            }
+        }
+    }
+}
+
+/// The protocol that a request asks to change to. A change to HTTP/2 is not offered, and not asked for further on.
+pub(super) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asks = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
+        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    headers
+        .get(UPGRADE)
+        .filter(|value| asks && !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        .cloned()
+}
+
+/// Puts back the headers of a change of protocol.
+pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// HTTP/2 lets a client split its cookies, HTTP/1 does not.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let parts: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Removes what concerns one connection alone. `te: trailers` stays with requests: it is a promise about the client.
+fn strip_hop_by_hop(headers: &mut HeaderMap, request: bool) {
+    if let Entry::Occupied(connection) = headers.entry(CONNECTION) {
+        let (_, values) = connection.remove_entry_mult();
+        let named: Vec<HeaderName> = values
+            .flat_map(|value| {
+                value
+                    .as_bytes()
+                    .split(|&b| b == b',')
+                    .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+                    .collect::<Vec<_>>()
+            })
+            .filter(may_be_named)
+            .collect();
+        remove_all(headers, &named);
+    }
+    for name in [
+        &KEEP_ALIVE,
+        &PROXY_CONNECTION,
+        &TRANSFER_ENCODING,
+        &UPGRADE,
+        &HTTP2_SETTINGS,
+    ] {
+        headers.remove(name);
+    }
+    let trailers = request
+        && headers.get_all(TE).iter().any(|value| {
+            value
+                .as_bytes()
+                .split(|&b| b == b',')
+                .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// A client must not have us drop by name what servers trust us to have set. `te` is looked at for itself.
+fn may_be_named(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    !(name == HOST.as_str()
+        || name == TE.as_str()
+        || name == "close"
+        || name == "content-length"
+        || name.starts_with("x-forwarded-")
+        || name.starts_with("x-envoy-")
+        || name == REQUEST_ID.as_str())
+}
+
+/// Internal is what came over one private address alone; no address is external, as with Envoy.
+fn is_internal(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(FORWARDED_FOR).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    let Some(address) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse::<IpAddr>().ok())
+    else {
+        return false;
+    };
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_loopback(),
+    }
+}
+
+/// Appends without a space, as Envoy does.
+fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
+    let mut list: Vec<u8> = Vec::new();
+    for value in headers.get_all(FORWARDED_FOR) {
+        list.extend_from_slice(value.as_bytes());
+        list.push(b',');
+    }
+    list.extend_from_slice(address.to_canonical().to_string().as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+}
+
+fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,221 @@
+//! Relays bytes both ways, and the ways in which a connection can end: an end of one direction is handed on as such,
+//! a reset as a reset.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::proxy::stream::Stream;
+
+/// How much is read at once. One buffer serves all connections of a worker, so that an idle one holds none.
+const CHUNK: usize = 128 * 1024;
+
+/// Bytes that were carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Carried {
+    /// From the client.
+    pub(super) received: u64,
+    /// To the client.
+    pub(super) sent: u64,
+}
+
+/// Why a relay ended before both sides had said so.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RelayError {
+    /// Reading from the client, or writing to it, failed.
+    #[error("the client's connection broke")]
+    Client(#[source] io::Error),
+    /// Likewise with the server.
+    #[error("the server's connection broke")]
+    Server(#[source] io::Error),
+    /// Nothing moved for the whole idle time-out.
+    #[error("nothing was said for too long")]
+    Idle,
+}
+
+thread_local! {
+    static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// Two streams being relayed. Where the relay is dropped before its time, or fails, both sides get a reset.
+pub(super) struct Relay {
+    client: Stream,
+    server: Stream,
+    up: Direction,
+    down: Direction,
+    idle: Duration,
+    timer: Pin<Box<Sleep>>,
+    last: Instant,
+    finished: bool,
+}
+
+/// One direction: bytes that could not be written yet, and how far it has come.
+#[derive(Debug, Default)]
+struct Direction {
+    pending: Bytes,
+    state: State,
+    total: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Bytes flow.
+    #[default]
+    Open,
+    /// The reader saw the end; what is pending goes out, then the end.
+    Ending,
+    /// The end was handed on.
+    Ended,
+}
+
+/// Which side failed.
+enum Side {
+    Reader(io::Error),
+    Writer(io::Error),
+}
+
+impl Relay {
+    pub(super) fn new(client: Stream, server: Stream, idle: Duration) -> Self {
+        Self {
+            client,
+            server,
+            up: Direction::default(),
+            down: Direction::default(),
+            idle,
+            timer: Box::pin(sleep(idle)),
+            last: Instant::now(),
+            finished: false,
+        }
+    }
+
+    /// Carries on until both directions have ended.
+    pub(super) async fn run(&mut self) -> Result<(), RelayError> {
+        poll_fn(|cx| self.poll(cx)).await?;
+        self.finished = true;
+        Ok(())
+    }
+
+    pub(super) fn carried(&self) -> Carried {
+        Carried {
+            received: self.up.total,
+            sent: self.down.total,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        let before = self.carried();
+        let up = self.up.poll(cx, &mut self.client, &mut self.server);
+        let up = up.map_err(|side| match side {
+            Side::Reader(error) => RelayError::Client(error),
+            Side::Writer(error) => RelayError::Server(error),
+        })?;
+        let down = self.down.poll(cx, &mut self.server, &mut self.client);
+        let down = down.map_err(|side| match side {
+            Side::Reader(error) => RelayError::Server(error),
+            Side::Writer(error) => RelayError::Client(error),
+        })?;
+        if up.is_ready() && down.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.carried() != before {
+            self.last = Instant::now();
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.last.elapsed() >= self.idle {
+                return Poll::Ready(Err(RelayError::Idle));
+            }
+            self.timer.as_mut().reset(self.last + self.idle);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.client.reset_on_close();
+            self.server.reset_on_close();
+        }
+    }
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+    ) -> Poll<Result<(), Side>> {
+        // A fast pair must not keep the other connections of the worker waiting.
+        for _ in 0..16 {
+            while !self.pending.is_empty() {
+                let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))
+                    .map_err(Side::Writer)?;
+                self.wrote(n)?;
+                self.pending.advance(n);
+            }
+            match self.state {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    match ready!(Pin::new(&mut *to).poll_shutdown(cx)) {
+                        Ok(()) => {}
+                        // It is gone already, which is as good an end as ours.
+                        Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+                        Err(error) => return Poll::Ready(Err(Side::Writer(error))),
+                    }
+                    self.state = State::Ended;
+                }
+                State::Open => ready!(self.move_some(cx, from, to))?,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads into the worker's buffer and writes at once; only what the other side does not take is kept.
+    fn move_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+    ) -> Poll<Result<(), Side>> {
+        SPACE.with_borrow_mut(|space| {
+            let mut buf = ReadBuf::new(space);
+            ready!(Pin::new(from).poll_read(cx, &mut buf)).map_err(Side::Reader)?;
+            let mut rest = buf.filled();
+            if rest.is_empty() {
+                self.state = State::Ending;
+                return Poll::Ready(Ok(()));
+            }
+            while !rest.is_empty() {
+                match Pin::new(&mut *to).poll_write(cx, rest) {
+                    Poll::Ready(Ok(n)) => {
+                        self.wrote(n)?;
+                        rest = &rest[n..];
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Side::Writer(error))),
+                    Poll::Pending => {
+                        self.pending = Bytes::copy_from_slice(rest);
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn wrote(&mut self, n: usize) -> Result<(), Side> {
+        self.total += n as u64;
+        if n == 0 {
+            return Err(Side::Writer(io::ErrorKind::WriteZero.into()));
+        }
+        Ok(())
+    }
+}
