@@ -87,6 +87,7 @@ struct Bench<'a> {
     folder: &'a Path,
     agent: PathBuf,
     envoy: Option<PathBuf>,
+    congestion_control: &'static str,
     server: Pod,
     clients: Vec<(Subject, Pod)>,
     // After the pods in it.
@@ -119,12 +120,13 @@ impl<'a> Bench<'a> {
                 world.pod(&format!("client-{}", subject.name()), PodOptions::default())?,
             ));
         }
+        let mut congestion_control = "";
         for pod in clients
             .iter()
             .map(|(_, pod)| pod)
             .chain([&server, world.node()])
         {
-            tune(pod)?;
+            congestion_control = tune(pod)?;
         }
         // Copies, which the proxies' user can reach.
         let agent = copy(&tools.agent, &folder.join("mesh-agent"))?;
@@ -139,6 +141,7 @@ impl<'a> Bench<'a> {
             folder,
             agent,
             envoy,
+            congestion_control,
             server,
             clients,
             world,
@@ -204,7 +207,7 @@ impl<'a> Bench<'a> {
         let mut command = self.server.command(nginx()?);
         command.args(["-e", "stderr", "-c"]).arg(&file);
         let running = Running::start("server", command, &self.folder.join("server.log"))?;
-        self.wait_for_answer(&self.server, &format!("{}:80", self.server.ipv4), &running)?;
+        Self::wait_for_answer(&self.server, &format!("{}:80", self.server.ipv4), &running)?;
         Ok(running)
     }
 
@@ -216,7 +219,7 @@ impl<'a> Bench<'a> {
             SERVICE_IP
         };
         if let Some(proxy) = &proxy {
-            self.wait_for_answer(client, &format!("{address}:80"), proxy)?;
+            Self::wait_for_answer(client, &format!("{address}:80"), proxy)?;
         }
         let response =
             client.run(|| http::get(&format!("{address}:80"), "user-app-svc", "/"))??;
@@ -299,7 +302,7 @@ impl<'a> Bench<'a> {
         Ok(Some(Running::start(subject.name(), command, &log)?))
     }
 
-    fn wait_for_answer(&self, from: &Pod, to: &str, running: &Running) -> Result<()> {
+    fn wait_for_answer(from: &Pod, to: &str, running: &Running) -> Result<()> {
         demo::wait_until("it answers", PATIENCE, || {
             Ok(from
                 .run(|| http::get(to, "user-app-svc", "/"))?
@@ -315,10 +318,10 @@ impl<'a> Bench<'a> {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Ok(vec![
             format!("Linux {}, {processors} processors, load at the end {}", kernel.trim(), load.split(' ').next().unwrap_or("?")),
-            format!("mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node"),
+            "mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node".to_owned(),
             format!("wrk with 1 thread: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
-            "share of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
-            "CPU µs/request: user and system time of the proxy's processes; congestion control cubic everywhere".to_owned(),
+            "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
+            format!("CPU µs/req: user and system time of the proxy's processes; congestion control {} everywhere", self.congestion_control),
         ])
     }
 }
@@ -339,17 +342,18 @@ fn lacking(subject: Subject, tools: &Tools) -> Option<String> {
 }
 
 /// The same for all: a machine's own default may pace small answers on veth pairs badly, and ports must not run out.
-fn tune(pod: &Pod) -> Result<()> {
-    let settings = [
-        ("tcp_congestion_control", "cubic"),
-        ("ip_local_port_range", "1024 65000"),
-        ("tcp_tw_reuse", "1"),
-    ];
+/// Returns the congestion control: a namespace may choose cubic only where the machine allows it, and reno always.
+fn tune(pod: &Pod) -> Result<&'static str> {
+    let set = |name: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
     pod.run(|| {
-        settings.iter().try_for_each(|(name, value)| {
-            fs::write(format!("/proc/sys/net/ipv4/{name}"), value)
-                .with_context(|| format!("cannot set {name}"))
-        })
+        set("ip_local_port_range", "1024 65000").context("cannot widen the range of ports")?;
+        set("tcp_tw_reuse", "1").context("cannot let ports be used again")?;
+        for congestion_control in ["cubic", "reno"] {
+            if set("tcp_congestion_control", congestion_control).is_ok() {
+                return Ok(congestion_control);
+            }
+        }
+        bail!("cannot set the congestion control")
     })?
 }
 

@@ -41,15 +41,15 @@ pub struct Report {
 
 const HEADER: [&str; 10] = [
     "",
-    "share of direct",
-    "requests/s",
+    "of direct",
+    "req/s",
     "p50 µs",
     "p99 µs",
-    "1 conn p50 µs",
-    "1 conn p99 µs",
-    "CPU µs/request",
-    "connections/s",
-    "memory MB",
+    "1 conn p50",
+    "1 conn p99",
+    "CPU µs/req",
+    "conn/s",
+    "MB",
 ];
 
 impl Report {
