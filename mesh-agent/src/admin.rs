@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use crate::config::Rejected;
@@ -87,9 +88,9 @@ impl Endpoints {
     }
 
     /// Answers until the process ends.
-    pub fn serve(self, admin: &Admin) {
+    pub fn serve(self, runtime: &Handle, admin: &Admin) {
         for (listener, face) in self.listeners {
-            tokio::spawn(accept(listener, face, admin.clone()));
+            runtime.spawn(accept(listener, face, admin.clone()));
         }
     }
 }
@@ -124,16 +125,24 @@ async fn accept(listener: TcpListener, face: Face, admin: Admin) {
 async fn answer(face: Face, admin: &Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match (face, &method, path.as_str()) {
-        (Face::Admin | Face::Metrics, &Method::GET, "/ready") | (_, &Method::GET, "/healthz/ready") => ready(admin),
-        (Face::Admin | Face::Metrics, &Method::GET, "/metrics" | "/stats/prometheus") => metrics(admin),
+        (Face::Admin | Face::Metrics, &Method::GET, "/ready")
+        | (_, &Method::GET, "/healthz/ready") => ready(admin),
+        (Face::Admin | Face::Metrics, &Method::GET, "/metrics" | "/stats/prometheus") => {
+            metrics(admin)
+        }
         (Face::Admin, &Method::GET, "/") => text(StatusCode::OK, INDEX),
         (Face::Admin, &Method::GET, "/status") => json(&view::status(admin)),
         (Face::Admin, &Method::GET, "/stats") => json(&view::stats(admin)),
         (Face::Admin, &Method::GET, "/config_dump") => json(&view::config(&admin.world.load())),
         (Face::Admin, &Method::GET, "/clusters") => json(&view::clusters(&admin.world.load())),
-        (Face::Admin, &Method::GET, "/logging") => text(StatusCode::OK, format!("{}\n", admin.log.get())),
+        (Face::Admin, &Method::GET, "/logging") => {
+            text(StatusCode::OK, format!("{}\n", admin.log.get()))
+        }
         (Face::Admin, &Method::POST, "/logging") => set_log(admin, request).await,
-        _ => text(StatusCode::NOT_FOUND, "not found; GET / on the administration's address lists what there is\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found; GET / on the administration's address lists what there is\n",
+        ),
     }
 }
 
@@ -154,12 +163,18 @@ fn ready(admin: &Admin) -> Response<Full<Bytes>> {
     if waiting.is_empty() {
         text(StatusCode::OK, "ready\n")
     } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", waiting.join(", ")))
+        text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("waiting for {}\n", waiting.join(", ")),
+        )
     }
 }
 
 async fn set_log(admin: &Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let body = match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
+    let body = match Limited::new(request.into_body(), BODY_LIMIT)
+        .collect()
+        .await
+    {
         Ok(body) => body.to_bytes(),
         Err(e) => return text(StatusCode::BAD_REQUEST, format!("{e}\n")),
     };
@@ -173,24 +188,28 @@ fn metrics(admin: &Admin) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::OK, metrics::render(admin));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        header::HeaderValue::from_static(
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
     );
     response
 }
 
 fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = text(StatusCode::OK, format!("{value:#}\n"));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     response
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

@@ -8,20 +8,29 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::admin::view;
 use crate::cli::{AnalyzeArgs, ClientArgs, LogArgs, OutputFormat};
 use crate::config::{self, CompileOptions, Severity};
-use crate::model::CapturePolicy;
 
 /// How long a running agent may take over an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `mesh-agent analyze`.
 pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
-    let options = CompileOptions { unknown_fields: args.unknown_fields.into(), capture: CapturePolicy::default() };
+    let options = CompileOptions {
+        unknown_fields: args.unknown_fields.into(),
+        ..CompileOptions::default()
+    };
     let (_, rejected) = config::load(&args.manifests, &options)?;
-    let errors = rejected.iter().filter(|rejected| rejected.severity == Severity::Error).count();
+    let errors = rejected
+        .iter()
+        .filter(|rejected| rejected.severity == Severity::Error)
+        .count();
     match args.output {
-        OutputFormat::Json => println!("{:#}", serde_json::to_value(&rejected)?),
+        OutputFormat::Json => println!(
+            "{:#}",
+            Value::from_iter(rejected.iter().map(view::rejected))
+        ),
         OutputFormat::Text => {
             for rejected in &rejected {
                 println!("{rejected}");
@@ -29,7 +38,11 @@ pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
             println!("{errors} errors, {} warnings", rejected.len() - errors);
         }
     }
-    Ok(if errors > 0 { ExitCode::from(2) } else { ExitCode::SUCCESS })
+    Ok(if errors > 0 {
+        ExitCode::from(2)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// `mesh-agent status`.
@@ -40,7 +53,11 @@ pub fn status(args: &ClientArgs) -> anyhow::Result<ExitCode> {
         OutputFormat::Text => print_status(&status),
     }
     let ready = status["ready"] == true;
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// `mesh-agent config`.
@@ -61,16 +78,39 @@ pub fn log(args: &LogArgs) -> anyhow::Result<ExitCode> {
 
 fn print_status(status: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    println!("{} {} {}", text(&status["role"]), text(&status["name"]), text(&status["version"]));
+    println!(
+        "{} {} {}",
+        text(&status["role"]),
+        text(&status["name"]),
+        text(&status["version"])
+    );
     if status["mode"].is_string() {
-        println!("mode        {}: {}", text(&status["mode"]), text(&status["mode_reason"]));
+        println!(
+            "mode        {}: {}",
+            text(&status["mode"]),
+            text(&status["mode_reason"])
+        );
     }
-    let waiting: Vec<_> = status["waiting_for"].as_array().into_iter().flatten().map(text).collect();
-    let ready = if waiting.is_empty() { "yes".to_owned() } else { format!("no, waiting for {}", waiting.join(", ")) };
+    let waiting: Vec<_> = status["waiting_for"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(text)
+        .collect();
+    let ready = if waiting.is_empty() {
+        "yes".to_owned()
+    } else {
+        format!("no, waiting for {}", waiting.join(", "))
+    };
     println!("ready       {ready}");
     println!("generation  {}", status["generation"]);
     for pod in status["pods"].as_array().into_iter().flatten() {
-        println!("pod         {:<40} {:<9} {}", text(&pod["pod"]), text(&pod["mode"]), text(&pod["state"]));
+        println!(
+            "pod         {:<40} {:<9} {}",
+            text(&pod["pod"]),
+            text(&pod["mode"]),
+            text(&pod["state"])
+        );
     }
     for rejected in status["rejected"].as_array().into_iter().flatten() {
         println!(
@@ -90,7 +130,11 @@ fn request(admin: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::R
     let exchange = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: {admin}\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: {admin}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -100,7 +144,9 @@ fn request(admin: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::R
             "no agent answers at {admin}; is it running, in this network namespace? Say where with --admin ADDRESS"
         )
     })?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer is not HTTP")?;
     if head.split(' ').nth(1) != Some("200") {
         bail!("{}", body.trim_end());
     }

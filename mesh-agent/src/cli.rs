@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::UnknownFields;
 use crate::model::{FailPolicy, SourceMode};
 
 pub mod iptables;
@@ -86,12 +87,12 @@ pub struct RunArgs {
     pub inbound_port: u16,
 
     /// Which chains the iptables mode writes: as Istio's documentation lists them, or as its current release does
-    #[arg(long, value_enum, default_value_t = iptables::ProfileChoice::Listed)]
-    pub iptables_profile: iptables::ProfileChoice,
+    #[arg(long, value_enum, default_value_t = iptables::ProfileFlag::Listed)]
+    pub iptables_profile: iptables::ProfileFlag,
 
     /// Which iptables the iptables mode uses; `auto` follows the rules that are already there
-    #[arg(long, value_enum, default_value_t = iptables::BackendChoice::Auto)]
-    pub iptables_backend: iptables::BackendChoice,
+    #[arg(long, value_enum, default_value_t = iptables::BackendFlag::Auto)]
+    pub iptables_backend: iptables::BackendFlag,
 
     /// Where the eBPF mode pins its links, which is what makes `--on-agent-loss` work; a bpffs is mounted there if
     /// none is [default: /sys/fs/bpf/mesh-agent, or /run/mesh-agent/bpf where no bpffs is mounted]
@@ -128,7 +129,12 @@ pub struct ProcessArgs {
     pub unknown_fields: UnknownFieldsChoice,
 
     /// Administration: /status, /ready, /stats, /config_dump, /clusters, /logging. Keep it on loopback
-    #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS", env = "MESH_AGENT_ADMIN")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:15000",
+        value_name = "ADDRESS",
+        env = "MESH_AGENT_ADMIN"
+    )]
     pub admin: SocketAddr,
 
     /// Readiness for probes: /healthz/ready
@@ -152,7 +158,12 @@ pub struct ProcessArgs {
     pub drain: Duration,
 
     /// What is logged, for example `debug`, or `info,access=info` for an access log
-    #[arg(long, default_value = "info", value_name = "FILTER", env = "MESH_AGENT_LOG")]
+    #[arg(
+        long,
+        default_value = "info",
+        value_name = "FILTER",
+        env = "MESH_AGENT_LOG"
+    )]
     pub log: String,
 
     /// How it is written
@@ -180,7 +191,12 @@ pub struct AnalyzeArgs {
 #[derive(Debug, Args)]
 pub struct ClientArgs {
     /// Where the agent's administration listens
-    #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS", env = "MESH_AGENT_ADMIN")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:15000",
+        value_name = "ADDRESS",
+        env = "MESH_AGENT_ADMIN"
+    )]
     pub admin: SocketAddr,
 
     /// How the answer is printed
@@ -192,7 +208,12 @@ pub struct ClientArgs {
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// Where the agent's administration listens
-    #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS", env = "MESH_AGENT_ADMIN")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1:15000",
+        value_name = "ADDRESS",
+        env = "MESH_AGENT_ADMIN"
+    )]
     pub admin: SocketAddr,
 
     /// The new filter; none shows the one in force
@@ -266,6 +287,15 @@ impl From<SourceChoice> for SourceMode {
     }
 }
 
+impl From<UnknownFieldsChoice> for UnknownFields {
+    fn from(choice: UnknownFieldsChoice) -> Self {
+        match choice {
+            UnknownFieldsChoice::Reject => Self::Reject,
+            UnknownFieldsChoice::Warn => Self::Warn,
+        }
+    }
+}
+
 impl From<FailChoice> for FailPolicy {
     fn from(choice: FailChoice) -> Self {
         match choice {
@@ -277,7 +307,9 @@ impl From<FailChoice> for FailPolicy {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 

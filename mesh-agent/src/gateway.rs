@@ -30,8 +30,12 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         serving: BTreeMap::new(),
         drain: args.process.drain,
     };
-    let identity =
-        Identity { role: "gateway", name: gateway.pod.to_string(), mode: None, pods: Reports::default() };
+    let identity = Identity {
+        role: "gateway",
+        name: gateway.pod.to_string(),
+        mode: None,
+        pods: Reports::default(),
+    };
     info!(pod = %gateway.pod, "mesh-agent {} as a gateway", env!("CARGO_PKG_VERSION"));
     let running = process.announce(identity);
     let mut snapshots = running.snapshots;
@@ -56,7 +60,8 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a gateway that serves nothing waits for.
-const NO_SERVERS: &str = "a Gateway whose selector finds this pod, and ports that can be listened on";
+const NO_SERVERS: &str =
+    "a Gateway whose selector finds this pod, and ports that can be listened on";
 
 /// A gateway and its listeners.
 struct Gateway {
@@ -81,7 +86,12 @@ impl Gateway {
     /// Opens the doors that the snapshot asks for, and closes the others; what goes through them is finished.
     fn follow(&mut self, snapshot: &Snapshot) {
         let wanted = doors(snapshot, &self.pod);
-        let unwanted: Vec<_> = self.serving.keys().filter(|door| !wanted.contains(door)).cloned().collect();
+        let unwanted: Vec<_> = self
+            .serving
+            .keys()
+            .filter(|door| !wanted.contains(door))
+            .cloned()
+            .collect();
         for door in unwanted {
             if let Some(handle) = self.serving.remove(&door) {
                 info!(port = door.listen, "no longer listening");
@@ -114,35 +124,46 @@ impl Gateway {
     fn open(&self, door: &Door) -> anyhow::Result<Handle> {
         let addresses = match self.bind {
             Some(address) => vec![address],
-            None => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+            None => vec![
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            ],
         };
         let mut listeners = Vec::new();
         for address in addresses {
             match listen(SocketAddr::new(address, door.listen)) {
                 Ok(listener) => listeners.push(listener),
                 // No IPv6 here: IPv4 is what there is.
-                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) && !listeners.is_empty() => {}
+                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) && !listeners.is_empty() => {
+                }
                 Err(e) => {
                     let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
                         "; give the process CAP_NET_BIND_SERVICE, or its Service a targetPort above 1023"
                     } else {
                         ""
                     };
-                    return Err(e).with_context(|| format!("cannot listen on port {}{remedy}", door.listen));
+                    return Err(e)
+                        .with_context(|| format!("cannot listen on port {}{remedy}", door.listen));
                 }
             }
         }
-        Ok(self.workers.serve_gateway(GatewayProxy {
-            listeners,
+        let proxy = GatewayProxy {
+            listener: listeners,
             port: door.server,
             namespace: Arc::clone(&self.pod.namespace),
             labels: door.labels.clone(),
-        }))
+        };
+        self.workers
+            .serve_gateway(proxy)
+            .context("handing the listeners to the workers")
     }
 
     async fn drain(self) {
-        let draining: Vec<_> =
-            self.serving.into_values().map(|handle| tokio::spawn(handle.drain(self.drain))).collect();
+        let draining: Vec<_> = self
+            .serving
+            .into_values()
+            .map(|handle| tokio::spawn(handle.drain(self.drain)))
+            .collect();
         for task in draining {
             if task.await.is_err() {
                 error!("the connections of a port were cut");
@@ -154,8 +175,14 @@ impl Gateway {
 /// Where a gateway pod listens: for each port of the Gateways that select it, the `targetPort` of its Service, or the
 /// port as it stands where no Service of the pod has it. Nothing while the pod is unknown.
 fn doors(snapshot: &Snapshot, pod: &PodId) -> Vec<Door> {
-    let Some(pod) = snapshot.pods.get(pod) else { return Vec::new() };
-    let selects = |selector: &Labels| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value));
+    let Some(pod) = snapshot.pods.get(pod) else {
+        return Vec::new();
+    };
+    let selects = |selector: &Labels| {
+        selector
+            .iter()
+            .all(|(key, value)| pod.labels.get(key) == Some(value))
+    };
     let mut doors: Vec<_> = snapshot
         .gateways
         .iter()
@@ -178,7 +205,10 @@ fn target_port(snapshot: &Snapshot, pod: &PodId, port: u16) -> Option<u16> {
         .values()
         .filter(|cluster| cluster.key.port == port && cluster.key.subset.is_none())
         .filter_map(|cluster| {
-            let endpoint = cluster.endpoints.iter().find(|endpoint| endpoint.pod.as_ref() == Some(pod))?;
+            let endpoint = cluster
+                .endpoints
+                .iter()
+                .find(|endpoint| endpoint.pod.as_ref() == Some(pod))?;
             Some((&cluster.key, endpoint.address.port()))
         })
         .collect();
@@ -187,7 +217,11 @@ fn target_port(snapshot: &Snapshot, pod: &PodId, port: u16) -> Option<u16> {
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -199,9 +233,16 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 fn parse_pod(text: &str) -> anyhow::Result<PodId> {
     match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(PodId { namespace: namespace.into(), name: name.into() })
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(PodId {
+                namespace: namespace.into(),
+                name: name.into(),
+            })
         }
-        _ => bail!("{text:?} names no pod; write NAMESPACE/NAME, for example istio-system/istio-ingressgateway"),
+        _ => bail!(
+            "{text:?} names no pod; write NAMESPACE/NAME, for example istio-system/istio-ingressgateway"
+        ),
     }
 }

@@ -127,7 +127,9 @@ impl fmt::Display for Mode {
 impl PodListeners {
     /// Second descriptors of the same listeners.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let clone = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::try_clone).transpose();
+        let clone = |listener: &Option<TcpListener>| {
+            listener.as_ref().map(TcpListener::try_clone).transpose()
+        };
         Ok(Self {
             outbound4: self.outbound4.try_clone()?,
             outbound6: clone(&self.outbound6)?,

@@ -3,10 +3,20 @@
 //! In reading order: [`model`] is the world as validated, [`config`] makes it from manifests, [`route`] decides,
 //! [`intercept`] steers a pod's connections to the agent, and [`proxy`] carries them.
 
+pub mod admin;
+pub mod agent;
+pub mod ask;
 pub mod cli;
+pub mod config;
+pub mod gateway;
 pub mod intercept;
+pub mod log;
 pub mod model;
 pub mod netns;
+pub mod pod;
+mod process;
 pub mod proxy;
+pub mod ready;
 pub mod route;
+pub mod shutdown;
 pub mod sys;

@@ -26,9 +26,17 @@ pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<LogFilter> {
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
             .boxed(),
-        LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed(),
+        LogFormat::Json => fmt::layer()
+            .with_writer(std::io::stderr)
+            .json()
+            .flatten_event(true)
+            .boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).try_init().context("logging runs already")?;
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .context("logging runs already")?;
     Ok(LogFilter(handle))
 }
 
@@ -47,7 +55,9 @@ impl LogFilter {
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
     let with_defaults = QUIET.iter().filter(|quiet| {
         let target = quiet.split('=').next().unwrap_or_default();
-        !filter.split(',').any(|directive| directive.trim().split('=').next() == Some(target))
+        !filter
+            .split(',')
+            .any(|directive| directive.trim().split('=').next() == Some(target))
     });
     let whole = with_defaults.fold(filter.to_owned(), |whole, quiet| format!("{whole},{quiet}"));
     EnvFilter::try_new(whole).with_context(|| {
@@ -61,8 +71,18 @@ mod tests {
 
     #[test]
     fn the_access_log_is_off_unless_asked_for() {
-        assert!(parse("info").expect("valid").to_string().contains("access=off"));
-        assert!(!parse("info,access=info").expect("valid").to_string().contains("access=off"));
+        assert!(
+            parse("info")
+                .expect("valid")
+                .to_string()
+                .contains("access=off")
+        );
+        assert!(
+            !parse("info,access=info")
+                .expect("valid")
+                .to_string()
+                .contains("access=off")
+        );
         assert!(parse("info,x=y=z").is_err());
     }
 }

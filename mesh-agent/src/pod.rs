@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::intercept::{Enrolment, InterceptError, Interceptor, Mode, PodListeners};
 use crate::model::{CapturePolicy, PodId, Snapshot};
 use crate::netns::NetNs;
-use crate::proxy::{Handle, PodProxy, Workers};
+use crate::proxy::{Accepted, Handle, PodProxy, Workers};
 use crate::sys::socket;
 
 mod plan;
@@ -45,7 +45,7 @@ pub struct Pods {
 pub struct Reports(Arc<Mutex<Vec<PodReport>>>);
 
 /// The state of one pod, for people.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct PodReport {
     /// `namespace/name`.
     pub pod: String,
@@ -53,6 +53,8 @@ pub struct PodReport {
     pub mode: String,
     /// `enrolled`, `draining`, or `failed: ` and why.
     pub state: String,
+    #[serde(skip)]
+    accepted: Arc<Accepted>,
 }
 
 /// A pod whose connections are steered, or were until a moment ago and are being finished.
@@ -62,13 +64,17 @@ struct Enrolled {
     addresses: Vec<IpAddr>,
     policy: CapturePolicy,
     enrolment: Box<dyn Enrolment>,
+    accepted: Arc<Accepted>,
     service: Service,
 }
 
 /// Who takes the steered connections of a pod.
 enum Service {
     /// The workers do. The listeners are kept beside theirs for when the pod changes.
-    Serving { handle: Handle, listeners: PodListeners },
+    Serving {
+        handle: Handle,
+        listeners: PodListeners,
+    },
     /// The pod leaves: the task ends with its last connection, or when the drain time is over.
     Draining(tokio::task::JoinHandle<()>),
 }
@@ -105,22 +111,32 @@ impl Pods {
         for step in plan(&wanted, &actual) {
             match step {
                 Step::Enrol(index) => self.enrol(&wanted[index]),
-                Step::Update { wanted: index, actual } => self.update(actual, &wanted[index]),
+                Step::Update {
+                    wanted: index,
+                    actual,
+                } => self.update(actual, &wanted[index]),
                 Step::Withdraw(index) => self.start_drain(index),
             }
         }
-        self.failures.retain(|pod, _| wanted.iter().any(|wanted| &wanted.pod == pod));
+        self.failures
+            .retain(|pod, _| wanted.iter().any(|wanted| &wanted.pod == pod));
         self.publish();
         self.failures.is_empty()
     }
 
     /// Puts back what somebody took away from under an enrolled pod.
     pub fn repair(&mut self) {
-        for enrolled in self.enrolled.iter_mut().filter(|enrolled| !enrolled.is_draining()) {
+        for enrolled in self
+            .enrolled
+            .iter_mut()
+            .filter(|enrolled| !enrolled.is_draining())
+        {
             let pod = &enrolled.pod;
             match enrolled.enrolment.repair() {
                 Ok(false) => {}
-                Ok(true) => warn!(%pod, "the steering of the pod had been tampered with; it is whole again"),
+                Ok(true) => {
+                    warn!(%pod, "the steering of the pod had been tampered with; it is whole again")
+                }
                 Err(e) => {
                     error!(%pod, error = chain(&e), "the steering of the pod could not be repaired");
                 }
@@ -150,7 +166,9 @@ impl Pods {
     fn wanted(&mut self, snapshot: &Snapshot) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for pod in snapshot.pods.values() {
-            let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else { continue };
+            let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else {
+                continue;
+            };
             match NetNs::open(&local.netns) {
                 Ok(netns) => wanted.push(Wanted {
                     pod: pod.id.clone(),
@@ -193,6 +211,7 @@ impl Pods {
             addresses: wanted.addresses.clone(),
             policy: wanted.policy.clone(),
             enrolment,
+            accepted: handle.accepted(),
             service: Service::Serving { handle, listeners },
         })
     }
@@ -210,7 +229,8 @@ impl Pods {
 
     fn try_update(&mut self, index: usize, wanted: &Wanted) -> Result<(), InterceptError> {
         let enrolled = &self.enrolled[index];
-        let serving_suits = !enrolled.is_draining() && enrolled.policy.source == wanted.policy.source;
+        let serving_suits =
+            !enrolled.is_draining() && enrolled.policy.source == wanted.policy.source;
         let fresh = match &enrolled.service {
             Service::Serving { .. } if serving_suits => None,
             Service::Serving { listeners, .. } => {
@@ -227,12 +247,18 @@ impl Pods {
         let (drain, runtime) = (self.drain, self.runtime.clone());
         let enrolled = &mut self.enrolled[index];
         if let Some((handle, listeners)) = fresh {
-            let old = std::mem::replace(&mut enrolled.service, Service::Serving { handle, listeners });
+            enrolled.accepted = handle.accepted();
+            let old = std::mem::replace(
+                &mut enrolled.service,
+                Service::Serving { handle, listeners },
+            );
             if let Service::Serving { handle, .. } = old {
                 runtime.spawn(handle.drain(drain));
             }
         }
-        let Service::Serving { listeners, .. } = &enrolled.service else { return Ok(()) };
+        let Service::Serving { listeners, .. } = &enrolled.service else {
+            return Ok(());
+        };
         enrolled.enrolment.update(&wanted.target(listeners))?;
         enrolled.addresses.clone_from(&wanted.addresses);
         enrolled.policy = wanted.policy.clone();
@@ -250,7 +276,9 @@ impl Pods {
             error!(pod = %enrolled.pod, error = chain(&e), "the steering of the pod could not be stopped");
         }
         let ended = Service::Draining(self.runtime.spawn(std::future::ready(())));
-        if let Service::Serving { handle, listeners } = std::mem::replace(&mut enrolled.service, ended) {
+        if let Service::Serving { handle, listeners } =
+            std::mem::replace(&mut enrolled.service, ended)
+        {
             drop(listeners);
             enrolled.service = Service::Draining(self.runtime.spawn(handle.drain(self.drain)));
         }
@@ -258,9 +286,9 @@ impl Pods {
 
     /// Removes the last traces of the agent from pods whose connections have ended.
     fn finish_drained(&mut self) {
-        let (gone, stay) = std::mem::take(&mut self.enrolled)
-            .into_iter()
-            .partition(|enrolled| matches!(&enrolled.service, Service::Draining(task) if task.is_finished()));
+        let (gone, stay) = std::mem::take(&mut self.enrolled).into_iter().partition(
+            |enrolled| matches!(&enrolled.service, Service::Draining(task) if task.is_finished()),
+        );
         self.enrolled = stay;
         for enrolled in Vec::from_iter::<Vec<Enrolled>>(gone) {
             withdraw(&enrolled.pod, enrolled.enrolment);
@@ -271,21 +299,30 @@ impl Pods {
         let spec = self.interceptor.listen();
         socket::listen(&wanted.netns, spec).map_err(|e| {
             let ports = format!("{} and {}", spec.outbound_port, spec.inbound_port);
-            InterceptError::step(format!("listening on ports {ports} in the namespace of {}", wanted.pod), e)
+            InterceptError::step(
+                format!(
+                    "listening on ports {ports} in the namespace of {}",
+                    wanted.pod
+                ),
+                e,
+            )
         })
     }
 
     fn serve(&self, wanted: &Wanted, listeners: &PodListeners) -> Result<Handle, InterceptError> {
-        let listeners = listeners
-            .try_clone()
-            .map_err(|e| InterceptError::step(format!("duplicating the listeners of {}", wanted.pod), e))?;
-        Ok(self.workers.serve_pod(PodProxy {
+        let listeners = listeners.try_clone().map_err(|e| {
+            InterceptError::step(format!("duplicating the listeners of {}", wanted.pod), e)
+        })?;
+        let proxy = PodProxy {
             pod: wanted.pod.clone(),
             netns: Arc::clone(&wanted.netns),
             listeners,
             ports: self.interceptor.listen(),
             source: wanted.policy.source,
-        }))
+        };
+        self.workers
+            .serve_pod(proxy)
+            .map_err(|e| InterceptError::step(format!("serving {}", wanted.pod), e))
     }
 
     fn failed(&mut self, pod: &PodId, why: String) {
@@ -297,21 +334,40 @@ impl Pods {
 
     fn publish(&self) {
         let mode = self.interceptor.mode();
-        let mut reports: Vec<_> = self.enrolled.iter().map(|enrolled| enrolled.report(mode)).collect();
+        let mut reports: Vec<_> = self
+            .enrolled
+            .iter()
+            .map(|enrolled| enrolled.report(mode))
+            .collect();
         reports.extend(self.failures.iter().map(|(pod, why)| PodReport {
             pod: pod.to_string(),
             mode: mode.to_string(),
             state: format!("failed: {why}"),
+            accepted: Arc::default(),
         }));
         reports.sort_by(|a, b| a.pod.cmp(&b.pod));
-        *self.reports.0.lock().unwrap_or_else(PoisonError::into_inner) = reports;
+        *self
+            .reports
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = reports;
+    }
+}
+
+impl PodReport {
+    /// What its listeners have taken so far.
+    pub fn accepted(&self) -> &Accepted {
+        &self.accepted
     }
 }
 
 impl Reports {
     /// The pods, by name.
     pub fn get(&self) -> Vec<PodReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -356,15 +412,26 @@ impl Enrolled {
     }
 
     fn report(&self, mode: Mode) -> PodReport {
-        let state = if self.is_draining() { "draining" } else { "enrolled" };
-        PodReport { pod: self.pod.to_string(), mode: mode.to_string(), state: state.to_owned() }
+        let state = if self.is_draining() {
+            "draining"
+        } else {
+            "enrolled"
+        };
+        PodReport {
+            pod: self.pod.to_string(),
+            mode: mode.to_string(),
+            state: state.to_owned(),
+            accepted: Arc::clone(&self.accepted),
+        }
     }
 }
 
 fn withdraw(pod: &PodId, enrolment: Box<dyn Enrolment>) {
     match enrolment.withdraw() {
         Ok(()) => info!(%pod, "withdrawn"),
-        Err(e) => error!(%pod, error = chain(&e), "something of the agent is left in the pod's namespace"),
+        Err(e) => {
+            error!(%pod, error = chain(&e), "something of the agent is left in the pod's namespace")
+        }
     }
 }
 

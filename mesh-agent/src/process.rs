@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use crate::admin::{Admin, Endpoints, Face};
 use crate::cli::ProcessArgs;
-use crate::config::{CompileOptions, ManifestDir, Rejected, Severity, Update};
+use crate::config::file::Update;
+use crate::config::{CompileOptions, ManifestDir, Rejected, Severity};
 use crate::log::{self, LogFilter};
 use crate::model::{CapturePolicy, Snapshot};
 use crate::pod::Reports;
@@ -65,17 +66,28 @@ impl Process {
             anyhow::Ok((shutdown, Endpoints::bind(&faces(args)).await?))
         })?;
 
-        let options = CompileOptions { unknown_fields: args.unknown_fields.into(), capture };
-        let (manifests, first) =
-            runtime.block_on(async { ManifestDir::open(&args.manifests, options) }).context("reading the manifests")?;
+        let options = CompileOptions {
+            unknown_fields: args.unknown_fields.into(),
+            capture,
+            ..CompileOptions::default()
+        };
+        let (manifests, first) = runtime
+            .block_on(async { ManifestDir::open(&args.manifests, options) })
+            .context("reading the manifests")?;
         let world = Arc::new(ArcSwap::from(Arc::clone(&first.snapshot)));
         let rejected = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let (publish, snapshots) = watch::channel(Arc::clone(&first.snapshot));
         report(&first, &rejected);
-        runtime.spawn(follow(manifests, Arc::clone(&world), Arc::clone(&rejected), publish));
+        runtime.spawn(follow(
+            manifests,
+            Arc::clone(&world),
+            Arc::clone(&rejected),
+            publish,
+        ));
 
         let count = args.workers.map_or_else(default_workers, usize::from);
-        let workers = Workers::start(count, Arc::clone(&world), Settings::default()).context("starting the workers")?;
+        let workers = Workers::start(count, Arc::clone(&world), Settings::default())
+            .context("starting the workers")?;
         Ok(Self {
             runtime,
             workers: Arc::new(workers),
@@ -102,10 +114,12 @@ impl Process {
             workers: Arc::clone(&self.workers),
             log: self.log,
         };
-        let _inside = self.runtime.enter();
-        self.endpoints.serve(&admin);
-        drop(_inside);
-        Running { runtime: self.runtime, snapshots: self.snapshots, shutdown: self.shutdown }
+        self.endpoints.serve(self.runtime.handle(), &admin);
+        Running {
+            runtime: self.runtime,
+            snapshots: self.snapshots,
+            shutdown: self.shutdown,
+        }
     }
 }
 
@@ -146,13 +160,20 @@ async fn follow(
 /// Says what is new: each rejection once, when it appears and when it is mended.
 fn report(update: &Update, in_force: &ArcSwap<Vec<Rejected>>) {
     let before = in_force.load();
-    for rejected in update.rejected.iter().filter(|rejected| !before.contains(rejected)) {
+    for rejected in update
+        .rejected
+        .iter()
+        .filter(|rejected| !before.contains(rejected))
+    {
         match rejected.severity {
             Severity::Error => warn!("rejected: {rejected}"),
             Severity::Warning => warn!("{rejected}"),
         }
     }
-    for mended in before.iter().filter(|rejected| !update.rejected.contains(rejected)) {
+    for mended in before
+        .iter()
+        .filter(|rejected| !update.rejected.contains(rejected))
+    {
         info!("no longer: {mended}");
     }
     let snapshot = &update.snapshot;
@@ -174,7 +195,8 @@ fn default_workers() -> usize {
 /// A proxy holds two descriptors per connection, and the usual soft limit is 1024.
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(e) = raised {
         warn!(error = %e, "the limit on open files could not be raised; many connections may not fit");
     }

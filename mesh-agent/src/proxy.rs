@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -97,9 +98,17 @@ pub struct GatewayProxy {
 #[derive(Debug)]
 #[must_use = "dropping the handle ends the service"]
 pub struct Handle {
+    accepted: Arc<Accepted>,
     phase: watch::Sender<Phase>,
     /// Ends when no worker has a connection left.
     done: mpsc::Receiver<Infallible>,
+}
+
+/// How many connections a pod's or gateway's listeners have taken. Outlives the service.
+#[derive(Debug, Default)]
+pub struct Accepted {
+    outbound: AtomicU64,
+    inbound: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -203,6 +212,7 @@ impl Workers {
     ) -> io::Result<Handle> {
         let (phase, _) = watch::channel(Phase::Serving);
         let (alive, done) = mpsc::channel(1);
+        let accepted = Arc::<Accepted>::default();
         let mut commands = Vec::with_capacity(self.threads.len());
         for _ in &self.threads {
             let sockets = sockets
@@ -223,16 +233,46 @@ impl Workers {
                 connector: connector(),
                 phase: phase.subscribe(),
                 alive: alive.clone(),
+                accepted: Arc::clone(&accepted),
             });
         }
         for (thread, command) in self.threads.iter().zip(commands) {
             thread.command(command)?;
         }
-        Ok(Handle { phase, done })
+        Ok(Handle {
+            accepted,
+            phase,
+            done,
+        })
+    }
+}
+
+impl Accepted {
+    /// Connections that the pod opened.
+    pub fn outbound(&self) -> u64 {
+        self.outbound.load(Ordering::Relaxed)
+    }
+
+    /// Connections to the pod or gateway.
+    pub fn inbound(&self) -> u64 {
+        self.inbound.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, hop: Hop) {
+        let counter = match hop {
+            Hop::Outbound => &self.outbound,
+            Hop::Inbound | Hop::Gateway => &self.inbound,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Handle {
+    /// What has been accepted so far; can be read on when the handle is gone.
+    pub fn accepted(&self) -> Arc<Accepted> {
+        Arc::clone(&self.accepted)
+    }
+
     /// Stops accepting, but for what already waits to be accepted, and lets what runs come to its end: requests in
     /// flight are answered, HTTP clients told to go elsewhere, relayed connections left alone. What is not over at
     /// the deadline is cut.

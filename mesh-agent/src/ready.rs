@@ -16,13 +16,22 @@ pub struct NotReady {
 impl Ready {
     /// Holds up readiness. `reason` is shown to whoever asks.
     pub fn hold(&self, reason: &'static str) -> NotReady {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
-        NotReady { ready: self.clone(), reason }
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(reason);
+        NotReady {
+            ready: self.clone(),
+            reason,
+        }
     }
 
     /// What is waited for; empty when the process is ready.
     pub fn waiting_for(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

@@ -21,7 +21,10 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
                 _ = interrupt.recv() => "SIGINT",
             };
             if asked {
-                warn!(signal = name, "again: ending without waiting for connections");
+                warn!(
+                    signal = name,
+                    "again: ending without waiting for connections"
+                );
                 // The next start clears away what this leaves.
                 std::process::exit(1);
             }

@@ -29,7 +29,7 @@ struct Response {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Flagged {
-    response_flag: String,
+    response_flag: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,25 +58,54 @@ pub(super) fn render(admin: &Admin) -> String {
 fn state(registry: &mut Registry, admin: &Admin) {
     let generation = Gauge::<i64>::default();
     generation.set(i64::try_from(admin.world.load().generation).unwrap_or(i64::MAX));
-    registry.register("snapshot_generation", "Counts up with each configuration put in force", generation);
+    registry.register(
+        "snapshot_generation",
+        "Counts up with each configuration put in force",
+        generation,
+    );
 
     let ready = Gauge::<i64>::default();
     ready.set(i64::from(admin.ready.waiting_for().is_empty()));
-    registry.register("ready", "1 when the process serves all that it should", ready);
+    registry.register(
+        "ready",
+        "1 when the process serves all that it should",
+        ready,
+    );
 
     let rejected = Family::<Level, Gauge>::default();
     for (severity, name) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
-        let count = admin.rejected.load().iter().filter(|rejected| rejected.severity == severity).count();
-        rejected.get_or_create(&Level { severity: name }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let count = admin
+            .rejected
+            .load()
+            .iter()
+            .filter(|rejected| rejected.severity == severity)
+            .count();
+        rejected
+            .get_or_create(&Level { severity: name })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    registry.register("rejected_objects", "Complaints about manifests, by severity", rejected);
+    registry.register(
+        "rejected_objects",
+        "Complaints about manifests, by severity",
+        rejected,
+    );
 
     let pods = Family::<State, Gauge>::default();
     for state in ["enrolled", "draining", "failed"] {
-        let count = admin.pods.get().iter().filter(|pod| pod.state.starts_with(state)).count();
-        pods.get_or_create(&State { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let count = admin
+            .pods
+            .get()
+            .iter()
+            .filter(|pod| pod.state.starts_with(state))
+            .count();
+        pods.get_or_create(&State { state })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    registry.register("pods", "Pods of this node that are or should be in the mesh, by state", pods);
+    registry.register(
+        "pods",
+        "Pods of this node that are or should be in the mesh, by state",
+        pods,
+    );
 }
 
 fn traffic(registry: &mut Registry, stats: &Stats) {
@@ -93,26 +122,66 @@ fn traffic(registry: &mut Registry, stats: &Stats) {
         relayed.get_or_create(&labels).inc_by(counted.relayed);
         received.get_or_create(&labels).inc_by(counted.received);
         sent.get_or_create(&labels).inc_by(counted.sent);
-        for (response_class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(counted.requests) {
-            requests.get_or_create(&Response { hop, response_class }).inc_by(count);
+        for (response_class, count) in ["none", "1xx", "2xx", "3xx", "4xx", "5xx"]
+            .into_iter()
+            .zip(counted.requests)
+        {
+            requests
+                .get_or_create(&Response {
+                    hop,
+                    response_class,
+                })
+                .inc_by(count);
         }
     }
     registry.register("connections_accepted", "Connections accepted", opened);
-    registry.register("connections_closed", "Accepted connections that are over", closed);
-    registry.register("connections_relayed", "Connections carried as plain TCP", relayed);
-    registry.register("received_bytes", "Bytes of bodies and of relayed connections from clients", received);
-    registry.register("sent_bytes", "Bytes of bodies and of relayed connections to clients", sent);
-    registry.register("requests", "HTTP requests by the class of their response", requests);
+    registry.register(
+        "connections_closed",
+        "Accepted connections that are over",
+        closed,
+    );
+    registry.register(
+        "connections_relayed",
+        "Connections carried as plain TCP",
+        relayed,
+    );
+    registry.register(
+        "received_bytes",
+        "Bytes of bodies and of relayed connections from clients",
+        received,
+    );
+    registry.register(
+        "sent_bytes",
+        "Bytes of bodies and of relayed connections to clients",
+        sent,
+    );
+    registry.register(
+        "requests",
+        "HTTP requests by the class of their response",
+        requests,
+    );
 
     let flags = Counters::<Flagged>::default();
     for (flag, count) in &stats.flags {
-        flags.get_or_create(&Flagged { response_flag: flag.to_string() }).inc_by(*count);
+        flags
+            .get_or_create(&Flagged {
+                response_flag: flag.abbreviation(),
+            })
+            .inc_by(*count);
     }
-    registry.register("response_flags", "Requests and connections with a response flag, in Envoy's abbreviations", flags);
+    registry.register(
+        "response_flags",
+        "Requests and connections with a response flag, in Envoy's abbreviations",
+        flags,
+    );
 
     let upstream = Counter::<u64, AtomicU64>::default();
     upstream.inc_by(stats.upstream_connections);
-    registry.register("upstream_connections", "Connections opened to endpoints and applications", upstream);
+    registry.register(
+        "upstream_connections",
+        "Connections opened to endpoints and applications",
+        upstream,
+    );
     let retries = Counter::<u64, AtomicU64>::default();
     retries.inc_by(stats.retries);
     registry.register("retries", "Tries of requests after the first", retries);
@@ -120,5 +189,9 @@ fn traffic(registry: &mut Registry, stats: &Stats) {
 
 /// The hops by their names.
 pub(super) fn hops(stats: &Stats) -> [(&'static str, &HopStats); 3] {
-    [("outbound", &stats.outbound), ("inbound", &stats.inbound), ("gateway", &stats.gateway)]
+    [
+        ("outbound", &stats.outbound),
+        ("inbound", &stats.inbound),
+        ("gateway", &stats.gateway),
+    ]
 }

@@ -3,15 +3,17 @@
 use serde_json::{Value, json};
 
 use super::{Admin, metrics};
+use crate::config::{Rejected, Severity};
 use crate::model::{
-    Cluster, Destination, Forward, PathMatch, Pod, Route, RouteAction, RouteTable, Service, Snapshot,
-    VirtualHost,
+    Cluster, Destination, Forward, PathMatch, Pod, Route, RouteAction, RouteTable, Service,
+    Snapshot, VirtualHost,
 };
+use crate::pod::PodReport;
 
 /// `/status`.
 pub fn status(admin: &Admin) -> Value {
     let world = admin.world.load();
-    let rejected: Vec<_> = admin.rejected.load().iter().map(|rejected| json!(rejected)).collect();
+    let complaints: Vec<_> = admin.rejected.load().iter().map(rejected).collect();
     json!({
         "role": admin.role,
         "name": admin.name,
@@ -21,8 +23,25 @@ pub fn status(admin: &Admin) -> Value {
         "ready": admin.ready.waiting_for().is_empty(),
         "waiting_for": admin.ready.waiting_for(),
         "generation": world.generation,
-        "rejected": rejected,
+        "rejected": complaints,
         "pods": admin.pods.get(),
+    })
+}
+
+/// One complaint about a manifest.
+pub fn rejected(rejected: &Rejected) -> Value {
+    json!({
+        "severity": match rejected.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        "file": rejected.file,
+        "line": rejected.line,
+        "column": rejected.column,
+        "object": rejected.object,
+        "field": rejected.field,
+        "message": rejected.message,
+        "remedy": rejected.remedy,
     })
 }
 
@@ -43,15 +62,23 @@ pub fn stats(admin: &Admin) -> Value {
             (hop.to_owned(), value)
         })
         .collect();
-    let flags: serde_json::Map<_, _> =
-        stats.flags.iter().map(|(flag, count)| (flag.to_string(), json!(count))).collect();
+    let flags: serde_json::Map<_, _> = stats
+        .flags
+        .iter()
+        .map(|(flag, count)| (flag.abbreviation().to_owned(), json!(count)))
+        .collect();
     json!({
         "hops": hops,
         "flags": flags,
         "upstream_connections": stats.upstream_connections,
         "retries": stats.retries,
-        "pods": admin.pods.counts(),
+        "pods": admin.pods.get().iter().map(pod_stats).collect::<Vec<_>>(),
     })
+}
+
+fn pod_stats(report: &PodReport) -> Value {
+    let accepted = report.accepted();
+    json!({ "pod": report.pod, "outbound": accepted.outbound(), "inbound": accepted.inbound() })
 }
 
 /// `/config_dump`.
@@ -60,8 +87,11 @@ pub fn config(world: &Snapshot) -> Value {
     services.sort_by(|a, b| a.host.cmp(&b.host));
     let mut pods: Vec<_> = world.pods.values().collect();
     pods.sort_by(|a, b| a.id.cmp(&b.id));
-    let mesh: serde_json::Map<_, _> =
-        world.mesh.iter().map(|(port, table)| (port.to_string(), routes(table))).collect();
+    let mesh: serde_json::Map<_, _> = world
+        .mesh
+        .iter()
+        .map(|(port, table)| (port.to_string(), routes(table)))
+        .collect();
     let gateways: Vec<_> = world
         .gateways
         .iter()
@@ -88,7 +118,10 @@ pub fn config(world: &Snapshot) -> Value {
 pub fn clusters(world: &Snapshot) -> Value {
     let mut clusters: Vec<_> = world.clusters.values().collect();
     clusters.sort_by(|a, b| a.key.cmp(&b.key));
-    clusters.into_iter().map(|cluster| self::cluster(cluster)).collect()
+    clusters
+        .into_iter()
+        .map(|cluster| self::cluster(cluster))
+        .collect()
 }
 
 fn cluster(cluster: &Cluster) -> Value {
@@ -128,10 +161,19 @@ fn pod(pod: &Pod) -> Value {
 fn routes(table: &RouteTable) -> Value {
     let mut exact: Vec<_> = table.exact.iter().collect();
     exact.sort_by(|a, b| a.0.cmp(b.0));
-    let exact = exact.into_iter().map(|(host, routes)| (host.to_string(), routes));
-    let suffixes = table.suffixes.iter().map(|(suffix, routes)| (format!("*{suffix}"), routes));
+    let exact = exact
+        .into_iter()
+        .map(|(host, routes)| (host.to_string(), routes));
+    let suffixes = table
+        .suffixes
+        .iter()
+        .map(|(suffix, routes)| (format!("*{suffix}"), routes));
     let any = table.any.iter().map(|routes| ("*".to_owned(), routes));
-    exact.chain(suffixes).chain(any).map(|(host, routes)| (host, virtual_host(routes))).collect()
+    exact
+        .chain(suffixes)
+        .chain(any)
+        .map(|(host, routes)| (host, virtual_host(routes)))
+        .collect()
 }
 
 fn virtual_host(host: &VirtualHost) -> Value {

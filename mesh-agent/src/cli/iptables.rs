@@ -294,6 +294,25 @@ pub enum BackendFlag {
     Legacy,
 }
 
+impl From<ProfileFlag> for Profile {
+    fn from(flag: ProfileFlag) -> Self {
+        match flag {
+            ProfileFlag::Listed => Self::Listed,
+            ProfileFlag::Current => Self::Current,
+        }
+    }
+}
+
+impl From<BackendFlag> for BackendChoice {
+    fn from(flag: BackendFlag) -> Self {
+        match flag {
+            BackendFlag::Auto => Self::Auto,
+            BackendFlag::Nft => Self::Forced(Backend::Nft),
+            BackendFlag::Legacy => Self::Forced(Backend::Legacy),
+        }
+    }
+}
+
 /// Does what the command says. 0: done; 1: failed; 2: the flags make no sense.
 pub fn run(command: IptablesCommand) -> anyhow::Result<ExitCode> {
     let (chains, change, clean) = match command {
@@ -395,15 +414,8 @@ impl Chains {
             None => proxy_uids.clone(),
         };
         let options = Options {
-            profile: match self.profile {
-                ProfileFlag::Listed => Profile::Listed,
-                ProfileFlag::Current => Profile::Current,
-            },
-            backend: match backend {
-                BackendFlag::Auto => BackendChoice::Auto,
-                BackendFlag::Nft => BackendChoice::Forced(Backend::Nft),
-                BackendFlag::Legacy => BackendChoice::Forced(Backend::Legacy),
-            },
+            profile: self.profile.into(),
+            backend: backend.into(),
             ipv6: self.dual_stack,
             outbound_port: self.envoy_port,
             inbound_port: self.inbound_capture_port,

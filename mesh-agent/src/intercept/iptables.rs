@@ -8,7 +8,12 @@
 //!                  iptables-save ─ parse ─▶ Saved ┴─ plan ─▶ iptables-restore
 //! ```
 
+use std::net::IpAddr;
+
+use nix::sched::{CloneFlags, unshare};
+
 use crate::intercept::iptables::options::{BackendChoice, Options, Profile};
+use crate::intercept::policy_route::{PolicyRoute, PolicyRouteError, Spec};
 use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
 use crate::model::SourceMode;
 use crate::netns::NetNs;
@@ -63,8 +68,52 @@ impl Interceptor for Iptables {
     }
 
     fn enrol(&self, target: &Target<'_>) -> Result<Box<dyn Enrolment>, InterceptError> {
-        let listeners = target.listeners;
+        let netns = (target.netns.try_clone())
+            .map_err(|e| InterceptError::step("opening the pod's network namespace again", e))?;
+        let mut steered = Steered {
+            mode: self.clone(),
+            pod: target.pod.to_string(),
+            netns,
+            options: self.options(target),
+            preserve: None,
+            state: State::Stopped,
+        };
+        // On an error the drop of `steered` removes what was done.
+        steered.update(target)?;
+        Ok(Box::new(steered))
+    }
+}
+
+impl Iptables {
+    /// Finds out whether this node can do it, by doing it in a namespace made for the purpose. The error says what is
+    /// missing, and the remedy.
+    pub fn probe(&self) -> Result<(), InterceptError> {
         let options = Options {
+            profile: self.profile,
+            backend: self.backend,
+            ..Options::default()
+        };
+        let try_out = || {
+            unshare(CloneFlags::CLONE_NEWNET)
+                .map_err(|e| InterceptError::step("making a scratch namespace", e))?;
+            let netns = NetNs::current()
+                .map_err(|e| InterceptError::step("opening a scratch namespace", e))?;
+            apply::apply(&netns, &options)?;
+            apply::clean(&netns, &options).map(drop)
+        };
+        // A thread of its own: it never needs to leave the scratch namespace.
+        std::thread::scope(|scope| scope.spawn(try_out).join()).unwrap_or_else(|_| {
+            Err(InterceptError::step(
+                "trying the iptables mode",
+                "it panicked",
+            ))
+        })
+    }
+
+    /// The chains that a pod needs.
+    fn options(&self, target: &Target<'_>) -> Options {
+        let listeners = target.listeners;
+        Options {
             profile: self.profile,
             backend: self.backend,
             outbound_port: self.outbound_port,
@@ -72,33 +121,18 @@ impl Interceptor for Iptables {
             // Without a listener a redirect refuses.
             ipv6: listeners.outbound6.is_some() && listeners.inbound6.is_some(),
             ..Options::from(target.policy)
-        };
-        if target.policy.source == SourceMode::Preserve {
-            preserve_source(target)?;
         }
-        let netns = (target.netns.try_clone())
-            .map_err(|e| InterceptError::step("opening the pod's network namespace again", e))?;
-        let applied = apply::apply(&netns, &options)?;
-        tracing::info!(
-            pod = %target.pod,
-            backend = %applied.backend,
-            changed = applied.changed,
-            "steering by iptables"
-        );
-        Ok(Box::new(Steered {
-            pod: target.pod.to_string(),
-            netns,
-            options,
-            state: State::Steering,
-        }))
     }
 }
 
 /// A pod with our chains.
 struct Steered {
+    mode: Iptables,
     pod: String,
     netns: NetNs,
     options: Options,
+    /// What an app needs to be served with its client's address.
+    preserve: Option<PolicyRoute>,
     state: State,
 }
 
@@ -113,9 +147,33 @@ enum State {
 }
 
 impl Enrolment for Steered {
+    fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
+        self.options = self.mode.options(target);
+        match target.policy.source {
+            SourceMode::Sidecar => {}
+            SourceMode::Preserve => self.preserve_source(target)?,
+        }
+        // From here on there is something to undo, however far it gets.
+        self.state = State::Steering;
+        let applied = apply::apply(&self.netns, &self.options)?;
+        tracing::debug!(
+            pod = self.pod,
+            backend = %applied.backend,
+            changed = applied.changed,
+            "steering by iptables"
+        );
+        Ok(())
+    }
+
     fn repair(&mut self) -> Result<bool, InterceptError> {
         match self.state {
-            State::Steering => Ok(apply::apply(&self.netns, &self.options)?.changed),
+            State::Steering => {
+                let routes = match &mut self.preserve {
+                    None => false,
+                    Some(routes) => routes.repair().map_err(|e| step(&self.pod, e))?,
+                };
+                Ok(apply::apply(&self.netns, &self.options)?.changed || routes)
+            }
             State::Stopped | State::Withdrawn => Ok(false),
         }
     }
@@ -142,8 +200,40 @@ impl Steered {
         self.stop_steering()?;
         apply::clean(&self.netns, &self.options)?;
         self.state = State::Withdrawn;
+        match self.preserve.take() {
+            None => Ok(()),
+            Some(routes) => routes.remove().map_err(|e| step(&self.pod, e)),
+        }
+    }
+
+    /// The policy route that keeps both directions of a connection with a foreign address on the loopback device. Once
+    /// there it stays until the end: connections may live by it.
+    fn preserve_source(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
+        let source4 = target.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let spec = Spec {
+            source4,
+            ipv6: self.options.ipv6,
+            ..Spec::default()
+        };
+        match &mut self.preserve {
+            Some(routes) => {
+                routes.change(spec).map_err(|e| step(&self.pod, e))?;
+            }
+            None => {
+                let routes = PolicyRoute::install(&self.netns, spec, None)
+                    .map_err(|e| step(&self.pod, e))?;
+                self.preserve = Some(routes);
+            }
+        }
         Ok(())
     }
+}
+
+fn step(pod: &str, source: PolicyRouteError) -> InterceptError {
+    InterceptError::step(format!("setting up the policy routes of {pod}"), source)
 }
 
 impl Drop for Steered {
@@ -157,17 +247,4 @@ impl Drop for Steered {
             );
         }
     }
-}
-
-/// CONNECT: the policy route of [`crate::sys::socket::PRESERVE_MARK`], which both modes share, belongs here, and its
-/// guard beside `netns` in [`Steered`], so that it goes with the chains. Until then the mode says that it lacks it:
-/// without the route, a connection with the client's address waits until it times out.
-fn preserve_source(target: &Target<'_>) -> Result<(), InterceptError> {
-    Err(InterceptError::Unsupported {
-        what: format!(
-            "the iptables mode cannot yet serve {} with its clients' own addresses",
-            target.pod
-        ),
-        remedy: "use the source `sidecar`, or the eBPF mode".to_owned(),
-    })
 }

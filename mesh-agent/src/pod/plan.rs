@@ -47,8 +47,13 @@ pub(super) fn plan(wanted: &[Wanted], actual: &[Actual<'_>]) -> Vec<Step> {
     let joining = wanted.iter().enumerate().filter_map(|(index, w)| {
         match actual.iter().enumerate().find(|(_, a)| same(w, a)) {
             None => Some(Step::Enrol(index)),
-            Some((_, a)) if !a.draining && a.addresses == w.addresses && a.policy == &w.policy => None,
-            Some((position, _)) => Some(Step::Update { wanted: index, actual: position }),
+            Some((_, a)) if !a.draining && a.addresses == w.addresses && a.policy == &w.policy => {
+                None
+            }
+            Some((position, _)) => Some(Step::Update {
+                wanted: index,
+                actual: position,
+            }),
         }
     });
     leaving.chain(joining).collect()
@@ -71,7 +76,10 @@ mod tests {
     use super::*;
 
     fn pod(name: &str) -> PodId {
-        PodId { namespace: "default".into(), name: name.into() }
+        PodId {
+            namespace: "default".into(),
+            name: name.into(),
+        }
     }
 
     fn wanted(name: &str, netns: &Arc<NetNs>) -> Wanted {
@@ -108,7 +116,10 @@ mod tests {
     fn new_pods_join_and_unwanted_ones_leave_first() {
         let netns = here();
         let (old, new) = (wanted("old", &netns), wanted("new", &netns));
-        assert_eq!(plan(&[new], &[actual(&old)]), [Step::Withdraw(0), Step::Enrol(0)]);
+        assert_eq!(
+            plan(&[new], &[actual(&old)]),
+            [Step::Withdraw(0), Step::Enrol(0)]
+        );
     }
 
     #[test]
@@ -116,7 +127,10 @@ mod tests {
         let w = wanted("a", &here());
         let mut before = actual(&w);
         before.netns.inode += 1;
-        assert_eq!(plan(std::slice::from_ref(&w), &[before]), [Step::Withdraw(0), Step::Enrol(0)]);
+        assert_eq!(
+            plan(std::slice::from_ref(&w), &[before]),
+            [Step::Withdraw(0), Step::Enrol(0)]
+        );
     }
 
     #[test]
@@ -125,19 +139,43 @@ mod tests {
         let addresses = [IpAddr::from([10, 0, 0, 2])];
         let mut before = actual(&w);
         before.addresses = &addresses;
-        assert_eq!(plan(std::slice::from_ref(&w), &[before]), [Step::Update { wanted: 0, actual: 0 }]);
+        assert_eq!(
+            plan(std::slice::from_ref(&w), &[before]),
+            [Step::Update {
+                wanted: 0,
+                actual: 0
+            }]
+        );
 
-        let policy = CapturePolicy { exclude_outbound_ports: vec![3306], ..CapturePolicy::default() };
+        let policy = CapturePolicy {
+            exclude_outbound_ports: vec![3306],
+            ..CapturePolicy::default()
+        };
         let mut before = actual(&w);
         before.policy = &policy;
-        assert_eq!(plan(std::slice::from_ref(&w), &[before]), [Step::Update { wanted: 0, actual: 0 }]);
+        assert_eq!(
+            plan(std::slice::from_ref(&w), &[before]),
+            [Step::Update {
+                wanted: 0,
+                actual: 0
+            }]
+        );
     }
 
     #[test]
     fn a_leaving_pod_is_taken_back_or_left_to_leave() {
         let w = wanted("a", &here());
-        let leaving = || Actual { draining: true, ..actual(&w) };
-        assert_eq!(plan(std::slice::from_ref(&w), &[leaving()]), [Step::Update { wanted: 0, actual: 0 }]);
+        let leaving = || Actual {
+            draining: true,
+            ..actual(&w)
+        };
+        assert_eq!(
+            plan(std::slice::from_ref(&w), &[leaving()]),
+            [Step::Update {
+                wanted: 0,
+                actual: 0
+            }]
+        );
         assert_eq!(plan(&[], &[leaving()]), []);
     }
 }

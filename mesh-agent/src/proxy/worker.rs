@@ -21,7 +21,7 @@ use crate::proxy::record::{Counters, Hop};
 use crate::proxy::stream::Stream;
 use crate::proxy::upstream::pool::{Limits, Pool};
 use crate::proxy::upstream::{ConnectError, Connector};
-use crate::proxy::{Settings, connection};
+use crate::proxy::{Accepted, Settings, connection};
 use crate::route::{self, Client, Decision, HttpScope, Inbound, Outbound, Pick, Request};
 use crate::sys::socket::Source;
 
@@ -44,6 +44,7 @@ pub(super) struct Command {
     pub(super) connector: Connector,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) alive: mpsc::Sender<Infallible>,
+    pub(super) accepted: Arc<Accepted>,
 }
 
 /// A listener and what arrives there.
@@ -91,6 +92,7 @@ pub(super) struct Site {
     phase: watch::Receiver<Phase>,
     /// The pod as last seen: it may be gone from the world before its connections are.
     last: RefCell<Option<Arc<Pod>>>,
+    accepted: Arc<Accepted>,
     _alive: mpsc::Sender<Infallible>,
 }
 
@@ -130,6 +132,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         connector,
         phase: mut orders,
         alive,
+        accepted,
     } = command;
     let (phase, local_phase) = watch::channel(Phase::Serving);
     let site = Rc::new(Site {
@@ -139,6 +142,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         connector,
         phase: local_phase,
         last: RefCell::default(),
+        accepted,
         _alive: alive,
     });
     spawn_local(sweep(Rc::downgrade(&site)));
@@ -215,6 +219,7 @@ fn take(site: &Rc<Site>, stream: TcpStream, peer: SocketAddr, hop: Hop) {
     let _ = stream.set_nodelay(true);
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let open = site.worker.counters.open(hop);
+    site.accepted.count(hop);
     let serving = Rc::clone(site);
     match hop {
         Hop::Outbound => site.spawn(async move {

@@ -277,6 +277,36 @@ impl PodEnrolment {
             && state.maps.hold(&self.plan)
     }
 
+    /// Brings maps, rules and routes to what the pod is now; says whether they were not.
+    fn refresh(&mut self) -> Result<bool, InterceptError> {
+        let surroundings = self.look()?;
+        let plan = self.make_plan(&surroundings)?;
+        let mut changed = false;
+        if plan != self.plan || !self.is_written() {
+            let old = std::mem::replace(&mut self.plan, plan);
+            self.write_plan()?;
+            let mut state = self.agent.state();
+            let written = state
+                .maps
+                .pods
+                .insert(self.cookie, self.index, 0)
+                .and_then(|()| state.maps.erase(&old.without(&self.plan)));
+            drop(state);
+            written.map_err(|e| self.step("writing the policy of", e))?;
+            changed = true;
+        }
+        let spec = self.spec(&surroundings);
+        if let Some(routes) = &mut self.routes {
+            let repaired = routes.change(spec);
+            let before = routes.before().clone();
+            if repaired.map_err(|e| self.step("repairing the policy routes of", e))? {
+                self.note(Some(before))?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
     fn undo(&mut self) -> Result<(), InterceptError> {
         if !std::mem::take(&mut self.enrolled) {
             return Ok(());
@@ -347,32 +377,18 @@ impl PodEnrolment {
 }
 
 impl Enrolment for PodEnrolment {
+    fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
+        self.addresses = target.addresses.to_vec();
+        self.capture = target.policy.clone();
+        self.ipv6 = target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some();
+        // The listeners first: once the pod is steered, somebody must be there.
+        self.write_listeners(target.listeners)?;
+        self.refresh()?;
+        self.steer(true)
+    }
+
     fn repair(&mut self) -> Result<bool, InterceptError> {
-        let surroundings = self.look()?;
-        let plan = self.make_plan(&surroundings)?;
-        let mut changed = false;
-        if plan != self.plan || !self.is_written() {
-            let old = std::mem::replace(&mut self.plan, plan);
-            self.write_plan()?;
-            let mut state = self.agent.state();
-            let written = state
-                .maps
-                .pods
-                .insert(self.cookie, self.index, 0)
-                .and_then(|()| state.maps.erase(&old.without(&self.plan)));
-            drop(state);
-            written.map_err(|e| self.step("writing the policy of", e))?;
-            changed = true;
-        }
-        let spec = self.spec(&surroundings);
-        if let Some(routes) = &mut self.routes {
-            let repaired = routes.change(spec);
-            let before = routes.before().clone();
-            if repaired.map_err(|e| self.step("repairing the policy routes of", e))? {
-                self.note(Some(before))?;
-                changed = true;
-            }
-        }
+        let changed = self.refresh()?;
         if self.test().is_ok() {
             return Ok(changed);
         }
