@@ -1,22 +1,50 @@
 //! Tests of the whole agent, in namespaces of their own.
+//!
+//! Every test gets a thread with a network and a mount namespace of its own, so that they neither meet each other nor
+//! the host. All of it needs root; without root these tests are skipped, and say so.
 
+mod agent;
+mod flows;
+mod http;
+mod manifests;
+mod raw;
+mod servers;
 mod world_tests;
 
+use std::fmt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Uid;
 
-type Test = (&'static str, fn() -> Result<()>);
+/// One test.
+struct Test {
+    name: String,
+    /// What this machine lacks for it; then it is skipped.
+    lacking: Option<String>,
+    needs_root: bool,
+    run: Run,
+}
+
+/// What a test does.
+struct Run(Box<dyn FnOnce() -> Result<()> + Send>);
+
+/// An error that says that the machine lacks something, found out in the middle of a test.
+#[derive(Debug)]
+struct Lacking(String);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let root = Uid::effective().is_root();
-    if arguments.list || !root {
-        return run(arguments, root);
+    if let Some(code) = world_tests::supervised_program() {
+        return code;
     }
-    match mesh_tests::isolate_and_supervise(|| run(arguments, root)) {
+    let arguments = Arguments::from_args();
+    if arguments.list || !Uid::effective().is_root() {
+        return run(arguments);
+    }
+    match mesh_tests::isolate_and_supervise(|| run(arguments)) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("{e:#}");
@@ -25,23 +53,94 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(mut arguments: Arguments, root: bool) -> ExitCode {
+fn run(mut arguments: Arguments) -> ExitCode {
+    // Two agents at a time would measure each other.
     arguments.test_threads.get_or_insert(1);
-    let tests: Vec<Test> = [world_tests::tests()].into_iter().flatten().collect();
-    let trials = tests
-        .into_iter()
-        .map(|(name, test)| {
-            Trial::test(name, move || {
-                std::thread::spawn(move || {
-                    mesh_tests::isolate()?;
-                    test()
-                })
-                .join()
-                .map_err(|_| Failed::from("panicked"))?
-                .map_err(|e| Failed::from(format!("{e:#}")))
-            })
-            .with_ignored_flag(!root)
-        })
-        .collect();
+    raise_open_files();
+    let mut tests = Vec::new();
+    tests.extend(rooted(world_tests::tests()));
+    // tests.extend(rooted(iptables::tests()));
+    // tests.extend(rooted(ebpf::tests()));
+    tests.extend(flows::tests());
+    let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
+
+/// Makes tests of plain functions that need root.
+fn rooted(functions: Vec<(&'static str, fn() -> Result<()>)>) -> impl Iterator<Item = Test> {
+    functions.into_iter().map(|(name, run)| Test {
+        name: name.to_owned(),
+        lacking: None,
+        needs_root: true,
+        run: Run::boxed(run),
+    })
+}
+
+impl Run {
+    fn boxed(run: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
+        Self(Box::new(run))
+    }
+}
+
+impl Test {
+    fn trial(self) -> Trial {
+        let Self {
+            name,
+            lacking,
+            needs_root,
+            run,
+        } = self;
+        Trial::ignorable_test(name, move || {
+            if needs_root && !Uid::effective().is_root() {
+                return Ok(Completion::ignored_with("needs root; use sudo"));
+            }
+            if let Some(lacking) = lacking {
+                return Ok(Completion::ignored_with(lacking));
+            }
+            let thread = std::thread::spawn(move || {
+                if needs_root {
+                    mesh_tests::isolate()?;
+                }
+                // The logs live in this thread's own file system.
+                (run.0)().map_err(|e| if e.is::<Lacking>() { e } else { with_logs(e) })
+            });
+            match thread.join() {
+                Ok(Ok(())) => Ok(Completion::Completed),
+                Ok(Err(e)) => match e.downcast::<Lacking>() {
+                    Ok(Lacking(what)) => Ok(Completion::ignored_with(what)),
+                    Err(e) => Err(Failed::from(format!("{e:#}"))),
+                },
+                Err(_) => Err(Failed::from("panicked; see above")),
+            }
+        })
+    }
+}
+
+/// Adds the end of every log that the test's processes wrote.
+fn with_logs(error: anyhow::Error) -> anyhow::Error {
+    let mut text = format!("{error:#}");
+    let logs = std::fs::read_dir(Path::new(mesh_tests::FILES).join("logs"));
+    for entry in logs.into_iter().flatten().flatten() {
+        let path = entry.path();
+        let tail = mesh_tests::tail(&path, 40);
+        text += &format!("\n--- end of {} ---\n{tail}", path.display());
+    }
+    anyhow::Error::msg(text)
+}
+
+/// Some tests hold thousands of connections.
+fn raise_open_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        eprintln!("could not raise the limit of open files: {e}");
+    }
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Lacking {}

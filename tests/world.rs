@@ -115,7 +115,7 @@ impl World {
     /// Ends a pod's processes, takes its link away and its name from `/run/netns`.
     pub fn remove(&self, pod: &Pod) -> Result<()> {
         self.lock().pods.retain(|known| known.name != pod.name);
-        network::unlink(&self.node, &pod.link)?;
+        network::unlink(&self.node, pod)?;
         pod.end()
     }
 

@@ -11,6 +11,8 @@ use crate::model::{CapturePolicy, PodId};
 use crate::netns::NetNs;
 
 pub mod ebpf;
+#[cfg(test)]
+mod equivalence;
 pub mod iptables;
 pub mod policy_route;
 

@@ -141,9 +141,17 @@ pub(super) fn join_second_bridge(
     )
 }
 
-/// Takes a link away, and with it its other end.
-pub(super) fn unlink(node: &Pod, link: &str) -> Result<()> {
-    ip(node, &format!("link delete {link}"))
+/// Takes a pod's link away, and what the node remembers of its addresses.
+pub(super) fn unlink(node: &Pod, pod: &Pod) -> Result<()> {
+    let (link, v4, v6) = (&pod.link, pod.ipv4, pod.ipv6);
+    ip(
+        node,
+        &format!(
+            "link delete {link}
+             neigh flush to {v4}
+             neigh flush to {v6}"
+        ),
+    )
 }
 
 /// One more address, alone in its network.

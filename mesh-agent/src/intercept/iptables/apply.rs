@@ -78,6 +78,13 @@ struct Session<'a> {
     lock: Flock<File>,
 }
 
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        // Nobody uses it but under the lock, which is still ours.
+        self.files.remove_lock();
+    }
+}
+
 /// The rules that are there.
 struct Present {
     v4: Saved,
@@ -131,7 +138,7 @@ impl<'a> Session<'a> {
     fn open(netns: &'a NetNs) -> Result<Self, InterceptError> {
         let lock = lock(netns)
             .map_err(|e| InterceptError::step("locking the pod's network namespace", e))?;
-        let files = Files::of(netns.id()).map_err(noting)?;
+        let files = Files::of(netns).map_err(noting)?;
         Ok(Self { netns, files, lock })
     }
 

@@ -23,6 +23,9 @@ const LOOPBACK_INDEX: u32 = 1;
 /// Where the proxy connects to its pod's applications from, in IPv6. Loopback is one address there, not a network.
 const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
+/// Just before the main table. With a number of its own, the rule cannot be added twice.
+const TPROXY_PRIORITY: u32 = 32764;
+
 /// The value of the sysctl, or `None` where the kernel has not loaded connection tracking yet.
 pub fn tcp_loose(netns: &NetNs) -> io::Result<Option<String>> {
     match netns.run(|| fs::read_to_string(TCP_LOOSE))? {
@@ -89,6 +92,7 @@ pub fn add_tproxy_route(
                     .add()
                     .fw_mark(mark)
                     .table_id(table)
+                    .priority(TPROXY_PRIORITY)
                     .action(RuleAction::ToTable)
             };
             let mut added = fresh(rule(&netlink).v4().execute().await)?;
@@ -114,6 +118,7 @@ pub fn remove_tproxy_route(netns: &NetNs, mark: u32, table: u32) -> Result<bool,
                     .add()
                     .fw_mark(mark)
                     .table_id(table)
+                    .priority(TPROXY_PRIORITY)
                     .action(RuleAction::ToTable)
             };
             let (mut rule4, mut rule6) = (rule().v4(), rule().v6());

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use crate::intercept::iptables::plan::Known;
 use crate::intercept::iptables::rule::Family;
-use crate::netns::NetNsId;
+use crate::netns::NetNs;
+use crate::sys::netns_cookie::netns_cookie;
 
 /// Where the notes lie. Gone with a reboot, as are the namespaces.
 const DIRECTORY: &str = "/run/mesh-agent";
@@ -37,10 +38,14 @@ pub struct Files {
 }
 
 impl Files {
-    /// Those of the namespace `id`.
-    pub fn of(id: NetNsId) -> io::Result<Self> {
+    /// Those of a namespace. Its inode may be another namespace's soon after it is gone, its cookie never is.
+    pub fn of(netns: &NetNs) -> io::Result<Self> {
         fs::create_dir_all(DIRECTORY)?;
-        let name = format!("netns-{}-{}", id.device, id.inode);
+        let name = match netns_cookie(netns) {
+            Ok(cookie) => format!("netns-{cookie}"),
+            // Before Linux 5.14.
+            Err(_) => format!("netns-{}-{}", netns.id().device, netns.id().inode),
+        };
         Ok(Self {
             note: Path::new(DIRECTORY).join(&name),
             xtables_lock: Path::new(DIRECTORY).join(format!("{name}.xtables")),
@@ -68,10 +73,14 @@ impl Files {
         fs::rename(new, &self.note)
     }
 
-    /// Forgets the namespace. Only whoever holds its lock may do so.
+    /// Forgets the namespace. Only whoever holds its lock may do so, here and below.
     pub fn remove(&self) {
         // What is not there need not be removed, and what cannot be is overwritten by the next agent.
         let _ = fs::remove_file(&self.note);
+    }
+
+    /// Removes the lock file, likewise.
+    pub fn remove_lock(&self) {
         let _ = fs::remove_file(&self.xtables_lock);
     }
 }

@@ -136,7 +136,16 @@ impl SavedChain {
 impl SavedRule {
     /// Whether the rule leads into a chain of ours, whatever else it says.
     pub fn leads_to_ours(&self) -> bool {
-        let mut words = self.text.split_whitespace();
+        // What stands in quotes is a comment or the like, whatever it says.
+        let unquoted = |(at, part): (usize, &str)| (at % 2 == 0).then(|| part.to_owned());
+        let plain: String = self
+            .text
+            .replace("\\\"", "")
+            .split('"')
+            .enumerate()
+            .filter_map(unquoted)
+            .collect();
+        let mut words = plain.split_whitespace();
         words.any(|word| matches!(word, "-j" | "-g"))
             && words.next().is_some_and(|c| c.starts_with(CHAIN_PREFIX))
     }
@@ -312,6 +321,20 @@ mod tests {
             let rule = parse_rule(Family::V4, text).expect(text);
             assert_eq!(rule.to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_comment_leads_nowhere() {
+        let leads = |text: &str| {
+            let text = text.to_owned();
+            SavedRule { text, rule: None }.leads_to_ours()
+        };
+        assert!(leads("-p tcp -j ISTIO_OUTPUT"));
+        assert!(leads("-m comment --comment \"a b\" -g ISTIO_OUTPUT"));
+        assert!(!leads(
+            "-m comment --comment \"say \\\"hi\\\" -j ISTIO_OUTPUT\" -j RETURN"
+        ));
+        assert!(!leads("-j FOREIGN"));
     }
 
     #[test]

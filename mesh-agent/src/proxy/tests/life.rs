@@ -1,0 +1,139 @@
+//! How serving ends, and what a connection costs.
+
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use super::fakes::*;
+use crate::model::Protocol;
+use crate::proxy::connection;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+
+fn drain(mesh: &mut Mesh, deadline: Duration) -> Duration {
+    let handle = mesh.handle.take().unwrap();
+    let begin = Instant::now();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(handle.drain(deadline));
+    begin.elapsed()
+}
+
+#[test]
+fn draining_answers_what_runs_and_says_farewell() {
+    let server = Server::start(|client| {
+        while client.request().is_some() {
+            std::thread::sleep(Duration::from_millis(300));
+            client.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    let mut mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut running = mesh.client();
+    running.send(GET);
+    let mut idle = mesh.client();
+    idle.send(GET);
+    assert!(idle.response().ends_with("ok"));
+    running.response();
+    running.send(GET);
+    std::thread::sleep(Duration::from_millis(50));
+    let took = drain(&mut mesh, Duration::from_secs(10));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let answer = running.response();
+    assert!(
+        answer.ends_with("ok") && answer.contains("connection: close\r\n"),
+        "{answer}"
+    );
+    assert_eq!(running.rest().unwrap(), "");
+    assert_eq!(idle.rest().unwrap(), "");
+}
+
+#[test]
+fn draining_takes_what_waits_in_the_queue() {
+    let server = Server::saying("ok");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let queued: Vec<Client> = (0..50).map(|_| Client::connect(address)).collect();
+    let mut mesh = Plan::outbound(Protocol::Http, &[server.address]).start_on(listener);
+    let asking = std::thread::spawn(move || {
+        for mut client in queued {
+            client.send(GET);
+            let answer = client.response();
+            assert!(answer.ends_with("ok"), "{answer}");
+        }
+    });
+    drain(&mut mesh, Duration::from_secs(10));
+    asking.join().unwrap();
+    assert_eq!(mesh.stats().outbound.accepted, 50);
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "nobody listens any more"
+    );
+}
+
+#[test]
+fn draining_leaves_relays_alone_until_the_deadline() {
+    let server = Server::start(|client| {
+        while let Some(line) = client.until("\n") {
+            client.send(line);
+        }
+    });
+    let mut mesh = Plan::outbound(Protocol::Tcp, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send("one\n");
+    client.until("one\n").unwrap();
+    let talking = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        client.send("two\n");
+        client.until("two\n").unwrap();
+        client.rest()
+    });
+    let took = drain(&mut mesh, Duration::from_millis(600));
+    assert!(
+        took >= Duration::from_millis(600) && took < Duration::from_secs(2),
+        "{took:?}"
+    );
+    assert_eq!(talking.join().unwrap(), Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn stopping_is_at_once() {
+    let server = Server::start(|client| {
+        client.rest().ok();
+    });
+    let mut mesh = Plan::outbound(Protocol::Tcp, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send("x");
+    eventually(|| mesh.stats().upstream_connections == 1);
+    mesh.handle.take().unwrap().stop();
+    assert_eq!(client.rest(), Err(ErrorKind::ConnectionReset));
+    eventually(|| mesh.stats().outbound.closed == 1);
+}
+
+#[test]
+fn ipv6_too() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        println!("skipped: this machine has no IPv6");
+        return;
+    };
+    let server = Server::saying("six");
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start_on(listener);
+    assert!(mesh.ask(GET).ends_with("six"));
+}
+
+#[test]
+fn a_connection_costs_little_memory() {
+    // What a future holds, a hundred thousand idle connections hold as many times.
+    fn size<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+    let sizes = [
+        ("outbound", size(connection::outbound)),
+        ("inbound", size(connection::inbound)),
+        ("gateway", size(connection::gateway)),
+    ];
+    for (name, size) in sizes {
+        assert!(size <= 4096, "{name}: {size} bytes: {sizes:?}");
+    }
+}

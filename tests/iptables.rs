@@ -1,0 +1,723 @@
+//! The iptables mode against real kernels' tables: every option set, both backends, both families, and what happens
+//! when rules are lost, changed by others, or the agent is killed.
+//!
+//! Each test makes network namespaces of its own; they are gone when it ends.
+
+mod connections;
+mod namespace;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
+use mesh_agent::cli::iptables::{BackendFlag, Chains};
+use mesh_agent::intercept::iptables::apply::{apply, clean, stop_steering};
+use mesh_agent::intercept::iptables::command::Backend;
+use mesh_agent::intercept::iptables::options::{BackendChoice, Options};
+use mesh_agent::netns::NetNs;
+
+use namespace::{TOOLS, Tools, run, sysctl, with_lo};
+
+/// Set for a child of ours that applies the rules of these flags, to be killed.
+const CHILD_FLAGS: &str = "MESH_TEST_IPTABLES_FLAGS";
+/// And in which namespace.
+const CHILD_NETNS: &str = "MESH_TEST_IPTABLES_NETNS";
+
+/// The tests, by name.
+pub fn tests() -> Vec<(&'static str, fn() -> Result<()>)> {
+    let mut tests: Vec<(&'static str, fn() -> Result<()>)> = vec![
+        ("iptables::listings_nft", || listings(&TOOLS[0])),
+        ("iptables::listings_legacy", || listings(&TOOLS[1])),
+        ("iptables::documented_listing", documented_listing),
+        ("iptables::foreign_rules_stay", foreign_rules_stay),
+        ("iptables::damage_is_repaired", damage_is_repaired),
+        ("iptables::options_change", options_change),
+        ("iptables::backends", backends),
+        ("iptables::counters_stay", counters_stay),
+        ("iptables::settings_are_restored", settings_are_restored),
+        ("iptables::killed_apply_converges", killed_apply_converges),
+        ("iptables::two_at_once", two_at_once),
+        (
+            "iptables::failed_apply_leaves_nothing",
+            failed_apply_leaves_nothing,
+        ),
+    ];
+    tests.extend(connections::tests());
+    tests
+}
+
+/// What this program does where it is the child of a test; the harness asks before anything else.
+pub fn child() -> Option<ExitCode> {
+    let flags = env::var(CHILD_FLAGS).ok()?;
+    let path = env::var(CHILD_NETNS).ok()?;
+    let applied = (|| -> Result<()> {
+        apply(&NetNs::open(Path::new(&path))?, &options(&flags)?)?;
+        Ok(())
+    })();
+    Some(match applied {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Rules by table and chain, in order.
+type Listing = BTreeMap<(String, String), Vec<String>>;
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    chains: Chains,
+}
+
+fn options(flags: &str) -> Result<Options> {
+    let words = flags
+        .split_whitespace()
+        .map(|word| if word == "''" { "" } else { word });
+    let flags = Flags::try_parse_from(["iptables"].into_iter().chain(words))?;
+    (flags.chains.options(BackendFlag::Auto)).map_err(|problems| anyhow::anyhow!("{problems:?}"))
+}
+
+fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data")
+        .join(path)
+}
+
+fn listing(text: &str) -> Listing {
+    let mut table = "";
+    let mut listing = Listing::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|r| r.split_once(' '))
+        {
+            let key = (table.to_owned(), chain.to_owned());
+            listing.entry(key).or_default().push(rule.to_owned());
+        }
+    }
+    listing
+}
+
+/// An option set with what it gives: IPv4, IPv6.
+struct Set {
+    name: String,
+    options: Options,
+    v4: Listing,
+    v6: Listing,
+}
+
+fn sets() -> Result<Vec<Set>> {
+    let mut sets = Vec::new();
+    for file in std::fs::read_dir(data("iptables"))? {
+        let path = file?.path();
+        let text = std::fs::read_to_string(&path)?;
+        let header = |name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(name));
+            line.map(str::trim).context("no header")
+        };
+        let of_file = listing(&text);
+        let (v4, v6) = match header("# family:")? {
+            // The listing of IPv6 has the flags of S1, and the same IPv4 rules.
+            "ipv6" => (
+                listing(&std::fs::read_to_string(data("iptables/S1.txt"))?),
+                of_file,
+            ),
+            _ => (of_file.clone(), as_ipv6(&of_file)),
+        };
+        sets.push(Set {
+            name: path.display().to_string(),
+            options: options(header("# flags:")?)?,
+            v4,
+            v6,
+        });
+    }
+    ensure!(sets.len() == 20, "{} listings", sets.len());
+    Ok(sets)
+}
+
+/// What the rules of IPv4 are in IPv6, where the options name IPv4 networks alone.
+fn as_ipv6(v4: &Listing) -> Listing {
+    let has_dns_server = |rule: &str| rule.contains("10.96.0.10/32");
+    let server4 = v4.values().flatten().any(|r| has_dns_server(r));
+    let mut v6 = Listing::new();
+    for ((table, chain), rules) in v4 {
+        // No server of the family, no capture.
+        if server4 && (table == "raw" || chain == "ISTIO_OUTPUT_DNS") {
+            continue;
+        }
+        let rules: Vec<String> = rules
+            .iter()
+            .map(|rule| {
+                rule.replace("127.0.0.1/32", "::1/128")
+                    .replace("127.0.0.0/8", "::1/128")
+                    .replace("127.0.0.6/32", "::6/128")
+                    .replace("--on-ip 0.0.0.0", "--on-ip ::")
+            })
+            .filter(|rule| {
+                let v4_network = |w: &str| w.contains('/') && w.contains('.');
+                !rule.split(' ').any(v4_network) && !(server4 && rule == "-j ISTIO_OUTPUT_DNS")
+            })
+            .collect();
+        v6.insert((table.clone(), chain.clone()), rules);
+    }
+    v6
+}
+
+fn same(what: &str, is: &Listing, wanted: &Listing) -> Result<()> {
+    if is == wanted {
+        return Ok(());
+    }
+    let keys: std::collections::BTreeSet<_> = is.keys().chain(wanted.keys()).collect();
+    for key in keys {
+        if is.get(key) != wanted.get(key) {
+            bail!(
+                "{what}: {key:?} is\n{:#?}\nand should be\n{:#?}",
+                is.get(key),
+                wanted.get(key)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn forced(tools: &Tools, options: &Options) -> Options {
+    Options {
+        backend: BackendChoice::Forced(tools.backend),
+        ..options.clone()
+    }
+}
+
+/// Whether the namespace has `wanted` and nothing else.
+fn check(netns: &NetNs, tools: &Tools, set: &Set) -> Result<()> {
+    let (v4, v6) = (tools.save4(netns)?, tools.save6(netns)?);
+    same(
+        &format!("{} {} v4", set.name, tools.backend),
+        &listing(&v4),
+        &set.v4,
+    )?;
+    same(
+        &format!("{} {} v6", set.name, tools.backend),
+        &listing(&v6),
+        &set.v6,
+    )
+}
+
+fn listings(tools: &Tools) -> Result<()> {
+    for set in sets()? {
+        let netns = with_lo()?;
+        let before = namespace::surroundings(&netns)?;
+        let options = forced(tools, &set.options);
+        let applied = apply(&netns, &options).with_context(|| set.name.clone())?;
+        ensure!(
+            applied.changed && applied.backend == tools.backend,
+            "{applied:?}"
+        );
+        check(&netns, tools, &set)?;
+        let applied = apply(&netns, &options)?;
+        ensure!(
+            !applied.changed,
+            "{}: the second apply changed something",
+            set.name
+        );
+        check(&netns, tools, &set)?;
+        ensure!(clean(&netns, &options)?, "nothing to clean");
+        tools.expect_empty(&netns)?;
+        ensure!(!clean(&netns, &options)?, "cleaned twice");
+        let after = namespace::surroundings(&netns)?;
+        ensure!(
+            before == after,
+            "{}: before {before}\nafter {after}",
+            set.name
+        );
+    }
+    Ok(())
+}
+
+fn documented_listing() -> Result<()> {
+    let wanted = std::fs::read_to_string(data("iptables-nat-S.txt"))?;
+    for tools in &TOOLS {
+        let netns = with_lo()?;
+        apply(&netns, &forced(tools, &Options::default()))?;
+        let is = run(&netns, tools.iptables4, &["-t", "nat", "-S"])?;
+        ensure!(is == wanted, "{}:\n{is}", tools.backend);
+    }
+    // And by default, with whatever backend `iptables` itself is.
+    let netns = with_lo()?;
+    apply(&netns, &Options::default())?;
+    let is = run(&netns, "iptables", &["-t", "nat", "-S"])?;
+    ensure!(is == wanted, "{is}");
+    Ok(())
+}
+
+const FOREIGN: [&[&str]; 7] = [
+    &[
+        "-t",
+        "nat",
+        "-A",
+        "PREROUTING",
+        "-i",
+        "other0",
+        "-j",
+        "RETURN",
+    ],
+    &[
+        "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "9999", "-j", "ACCEPT",
+    ],
+    &["-t", "nat", "-N", "FOREIGN"],
+    &[
+        "-t",
+        "nat",
+        "-A",
+        "FOREIGN",
+        "-m",
+        "comment",
+        "--comment",
+        "not -j ISTIO_OUTPUT",
+        "-j",
+        "RETURN",
+    ],
+    &["-t", "nat", "-A", "POSTROUTING", "-j", "FOREIGN"],
+    &[
+        "-t",
+        "mangle",
+        "-A",
+        "PREROUTING",
+        "-p",
+        "udp",
+        "-j",
+        "MARK",
+        "--set-mark",
+        "7",
+    ],
+    &[
+        "-t", "filter", "-A", "INPUT", "-p", "tcp", "--dport", "1", "-j", "DROP",
+    ],
+];
+
+const FOREIGN_LATER: [&[&str]; 4] = [
+    &[
+        "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "9998", "-j", "ACCEPT",
+    ],
+    &[
+        "-t", "nat", "-I", "OUTPUT", "1", "-p", "tcp", "--dport", "9997", "-j", "ACCEPT",
+    ],
+    &[
+        "-t",
+        "nat",
+        "-A",
+        "PREROUTING",
+        "-p",
+        "tcp",
+        "--dport",
+        "9996",
+        "-j",
+        "ACCEPT",
+    ],
+    &[
+        "-t",
+        "mangle",
+        "-A",
+        "OUTPUT",
+        "-p",
+        "udp",
+        "-j",
+        "MARK",
+        "--set-mark",
+        "7",
+    ],
+];
+
+fn foreign_rules_stay() -> Result<()> {
+    let flags = "--profile current -m TPROXY --drop-invalid -c net1 -k k6t-eth0";
+    for tools in &TOOLS {
+        for flags in ["", flags] {
+            let options = forced(tools, &options(flags)?);
+            let (netns, bare) = (with_lo()?, with_lo()?);
+            for rule in FOREIGN.iter().chain(&FOREIGN_LATER) {
+                both(tools, &bare, rule)?;
+            }
+            for rule in FOREIGN {
+                both(tools, &netns, rule)?;
+            }
+            apply(&netns, &options)?;
+            for rule in FOREIGN_LATER {
+                both(tools, &netns, rule)?;
+            }
+            ensure!(
+                !apply(&netns, &options)?.changed,
+                "foreign rules were taken for damage"
+            );
+            let order = tools.save4(&netns)?;
+            // What is ours is lost, and comes back to where it was.
+            run(
+                &netns,
+                tools.iptables4,
+                &["-t", "nat", "-F", "ISTIO_OUTPUT"],
+            )?;
+            let jump = ["-t", "nat", "-R", "OUTPUT"];
+            let position = position(&netns, tools, "-j ISTIO_OUTPUT")?.to_string();
+            let replaced = ["-p", "udp", "-j", "ISTIO_OUTPUT"];
+            let arguments: Vec<&str> = (jump.iter().copied())
+                .chain([position.as_str()])
+                .chain(replaced)
+                .collect();
+            run(&netns, tools.iptables4, &arguments)?;
+            ensure!(apply(&netns, &options)?.changed, "the damage was not seen");
+            same(
+                "repaired",
+                &listing(&tools.save4(&netns)?),
+                &listing(&order),
+            )?;
+            stop_steering(&netns, &options)?;
+            clean(&netns, &options)?;
+            for (after, bare) in [
+                (tools.save4(&netns)?, tools.save4(&bare)?),
+                (tools.save6(&netns)?, tools.save6(&bare)?),
+            ] {
+                ensure!(!after.contains("\n:ISTIO_"), "left behind:\n{after}");
+                same("foreign rules", &listing(&after), &listing(&bare))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn both(tools: &Tools, netns: &NetNs, rule: &[&str]) -> Result<()> {
+    run(netns, tools.iptables4, rule)?;
+    run(netns, tools.iptables6, rule)?;
+    Ok(())
+}
+
+/// Which rule of OUTPUT in nat this is, from 1.
+fn position(netns: &NetNs, tools: &Tools, ending: &str) -> Result<usize> {
+    let rules = run(netns, tools.iptables4, &["-t", "nat", "-S", "OUTPUT"])?;
+    let found = rules.lines().position(|l| l.ends_with(ending));
+    found.context("no such rule")
+}
+
+fn damage_is_repaired() -> Result<()> {
+    let damages: [&[&[&str]]; 12] = [
+        &[&["-D", "ISTIO_OUTPUT", "3"]],
+        &[&["-D", "ISTIO_OUTPUT", "1"], &["-D", "ISTIO_INBOUND", "2"]],
+        &[&["-D", "PREROUTING", "-p", "tcp", "-j", "ISTIO_INBOUND"]],
+        &[&["-D", "OUTPUT", "-p", "tcp", "-j", "ISTIO_OUTPUT"]],
+        // The same rules in another order.
+        &[
+            &[
+                "-D",
+                "ISTIO_OUTPUT",
+                "-m",
+                "owner",
+                "--uid-owner",
+                "1337",
+                "-j",
+                "RETURN",
+            ],
+            &[
+                "-A",
+                "ISTIO_OUTPUT",
+                "-m",
+                "owner",
+                "--uid-owner",
+                "1337",
+                "-j",
+                "RETURN",
+            ],
+        ],
+        &[&["-A", "OUTPUT", "-p", "tcp", "-j", "ISTIO_OUTPUT"]],
+        &[&["-I", "ISTIO_INBOUND", "1", "-j", "RETURN"]],
+        &[&[
+            "-R",
+            "ISTIO_REDIRECT",
+            "1",
+            "-p",
+            "tcp",
+            "-j",
+            "REDIRECT",
+            "--to-ports",
+            "15002",
+        ]],
+        &[&["-F"]],
+        &[&["-F"], &["-X"]],
+        // What an ambient agent, or an older one of ours, may have left.
+        &[
+            &["-N", "ISTIO_PRERT"],
+            &[
+                "-A",
+                "ISTIO_PRERT",
+                "-p",
+                "tcp",
+                "-j",
+                "REDIRECT",
+                "--to-ports",
+                "15006",
+            ],
+            &["-I", "PREROUTING", "1", "-j", "ISTIO_PRERT"],
+        ],
+        &[
+            &["-I", "OUTPUT", "1", "-p", "udp", "-j", "ISTIO_OUTPUT"],
+            &["-F", "ISTIO_IN_REDIRECT"],
+        ],
+    ];
+    let wanted = listing(&format!(
+        "*nat\n{}",
+        std::fs::read_to_string(data("iptables-nat-S.txt"))?
+    ));
+    for tools in &TOOLS {
+        let netns = with_lo()?;
+        let options = forced(tools, &Options::default());
+        apply(&netns, &options)?;
+        for damage in damages {
+            for command in damage {
+                let arguments: Vec<&str> = ["-t", "nat"].iter().chain(*command).copied().collect();
+                both(tools, &netns, &arguments)?;
+            }
+            ensure!(apply(&netns, &options)?.changed, "not seen: {damage:?}");
+            same(
+                &format!("{damage:?}"),
+                &listing(&tools.save4(&netns)?),
+                &wanted,
+            )?;
+            same(
+                &format!("{damage:?}"),
+                &listing(&tools.save6(&netns)?),
+                &as_ipv6(&wanted),
+            )?;
+            ensure!(
+                !apply(&netns, &options)?.changed,
+                "repaired twice: {damage:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// From any option set to any other, without a trace of the first.
+fn options_change() -> Result<()> {
+    let sets = sets()?;
+    for tools in &TOOLS {
+        let netns = with_lo()?;
+        for set in sets.iter().chain(sets.iter().rev()) {
+            apply(&netns, &forced(tools, &set.options)).with_context(|| set.name.clone())?;
+            check(&netns, tools, set)?;
+        }
+        // Without the flags that it was applied with.
+        clean(&netns, &Options::default())?;
+        tools.expect_empty(&netns)?;
+    }
+    Ok(())
+}
+
+fn backends() -> Result<()> {
+    let [nft, legacy] = &TOOLS;
+    let auto = Options::default();
+    let netns = with_lo()?;
+    ensure!(
+        apply(&netns, &auto)?.backend == Backend::Nft,
+        "nft comes first"
+    );
+    // Forced over: what the other one had is gone.
+    ensure!(apply(&netns, &forced(legacy, &auto))?.backend == Backend::Legacy);
+    nft.expect_empty(&netns)?;
+    // And it stays where the rules are now.
+    let again = apply(&netns, &auto)?;
+    ensure!(
+        again.backend == Backend::Legacy && !again.changed,
+        "{again:?}"
+    );
+    clean(&netns, &auto)?;
+    legacy.expect_empty(&netns)?;
+
+    let netns = with_lo()?;
+    run(
+        &netns,
+        legacy.iptables6,
+        &["-A", "INPUT", "-p", "tcp", "--dport", "1", "-j", "DROP"],
+    )?;
+    ensure!(
+        apply(&netns, &auto)?.backend == Backend::Legacy,
+        "legacy rules live here"
+    );
+    let netns = with_lo()?;
+    run(
+        &netns,
+        nft.iptables4,
+        &["-A", "INPUT", "-p", "tcp", "--dport", "1", "-j", "DROP"],
+    )?;
+    ensure!(
+        apply(&netns, &auto)?.backend == Backend::Nft,
+        "nft rules live here"
+    );
+    Ok(())
+}
+
+fn counters_stay() -> Result<()> {
+    for tools in &TOOLS {
+        let pair = namespace::pair()?;
+        let options = forced(tools, &Options::default());
+        apply(&pair.pod, &options)?;
+        // One packet to be counted, to a port that nobody listens on.
+        pair.pod
+            .run(|| std::net::TcpStream::connect((namespace::PEER4, 80)))?
+            .ok();
+        let count = || run(&pair.pod, tools.save4, &["-c"]);
+        let counted = |text: &str| {
+            let lines = text.lines().filter(|l| l.contains("-A ISTIO_REDIRECT"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let before = counted(&count()?);
+        ensure!(before.iter().any(|l| l.starts_with("[1:")), "{before:?}");
+        ensure!(!apply(&pair.pod, &options)?.changed);
+        let after = counted(&count()?);
+        ensure!(before == after, "{before:?} became {after:?}");
+    }
+    Ok(())
+}
+
+fn settings_are_restored() -> Result<()> {
+    for before in ["1", "0"] {
+        let netns = with_lo()?;
+        sysctl(&netns, "net/netfilter/nf_conntrack_tcp_loose", Some(before))?;
+        apply(&netns, &Options::default())?;
+        let loose = |value| sysctl(&netns, "net/netfilter/nf_conntrack_tcp_loose", value);
+        ensure!(loose(None)? == "0");
+        let addresses = run(&netns, "ip", &["-6", "addr", "show", "dev", "lo"])?;
+        ensure!(addresses.contains("inet6 ::6/128"), "{addresses}");
+        // Whoever undoes it, it is put right; and what was there first is not forgotten.
+        loose(Some("1"))?;
+        run(&netns, "ip", &["-6", "addr", "del", "::6/128", "dev", "lo"])?;
+        ensure!(apply(&netns, &Options::default())?.changed);
+        ensure!(loose(None)? == "0");
+        loose(Some("0"))?;
+        clean(&netns, &Options::default())?;
+        let after = loose(None)?;
+        ensure!(after == "1" || before == "0", "was {before}, is {after}");
+        let addresses = run(&netns, "ip", &["-6", "addr", "show", "dev", "lo"])?;
+        ensure!(!addresses.contains("::6/128"), "{addresses}");
+    }
+    // An address that others gave stays.
+    let netns = with_lo()?;
+    run(&netns, "ip", &["-6", "addr", "add", "::6/128", "dev", "lo"])?;
+    apply(&netns, &Options::default())?;
+    clean(&netns, &Options::default())?;
+    let addresses = run(&netns, "ip", &["-6", "addr", "show", "dev", "lo"])?;
+    ensure!(addresses.contains("::6/128"), "{addresses}");
+    Ok(())
+}
+
+fn killed_apply_converges() -> Result<()> {
+    let flags = "--profile current -m TPROXY --drop-invalid -c net1 -k k6t-eth0";
+    let wanted = options(flags)?;
+    for tools in &TOOLS {
+        let clean_one = with_lo()?;
+        apply(&clean_one, &forced(tools, &wanted))?;
+        let (v4, v6) = (tools.save4(&clean_one)?, tools.save6(&clean_one)?);
+        let untouched = namespace::surroundings(&with_lo()?)?;
+        let mut unfinished = 0;
+        for round in 0..30_u64 {
+            let netns = namespace::mounted()?;
+            if tools.backend == Backend::Legacy {
+                // What makes the child choose legacy.
+                run(
+                    &netns,
+                    tools.iptables4,
+                    &["-t", "nat", "-N", "ISTIO_OUTPUT"],
+                )?;
+            }
+            let mut child = Command::new(env::current_exe()?)
+                .env(CHILD_FLAGS, flags)
+                .env(CHILD_NETNS, netns.path())
+                .stderr(Stdio::null())
+                .spawn()?;
+            thread::sleep(Duration::from_micros(500 + round * 1700));
+            child.kill()?;
+            unfinished += usize::from(!child.wait()?.success());
+            // At once: the killed agent's last child may still be at work.
+            apply(&netns, &forced(tools, &wanted))?;
+            same("v4", &listing(&tools.save4(&netns)?), &listing(&v4))?;
+            same("v6", &listing(&tools.save6(&netns)?), &listing(&v6))?;
+            ensure!(!apply(&netns, &forced(tools, &wanted))?.changed);
+            clean(&netns, &Options::default())?;
+            tools.expect_empty(&netns)?;
+            let after = namespace::surroundings(&netns)?;
+            ensure!(after == untouched, "round {round}: {after}");
+        }
+        ensure!(
+            unfinished >= 5,
+            "only {unfinished} of 30 were killed in time"
+        );
+    }
+    Ok(())
+}
+
+fn two_at_once() -> Result<()> {
+    for tools in &TOOLS {
+        let netns = with_lo()?;
+        let alone = with_lo()?;
+        let options = forced(tools, &Options::default());
+        apply(&alone, &options)?;
+        for _ in 0..5 {
+            thread::scope(|scope| -> Result<()> {
+                let threads: Vec<_> = (0..4)
+                    .map(|_| scope.spawn(|| apply(&netns, &options)))
+                    .collect();
+                let mut changed = 0;
+                for thread in threads {
+                    let applied = thread.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+                    changed += usize::from(applied.changed);
+                }
+                ensure!(changed == 1, "{changed} of 4 changed something");
+                Ok(())
+            })?;
+            same(
+                "v4",
+                &listing(&tools.save4(&netns)?),
+                &listing(&tools.save4(&alone)?),
+            )?;
+            same(
+                "v6",
+                &listing(&tools.save6(&netns)?),
+                &listing(&tools.save6(&alone)?),
+            )?;
+            clean(&netns, &options)?;
+        }
+    }
+    Ok(())
+}
+
+fn failed_apply_leaves_nothing() -> Result<()> {
+    for tools in &TOOLS {
+        let netns = with_lo()?;
+        let before = namespace::surroundings(&netns)?;
+        // A foreign chain where IPv6 wants a rule: the first family goes in, the second is refused.
+        let jump = ["-t", "nat", "-N", "ISTIO_OUTPUT_WRONG"];
+        run(&netns, tools.iptables6, &jump)?;
+        run(
+            &netns,
+            tools.iptables6,
+            &["-t", "nat", "-X", "ISTIO_OUTPUT_WRONG"],
+        )?;
+        let wrong = Options {
+            exclude_interfaces: vec!["no way".to_owned()],
+            outbound_port: 0,
+            ..forced(tools, &Options::default())
+        };
+        let error = apply(&netns, &wrong).err().context("applied nonsense")?;
+        let said = format!("{:#}", anyhow::Error::from(error));
+        ensure!(
+            said.contains("no way") && said.contains("outbound capture port"),
+            "{said}"
+        );
+        tools.expect_empty(&netns)?;
+        ensure!(namespace::surroundings(&netns)? == before);
+    }
+    Ok(())
+}
