@@ -21,6 +21,7 @@ use clap::{Args, ValueEnum};
 use mesh_tests::Pod;
 use nix::sys::signal::{SigSet, Signal};
 
+pub use self::cluster::wait_until;
 use self::{
     cluster::Cluster,
     place::{Holder, Place},

@@ -1,6 +1,7 @@
 //! Every developer and CI task: `cargo xtask <verb>`. One file per verb; this one reads the command line and maps the
 //! outcome to the exit code.
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -68,6 +69,8 @@ enum Verb {
         /// Only tests whose names contain this
         filter: Option<String>,
     },
+    /// Measure what the mesh costs, beside no mesh and other proxies (as root, or through sudo)
+    Bench(bench::Options),
     /// Check formatting, lints, dependencies, and the rules that the compiler does not know
     Check,
     /// The demo itself, once everything is built
@@ -79,6 +82,14 @@ enum Verb {
         agent: PathBuf,
         #[arg(long)]
         without_ebpf: Option<String>,
+    },
+    /// The bench itself, once everything is built
+    #[command(hide = true)]
+    BenchInside {
+        #[command(flatten)]
+        options: bench::Options,
+        #[command(flatten)]
+        tools: bench::Tools,
     },
     /// A web server with the files of a folder
     #[command(hide = true)]
@@ -134,6 +145,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Forward { port, target } => forward::run(*port, *target).map(|()| ExitCode::SUCCESS),
         Verb::RemoveAtEnd { folder } => scratch::remove_at_end(folder).map(|()| ExitCode::SUCCESS),
         Verb::Test { filter } => test::run(screen, arguments.toolchain, filter.as_deref()),
+        Verb::Bench(options) => bench::run(screen, arguments.toolchain, options),
+        Verb::BenchInside { options, tools } => bench::run_inside(screen, options, tools),
         Verb::Check => check::run(screen),
     }
 }

