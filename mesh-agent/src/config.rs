@@ -39,6 +39,8 @@ pub mod compile;
 pub mod crd;
 pub mod document;
 pub mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod inputs;
 pub mod object;
 pub mod path;

@@ -236,7 +236,7 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
     let mut problems = Problems::default();
     let node = Arc::clone(&source.document);
     let metadata = part(&node, "metadata", &mut problems, None).unwrap_or_else(|| name_only(&node));
-    if metadata.name.is_empty() {
+    if metadata.name.is_empty() && !problems.unusable() {
         problems.error(
             &Path::of("metadata.name"),
             "the object has no name",
@@ -386,7 +386,7 @@ fn part<T: DeserializeOwned + Default>(
             Some(value)
         }
         Err(Misfit { path, message, .. }) => {
-            problems.error(&path.below(&root), message, "");
+            problems.error(&path.below(&root), &message, remedy(&message));
             None
         }
     }
@@ -396,9 +396,19 @@ fn whole<T: DeserializeOwned>(node: &Node, problems: &mut Problems) -> Option<T>
     match read(node) {
         Ok((value, _)) => Some(value),
         Err(Misfit { path, message, .. }) => {
-            problems.error(&path, message, "");
+            problems.error(&path, &message, remedy(&message));
             None
         }
+    }
+}
+
+/// What to do about a value of the wrong type. YAML takes many a word for something else than text.
+fn remedy(message: &str) -> &'static str {
+    let scalar = message.starts_with("is the boolean") || message.starts_with("is the number");
+    if scalar && message.ends_with("expected a string") {
+        "put it in quotes"
+    } else {
+        ""
     }
 }
 
