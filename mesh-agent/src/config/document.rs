@@ -142,6 +142,7 @@ impl Reader<'_> {
                     .and_then(|metadata| metadata.get("name")?.as_str());
                 let problem = Problem {
                     path: Path::of("kind"),
+                    name: false,
                     message: format!("{kind} is not supported yet and has no effect"),
                     remedy: String::new(),
                     severity: Severity::Warning,
@@ -180,6 +181,7 @@ impl Reader<'_> {
     fn broken(&mut self, source: &Source, object: &str, path: Path, message: &str, remedy: &str) {
         let problem = Problem {
             path,
+            name: false,
             message: message.to_owned(),
             remedy: remedy.to_owned(),
             severity: Severity::Error,
@@ -433,8 +435,12 @@ fn unknown_field(path: &Path, meant: Option<&str>, policy: UnknownFields, proble
         Some(meant) => format!("did you mean {meant}?"),
         None => "remove it".to_owned(),
     };
-    match policy {
-        UnknownFields::Reject => problems.error(path, "Istio knows no such field", remedy),
-        UnknownFields::Warn => problems.warning(path, "Istio knows no such field", remedy),
-    }
+    let severity = match policy {
+        UnknownFields::Reject => Severity::Error,
+        UnknownFields::Warn => Severity::Warning,
+    };
+    problems.unknown_field(path, remedy, severity);
 }
+
+#[cfg(test)]
+mod tests;
