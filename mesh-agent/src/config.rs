@@ -90,3 +90,6 @@ pub fn load(
     rejected.extend(more);
     Ok((snapshot, rejected))
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,9 +141,13 @@ impl Node {
             let next = match (step, &found.1.value) {
                 (Step::Key(wanted), Value::Mapping(entries)) => entries
                     .iter()
-                    .find(|(key, _)| key.name == *wanted || *read::camel_case(&key.name) == **wanted)
+                    .find(|(key, _)| {
+                        key.name == *wanted || *read::camel_case(&key.name) == **wanted
+                    })
                     .map(|(key, value)| (Some(key.at), value)),
-                (Step::Index(index), Value::Sequence(items)) => items.get(*index).map(|item| (None, item)),
+                (Step::Index(index), Value::Sequence(items)) => {
+                    items.get(*index).map(|item| (None, item))
+                }
                 _ => None,
             };
             match next {

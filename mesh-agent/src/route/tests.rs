@@ -54,19 +54,33 @@ fn ask(snapshot: &Snapshot, scope: &HttpScope, client: &Client<'_>, url: &str) -
         authority,
         path: &path,
     };
-    told(&decide(snapshot, scope, client, &request, &mut Seeded(fastrand::Rng::with_seed(1))))
+    told(&decide(
+        snapshot,
+        scope,
+        client,
+        &request,
+        &mut Seeded(fastrand::Rng::with_seed(1)),
+    ))
 }
 
 /// Asks as pod `default/client` on port 80 of the mesh.
 fn check(world: &str, cases: &[(&str, &str)]) {
-    let snapshot = sound_world(&format!("{world}{}", pod("client", "10.9.9.9", "app=client")));
+    let snapshot = sound_world(&format!(
+        "{world}{}",
+        pod("client", "10.9.9.9", "app=client")
+    ));
     check_in(&snapshot, cases);
 }
 
 fn check_in(snapshot: &Snapshot, cases: &[(&str, &str)]) {
     let pod = client(snapshot, "default", "client");
     for (url, expected) in cases {
-        let found = ask(snapshot, &HttpScope::Mesh { port: 80 }, &Client::Pod(&pod), url);
+        let found = ask(
+            snapshot,
+            &HttpScope::Mesh { port: 80 },
+            &Client::Pod(&pod),
+            url,
+        );
         assert_eq!(found, *expected, "{url}");
     }
 }
@@ -113,7 +127,15 @@ fn a_service_has_all_its_names_whatever_the_port_in_the_host() {
 #[test]
 fn a_service_has_its_ipv6_address_in_brackets() {
     let a6 = service("a", "\"fd00::1\"", &["http:80:8080"]);
-    check(&a6, &[("[fd00::1]", A), ("[fd00::1]:80", A), ("[fd00::2]", "passthrough"), ("fd00::1", "passthrough")]);
+    check(
+        &a6,
+        &[
+            ("[fd00::1]", A),
+            ("[fd00::1]:80", A),
+            ("[fd00::2]", "passthrough"),
+            ("fd00::1", "passthrough"),
+        ],
+    );
 }
 
 #[test]
@@ -128,7 +150,12 @@ fn the_bare_name_is_the_service_next_door() {
         ("a.default", A),
         ("b", "passthrough"),
     ] {
-        let found = ask(&snapshot, &HttpScope::Mesh { port: 80 }, &Client::Pod(&pod), host);
+        let found = ask(
+            &snapshot,
+            &HttpScope::Mesh { port: 80 },
+            &Client::Pod(&pod),
+            host,
+        );
         assert_eq!(found, expected, "{host}");
     }
 }
@@ -166,7 +193,8 @@ fn the_first_rule_that_matches_wins_and_no_match_is_a_404() {
   - match: [{uri: {prefix: /pp}}, {uri: {prefix: /a}}]
     route: [{destination: {host: a}}]",
     );
-    let (snapshot, rejected) = world(&(two_services() + &rules + &pod("client", "10.9.9.9", "app=client")));
+    let (snapshot, rejected) =
+        world(&(two_services() + &rules + &pod("client", "10.9.9.9", "app=client")));
     assert_eq!(rejected.len(), 1, "/pp is never reached: {rejected:?}");
     let c = "outbound|80||c.other.svc.cluster.local";
     check_in(
@@ -258,11 +286,21 @@ fn a_rule_may_be_for_some_clients_only() {
         ("default", "client", "a/", "404 NR"),
         // None does here: the VirtualService counts as absent.
         ("default", "stranger", "a/labels", A),
-        ("other", "stranger", "a.default/", "outbound|80||c.other.svc.cluster.local"),
+        (
+            "other",
+            "stranger",
+            "a.default/",
+            "outbound|80||c.other.svc.cluster.local",
+        ),
     ];
     for (namespace, name, url, expected) in cases {
         let pod = client(&snapshot, namespace, name);
-        let found = ask(&snapshot, &HttpScope::Mesh { port: 80 }, &Client::Pod(&pod), url);
+        let found = ask(
+            &snapshot,
+            &HttpScope::Mesh { port: 80 },
+            &Client::Pod(&pod),
+            url,
+        );
         assert_eq!(found, expected, "{namespace}/{name} {url}");
     }
 }
@@ -281,7 +319,8 @@ fn gateways_in_a_match_stand_in_for_what_it_says_of_the_client() {
   - match: [{gateways: [mesh], sourceNamespace: nowhere, uri: {prefix: /x}}]
     route: [{destination: {host: b}}]",
     );
-    let (snapshot, _) = world(&(two_services() + &rules + &pod("client", "10.9.9.9", "app=client")));
+    let (snapshot, _) =
+        world(&(two_services() + &rules + &pod("client", "10.9.9.9", "app=client")));
     check_in(&snapshot, &[("a/x", B), ("a/", "404 NR")]);
 }
 
@@ -301,8 +340,16 @@ fn match_port_is_the_port_of_the_table() {
         + &pod("client", "10.9.9.9", "app=client");
     let snapshot = sound_world(&text);
     let pod = client(&snapshot, "default", "client");
-    for (port, expected) in [(80, A), (8080, "outbound|8080|v1|a.default.svc.cluster.local")] {
-        let found = ask(&snapshot, &HttpScope::Mesh { port }, &Client::Pod(&pod), "a");
+    for (port, expected) in [
+        (80, A),
+        (8080, "outbound|8080|v1|a.default.svc.cluster.local"),
+    ] {
+        let found = ask(
+            &snapshot,
+            &HttpScope::Mesh { port },
+            &Client::Pod(&pod),
+            "a",
+        );
         assert_eq!(found, expected, "{port}");
     }
 }
@@ -338,8 +385,14 @@ fn the_port_of_a_destination_is_the_only_one_or_the_one_asked() {
             ("a/one", "outbound|9080||one.default.svc.cluster.local"),
             ("a/two/9081", "outbound|9081||two.default.svc.cluster.local"),
             ("a/two", "503 NC outbound|80||two.default.svc.cluster.local"),
-            ("a/gone", "503 NC outbound|80||gone.default.svc.cluster.local"),
-            ("a/subset", "503 NC outbound|80|gone|b.default.svc.cluster.local"),
+            (
+                "a/gone",
+                "503 NC outbound|80||gone.default.svc.cluster.local",
+            ),
+            (
+                "a/subset",
+                "503 NC outbound|80|gone|b.default.svc.cluster.local",
+            ),
         ],
     );
 }
@@ -349,11 +402,27 @@ fn the_most_specific_host_wins_whatever_its_age() {
     let to_b = "http: [{route: [{destination: {host: b.default.svc.cluster.local}}]}]";
     let to_c = "http: [{route: [{destination: {host: c.other.svc.cluster.local}}]}]";
     let text = two_services()
-        + &istio("VirtualService", "w1", &format!("{{hosts: ['*.default.svc.cluster.local'], {to_c}}}"))
+        + &istio(
+            "VirtualService",
+            "w1",
+            &format!("{{hosts: ['*.default.svc.cluster.local'], {to_c}}}"),
+        )
         + &istio("VirtualService", "w2", &format!("{{hosts: [a], {to_b}}}"))
-        + &istio("VirtualService", "w3", &format!("{{hosts: ['*.foo.com'], {to_b}}}"))
-        + &istio("VirtualService", "w4", &format!("{{hosts: ['*.bar.foo.com'], {to_c}}}"))
-        + &istio("VirtualService", "w5", &format!("{{hosts: ['x.bar.foo.com', reviews.prod], {to_b}}}"));
+        + &istio(
+            "VirtualService",
+            "w3",
+            &format!("{{hosts: ['*.foo.com'], {to_b}}}"),
+        )
+        + &istio(
+            "VirtualService",
+            "w4",
+            &format!("{{hosts: ['*.bar.foo.com'], {to_c}}}"),
+        )
+        + &istio(
+            "VirtualService",
+            "w5",
+            &format!("{{hosts: ['x.bar.foo.com', reviews.prod], {to_b}}}"),
+        );
     let c = "outbound|80||c.other.svc.cluster.local";
     check(
         &text,
@@ -378,8 +447,16 @@ fn the_most_specific_host_wins_whatever_its_age() {
 #[test]
 fn a_host_that_is_no_service_exists_on_port_80_alone() {
     let text = service("a", "10.0.0.1", &["http:80:8080", "http-b:8080:8080"])
-        + &istio("VirtualService", "x", "{hosts: [x.com], http: [{route: [{destination: {host: a, port: {number: 8080}}}]}]}")
-        + &istio("VirtualService", "gone", "{hosts: [gone], http: [{route: [{destination: {host: a, port: {number: 8080}}}]}]}")
+        + &istio(
+            "VirtualService",
+            "x",
+            "{hosts: [x.com], http: [{route: [{destination: {host: a, port: {number: 8080}}}]}]}",
+        )
+        + &istio(
+            "VirtualService",
+            "gone",
+            "{hosts: [gone], http: [{route: [{destination: {host: a, port: {number: 8080}}}]}]}",
+        )
         + &pod("client", "10.9.9.9", "app=client");
     let snapshot = sound_world(&text);
     let pod = client(&snapshot, "default", "client");
@@ -391,7 +468,12 @@ fn a_host_that_is_no_service_exists_on_port_80_alone() {
         (80, "gone.default.svc", a),
         (8080, "gone", "passthrough"),
     ] {
-        let found = ask(&snapshot, &HttpScope::Mesh { port }, &Client::Pod(&pod), host);
+        let found = ask(
+            &snapshot,
+            &HttpScope::Mesh { port },
+            &Client::Pod(&pod),
+            host,
+        );
         assert_eq!(found, expected, "{host} on {port}");
     }
 }
@@ -404,11 +486,20 @@ fn the_oldest_virtual_service_has_a_host_of_the_mesh() {
     };
     let young = dated("young", "2024-02-01T00:00:00Z", "a");
     let old = dated("other/old", "2024-01-01T00:00:00Z", "b");
-    let undated = istio("VirtualService", "undated", "{hosts: [a], http: [{route: [{destination: {host: a}}]}]}");
+    let undated = istio(
+        "VirtualService",
+        "undated",
+        "{hosts: [a], http: [{route: [{destination: {host: a}}]}]}",
+    );
     for text in [young.clone() + &old, old.clone() + &young, undated + &old] {
-        let (snapshot, rejected) = world(&(two_services() + &text + &pod("client", "10.9.9.9", "app=client")));
+        let (snapshot, rejected) =
+            world(&(two_services() + &text + &pod("client", "10.9.9.9", "app=client")));
         assert_eq!(rejected.len(), 1, "{rejected:?}");
-        assert!(rejected[0].message.ends_with("belongs to the older VirtualService other/old"));
+        assert!(
+            rejected[0]
+                .message
+                .ends_with("belongs to the older VirtualService other/old")
+        );
         check_in(&snapshot, &[("a", B)]);
     }
 }
@@ -440,7 +531,12 @@ fn export_to_says_whose_clients_a_virtual_service_concerns() {
         ("third", "outbound|80||c.other.svc.cluster.local"),
     ] {
         let pod = client(&snapshot, namespace, "client");
-        let found = ask(&snapshot, &HttpScope::Mesh { port: 80 }, &Client::Pod(&pod), "a.default");
+        let found = ask(
+            &snapshot,
+            &HttpScope::Mesh { port: 80 },
+            &Client::Pod(&pod),
+            "a.default",
+        );
         assert_eq!(found, expected, "{namespace}");
     }
 }
@@ -451,19 +547,27 @@ fn the_first_namespace_with_a_destination_rule_decides_on_subsets() {
         istio(
             "DestinationRule",
             name,
-            &format!("{{host: '*.default.svc.cluster.local', subsets: [{{name: {subset}}}]{more}}}"),
+            &format!(
+                "{{host: '*.default.svc.cluster.local', subsets: [{{name: {subset}}}]{more}}}"
+            ),
         )
     };
     let vs = |subset: &str| {
         istio(
             "VirtualService",
             subset,
-            &format!("{{hosts: [{subset}.com], http: [{{route: [{{destination: {{host: a.default.svc.cluster.local, subset: {subset}}}}}]}}]}}"),
+            &format!(
+                "{{hosts: [{subset}.com], http: [{{route: [{{destination: {{host: a.default.svc.cluster.local, subset: {subset}}}}}]}}]}}"
+            ),
         )
     };
     let text = two_services()
         + &rule("owner", "public", "")
-        + &istio("DestinationRule", "private", "{host: a, subsets: [{name: private}], exportTo: [.]}")
+        + &istio(
+            "DestinationRule",
+            "private",
+            "{host: a, subsets: [{name: private}], exportTo: [.]}",
+        )
         + &rule("consumer/own", "consumer", "")
         + &rule("istio-system/root", "root", "")
         + &vs("public")
@@ -483,8 +587,17 @@ fn the_first_namespace_with_a_destination_rule_decides_on_subsets() {
         let pod = client(&snapshot, namespace, "client");
         let found = ["public", "private", "consumer", "root"].map(|subset| {
             let host = format!("{subset}.com");
-            let found = ask(&snapshot, &HttpScope::Mesh { port: 80 }, &Client::Pod(&pod), &host);
-            if found.starts_with("503 NC") { "NC" } else { "a" }
+            let found = ask(
+                &snapshot,
+                &HttpScope::Mesh { port: 80 },
+                &Client::Pod(&pod),
+                &host,
+            );
+            if found.starts_with("503 NC") {
+                "NC"
+            } else {
+                "a"
+            }
         });
         assert_eq!(found, expected, "{namespace}");
     }
@@ -507,7 +620,8 @@ fn shares_follow_the_weights() {
     route: [{destination: {host: b}, weight: 37}]
   - route: [{destination: {host: b}, weight: 0}]",
     );
-    let snapshot = sound_world(&(two_services() + &rules + &pod("client", "10.9.9.9", "app=client")));
+    let snapshot =
+        sound_world(&(two_services() + &rules + &pod("client", "10.9.9.9", "app=client")));
     check_in(&snapshot, &[("a/one", B), ("a/", B)]);
     let pod = client(&snapshot, "default", "client");
     let request = Request {
@@ -532,7 +646,11 @@ fn shares_follow_the_weights() {
 fn a_port_without_a_protocol_has_a_table_of_its_own() {
     let text = service("a", "10.0.0.1", &[":80:8080"])
         + &service("b", "10.0.0.2", &["http:80:8080"])
-        + &istio("VirtualService", "a", "{hosts: [a], http: [{match: [{uri: {prefix: /b}}], route: [{destination: {host: b}}]}]}")
+        + &istio(
+            "VirtualService",
+            "a",
+            "{hosts: [a], http: [{match: [{uri: {prefix: /b}}], route: [{destination: {host: b}}]}]}",
+        )
         + &pod("client", "10.9.9.9", "app=client");
     let snapshot = sound_world(&text);
     let pod = client(&snapshot, "default", "client");
@@ -541,7 +659,11 @@ fn a_port_without_a_protocol_has_a_table_of_its_own() {
         port: 80,
     };
     for (url, expected) in [("whatever.com/b", B), ("b/b", B), ("a/", "404 NR")] {
-        assert_eq!(ask(&snapshot, &scope, &Client::Pod(&pod), url), expected, "{url}");
+        assert_eq!(
+            ask(&snapshot, &scope, &Client::Pod(&pod), url),
+            expected,
+            "{url}"
+        );
     }
     // Where others declare HTTP on the port, it is in their table too.
     check_in(&snapshot, &[("a/b", B), ("b/", B)]);
@@ -549,16 +671,27 @@ fn a_port_without_a_protocol_has_a_table_of_its_own() {
         host: "gone.default.svc.cluster.local".into(),
         port: 80,
     };
-    assert_eq!(ask(&snapshot, &gone, &Client::Pod(&pod), "a"), "passthrough");
+    assert_eq!(
+        ask(&snapshot, &gone, &Client::Pod(&pod), "a"),
+        "passthrough"
+    );
 }
 
 #[test]
 fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
     let text = service("web", "10.0.0.1", &["http:80:8080"])
         + &service("web6", "\"fd00::1\"", &["http2:80:8080"])
-        + &service("db", "10.0.0.2", &["tcp:80:5432", "tls:443:8443", "udp:53:53"])
+        + &service(
+            "db",
+            "10.0.0.2",
+            &["tcp:80:5432", "tls:443:8443", "udp:53:53"],
+        )
         + &service("any", "10.0.0.3", &["web:80:8080", ":9000:9000"])
-        + &service("peers", "None", &["tcp:7000:7000", "http:80:8080", "x:7001:7001"])
+        + &service(
+            "peers",
+            "None",
+            &["tcp:7000:7000", "http:80:8080", "x:7001:7001"],
+        )
         + &pod("peer", "10.1.0.1", "app=peers");
     let snapshot = sound_world(&text);
     let cases = [
@@ -568,14 +701,23 @@ fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
         ("8.8.8.8:80", "http 80"),
         ("[2001:db8::1]:80", "http 80"),
         ("8.8.8.8:443", "passthrough"),
-        ("10.0.0.2:80", "tcp outbound|80||db.default.svc.cluster.local"),
-        ("10.0.0.2:443", "tcp outbound|443||db.default.svc.cluster.local"),
+        (
+            "10.0.0.2:80",
+            "tcp outbound|80||db.default.svc.cluster.local",
+        ),
+        (
+            "10.0.0.2:443",
+            "tcp outbound|443||db.default.svc.cluster.local",
+        ),
         ("10.0.0.2:53", "passthrough"),
         ("10.0.0.3:80", "detect any.default.svc.cluster.local:80"),
         ("10.0.0.3:9000", "detect any.default.svc.cluster.local:9000"),
         ("8.8.8.8:9000", "passthrough"),
         ("10.1.0.1:7000", "passthrough"),
-        ("10.1.0.1:7001", "detect peers.default.svc.cluster.local:7001"),
+        (
+            "10.1.0.1:7001",
+            "detect peers.default.svc.cluster.local:7001",
+        ),
         ("10.1.0.1:80", "http 80"),
     ];
     for (destination, expected) in cases {
@@ -600,8 +742,11 @@ fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
 
 #[test]
 fn a_pod_serves_what_the_oldest_service_in_front_of_it_says() {
-    let text = service("a", "10.0.0.1", &["http:80:8080", "grpc:81:8081", ":82:8082", "tcp:83:8083"])
-        + &service("b", "10.0.0.2", &["tcp:80:8080"]).replace("{app: b}", "{app: a}")
+    let text = service(
+        "a",
+        "10.0.0.1",
+        &["http:80:8080", "grpc:81:8081", ":82:8082", "tcp:83:8083"],
+    ) + &service("b", "10.0.0.2", &["tcp:80:8080"]).replace("{app: b}", "{app: a}")
         + &pod("a-1", "10.1.0.1", "app=a");
     let snapshot = sound_world(&text);
     let pod = client(&snapshot, "default", "a-1");
@@ -641,7 +786,9 @@ fn a_gateway_serves_the_hosts_that_server_and_rules_share() {
         istio(
             "VirtualService",
             name,
-            &format!("{{hosts: ['{host}'], gateways: [default/gw], http: [{{route: [{{destination: {{host: {to}.default.svc.cluster.local}}}}]}}]}}"),
+            &format!(
+                "{{hosts: ['{host}'], gateways: [default/gw], http: [{{route: [{{destination: {{host: {to}.default.svc.cluster.local}}}}]}}]}}"
+            ),
         )
     };
     let text = two_services()
@@ -651,7 +798,11 @@ fn a_gateway_serves_the_hosts_that_server_and_rules_share() {
         + &vs("bar", "*.com", "a")
         + &vs("any", "*", "b")
         + &vs("foreign", "elsewhere.net", "a")
-        + &istio("VirtualService", "mesh", "{hosts: [m.foo.com], http: [{route: [{destination: {host: a}}]}]}");
+        + &istio(
+            "VirtualService",
+            "mesh",
+            "{hosts: [m.foo.com], http: [{route: [{destination: {host: a}}]}]}",
+        );
     at_gateway(
         &text,
         "app=gw,more=x",
@@ -668,7 +819,11 @@ fn a_gateway_serves_the_hosts_that_server_and_rules_share() {
             ("a.foo.com.", "404 NR"),
         ],
     );
-    at_gateway(&text, "app=other", &[("a.foo.com", "404 NR"), ("x.org", "404 NR")]);
+    at_gateway(
+        &text,
+        "app=other",
+        &[("a.foo.com", "404 NR"), ("x.org", "404 NR")],
+    );
 }
 
 #[test]
@@ -697,7 +852,11 @@ fn virtual_services_for_one_host_are_joined_at_a_gateway() {
   - match: [{uri: {prefix: /ab}}, {uri: {prefix: /b}}]
     route: [{destination: {host: b}}]",
         );
-    at_gateway(&text, "app=gw", &[("a.foo.com/b", B), ("a.foo.com/abc", A), ("a.foo.com/x", A)]);
+    at_gateway(
+        &text,
+        "app=gw",
+        &[("a.foo.com/b", B), ("a.foo.com/abc", A), ("a.foo.com/x", A)],
+    );
 }
 
 #[test]
@@ -719,23 +878,39 @@ fn rules_of_a_gateway_may_be_for_one_port_or_gateway() {
     route: [{destination: {host: b}}]",
         )
         .replace("a.foo.com, ", "");
-    at_gateway(&text, "app=gw", &[("a.foo.com/x", B), ("a.foo.com/", "404 NR")]);
+    at_gateway(
+        &text,
+        "app=gw",
+        &[("a.foo.com/x", B), ("a.foo.com/", "404 NR")],
+    );
 }
 
 #[test]
 fn a_gateway_asks_its_own_namespace_for_subsets() {
     let text = two_services()
         + &istio("Gateway", "gw", GATEWAY)
-        + &istio("VirtualService", "vs", "{hosts: [a.foo.com], gateways: [gw], http: [{route: [{destination: {host: a, subset: v1}}]}]}")
+        + &istio(
+            "VirtualService",
+            "vs",
+            "{hosts: [a.foo.com], gateways: [gw], http: [{route: [{destination: {host: a, subset: v1}}]}]}",
+        )
         + &istio("DestinationRule", "a", "{host: a, subsets: [{name: v1}]}");
     let hidden = text.clone()
-        + &istio("DestinationRule", "gateways/a", "{host: a.default.svc.cluster.local, subsets: [{name: v2}]}");
+        + &istio(
+            "DestinationRule",
+            "gateways/a",
+            "{host: a.default.svc.cluster.local, subsets: [{name: v2}]}",
+        );
     let v1 = "outbound|80|v1|a.default.svc.cluster.local";
     at_gateway(&hidden, "app=gw", &[("a.foo.com", v1)]);
     let hidden = hidden.replace("namespace: gateways", "namespace: istio-system");
     at_gateway(&hidden, "app=gw", &[("a.foo.com", v1)]);
     let private = text.replace("host: a, subsets", "host: a, exportTo: [.], subsets");
-    at_gateway(&private, "app=gw", &[("a.foo.com", &format!("503 NC {v1}"))]);
+    at_gateway(
+        &private,
+        "app=gw",
+        &[("a.foo.com", &format!("503 NC {v1}"))],
+    );
 }
 
 #[test]
@@ -758,14 +933,32 @@ fn an_endpoint_is_the_less_busy_of_two() {
     let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 80));
     let idle = |_: SocketAddr| 0;
     assert_eq!(endpoint(&cluster(0), &[], idle, &mut Told(vec![])), None);
-    assert_eq!(endpoint(&cluster(1), &[], idle, &mut Told(vec![])), Some(address(0)));
-    assert_eq!(endpoint(&cluster(1), &[address(0)], idle, &mut Told(vec![])), Some(address(0)));
+    assert_eq!(
+        endpoint(&cluster(1), &[], idle, &mut Told(vec![])),
+        Some(address(0))
+    );
+    assert_eq!(
+        endpoint(&cluster(1), &[address(0)], idle, &mut Told(vec![])),
+        Some(address(0))
+    );
     let busy_first = |endpoint: SocketAddr| u32::from(endpoint == address(0));
-    assert_eq!(endpoint(&cluster(3), &[], busy_first, &mut Told(vec![0, 0])), Some(address(1)));
-    assert_eq!(endpoint(&cluster(3), &[], busy_first, &mut Told(vec![2, 0])), Some(address(2)));
-    assert_eq!(endpoint(&cluster(2), &[address(1)], busy_first, &mut Told(vec![])), Some(address(0)));
+    assert_eq!(
+        endpoint(&cluster(3), &[], busy_first, &mut Told(vec![0, 0])),
+        Some(address(1))
+    );
+    assert_eq!(
+        endpoint(&cluster(3), &[], busy_first, &mut Told(vec![2, 0])),
+        Some(address(2))
+    );
+    assert_eq!(
+        endpoint(&cluster(2), &[address(1)], busy_first, &mut Told(vec![])),
+        Some(address(0))
+    );
     let tried = [address(0), address(1)];
-    assert_eq!(endpoint(&cluster(2), &tried, busy_first, &mut Told(vec![0, 0])), Some(address(1)));
+    assert_eq!(
+        endpoint(&cluster(2), &tried, busy_first, &mut Told(vec![0, 0])),
+        Some(address(1))
+    );
 
     let mut seen: HashMap<SocketAddr, u32> = HashMap::new();
     let mut chance = Seeded(fastrand::Rng::with_seed(7));
@@ -773,5 +966,8 @@ fn an_endpoint_is_the_less_busy_of_two() {
         let drawn = endpoint(&cluster(3), &[], idle, &mut chance).expect("there are three");
         *seen.entry(drawn).or_default() += 1;
     }
-    assert!(seen.values().all(|count| (9_500..10_500).contains(count)), "{seen:?}");
+    assert!(
+        seen.values().all(|count| (9_500..10_500).contains(count)),
+        "{seen:?}"
+    );
 }

@@ -9,12 +9,17 @@ use crate::config::Severity;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn service(name: &str, port: u16) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: {port}}}]}}\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: http, port: {port}}}]}}\n"
+    )
 }
 
 fn ports(update: &Update) -> Vec<u16> {
     let services = update.snapshot.services.values();
-    let mut ports: Vec<u16> = services.flat_map(|service| &service.ports).map(|port| port.number).collect();
+    let mut ports: Vec<u16> = services
+        .flat_map(|service| &service.ports)
+        .map(|port| port.number)
+        .collect();
     ports.sort_unstable();
     ports
 }
@@ -120,7 +125,11 @@ async fn a_directory_that_goes_leaves_the_world_as_it_is_until_it_is_back() {
     fs::rename(&path, parent.path().join("away")).expect("gone");
     let update = until(&mut watched, &[1]).await;
     assert_eq!(update.rejected.len(), 1, "{:?}", update.rejected);
-    assert!(update.rejected[0].to_string().contains("what it said last holds"));
+    assert!(
+        update.rejected[0]
+            .to_string()
+            .contains("what it said last holds")
+    );
     fs::create_dir(&path).expect("made");
     fs::write(path.join("a.yaml"), service("a", 2)).expect("written");
     assert!(until(&mut watched, &[2]).await.rejected.is_empty());
@@ -136,12 +145,15 @@ async fn a_writer_in_the_middle_of_a_file_is_waited_for() {
     fs::write(&path, service("a", 1) + "---\n" + &service("b", 2)).expect("written");
     let (mut watched, _) = open(directory.path());
     let mut file = fs::File::create(&path).expect("opened");
-    file.write_all(service("a", 3).as_bytes()).expect("the first half");
+    file.write_all(service("a", 3).as_bytes())
+        .expect("the first half");
     file.flush().expect("flushed");
     tokio::time::sleep(Duration::from_millis(40)).await;
     write!(file, "---\n{}", service("b", 4)).expect("the other half");
     drop(file);
-    let update = tokio::time::timeout(PATIENCE, watched.next()).await.expect("a change");
+    let update = tokio::time::timeout(PATIENCE, watched.next())
+        .await
+        .expect("a change");
     assert_eq!(ports(&update), [3, 4]);
 }
 
@@ -149,9 +161,13 @@ async fn a_writer_in_the_middle_of_a_file_is_waited_for() {
 fn a_directory_that_is_not_there_is_an_error_with_a_remedy() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("none");
-    let message = format!("the manifest directory {} cannot be read: No such file or directory (os error 2); create it, or name another one", path.display());
+    let message = format!(
+        "the manifest directory {} cannot be read: No such file or directory (os error 2); create it, or name another one",
+        path.display()
+    );
     let error = ManifestDir::open(&path, CompileOptions::default()).expect_err("it is not there");
     assert_eq!(error.to_string(), message);
-    let error = crate::config::load(&path, &CompileOptions::default()).expect_err("it is not there");
+    let error =
+        crate::config::load(&path, &CompileOptions::default()).expect_err("it is not there");
     assert_eq!(error.to_string(), message);
 }

@@ -14,7 +14,7 @@ fn error(text: &str) -> String {
 }
 
 fn text_at(node: &Node, path: &[&str]) -> String {
-    let found = path.iter().fold(Some(node), |node, key| node?.get(key));
+    let found = path.iter().try_fold(node, |node, key| node.get(key));
     found.map_or_else(|| "absent".to_owned(), |node| format!("{:?}", node.value))
 }
 
@@ -41,11 +41,22 @@ fn documents_are_told_apart_by_lines_as_kubectl_does() {
     let shown: Vec<String> = read
         .iter()
         .map(|document| match document {
-            Ok(node) => format!("{}:{:?}", node.at.line, node.get("a").or(node.get("c")).map(|node| &node.value)),
+            Ok(node) => format!(
+                "{}:{:?}",
+                node.at.line,
+                node.get("a").or(node.get("c")).map(|node| &node.value)
+            ),
             Err(error) => format!("error in line {}", error.at.line),
         })
         .collect();
-    assert_eq!(shown, ["2:Some(Integer(1))", "error in line 6", "8:Some(Integer(3))"]);
+    assert_eq!(
+        shown,
+        [
+            "2:Some(Integer(1))",
+            "error in line 6",
+            "8:Some(Integer(3))"
+        ]
+    );
 }
 
 #[test]
@@ -60,17 +71,21 @@ fn windows_files_and_byte_order_marks_are_read() {
 fn json_is_yaml_with_tabs_too() {
     let node = one("{\n\t\"a\": {\n\t\t\"b\": [1, \"x\", true, null]\n\t}\n}\n");
     assert_eq!(
-        node.get("a").and_then(|a| a.get("b")).map(|b| match &b.value {
-            Value::Sequence(items) => items.len(),
-            _ => 0,
-        }),
+        node.get("a")
+            .and_then(|a| a.get("b"))
+            .map(|b| match &b.value {
+                Value::Sequence(items) => items.len(),
+                _ => 0,
+            }),
         Some(4)
     );
 }
 
 #[test]
 fn anchors_and_merge_keys_work() {
-    let node = one("base: &base {a: 1, b: 2}\nown:\n  <<: *base\n  b: 3\nmany:\n  <<: [{c: 4}, *base]\n  d: *base\n");
+    let node = one(
+        "base: &base {a: 1, b: 2}\nown:\n  <<: *base\n  b: 3\nmany:\n  <<: [{c: 4}, *base]\n  d: *base\n",
+    );
     assert_eq!(text_at(&node, &["own", "a"]), "Integer(1)");
     assert_eq!(text_at(&node, &["own", "b"]), "Integer(3)");
     assert_eq!(text_at(&node, &["many", "c"]), "Integer(4)");
@@ -97,17 +112,33 @@ fn quoted_scalars_are_text() {
 #[test]
 fn what_kubectl_refuses_is_refused_with_its_place() {
     let cases = [
-        ("a: 1\nb: 2\na: 3\n", "3:1: key \"a\" stands here for the second time"),
-        ("a: {b: 1, b: 2}", "1:11: key \"b\" stands here for the second time"),
+        (
+            "a: 1\nb: 2\na: 3\n",
+            "3:1: key \"a\" stands here for the second time",
+        ),
+        (
+            "a: {b: 1, b: 2}",
+            "1:11: key \"b\" stands here for the second time",
+        ),
         ("a: *x\n", "1:4: while parsing node, found unknown anchor"),
         ("<<: 1\n", "1:5: << needs a mapping, or a list of mappings"),
         ("a: !vault x\n", "1:11: tag !vault is not known here"),
-        ("[a]: b\n", "1:1: a key must be a string, a number or a boolean"),
+        (
+            "[a]: b\n",
+            "1:1: a key must be a string, a number or a boolean",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(error(text), expected, "{text}");
     }
-    for text in ["a:\n\tb: 1\n", "a: [1\n", "a: 'x\n", "a: b: c\n", "- a\nb: 1\n", "}"] {
+    for text in [
+        "a:\n\tb: 1\n",
+        "a: [1\n",
+        "a: 'x\n",
+        "a: b: c\n",
+        "- a\nb: 1\n",
+        "}",
+    ] {
         assert_ne!(error(text), "no error", "{text}");
     }
 }
@@ -117,15 +148,35 @@ fn bombs_are_refused_before_they_go_off() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..30 {
         let below = format!("*a{}", level - 1);
-        bomb += &format!("a{level}: &a{level} [{}]\n", [below.as_str(); 10].join(", "));
+        bomb += &format!(
+            "a{level}: &a{level} [{}]\n",
+            [below.as_str(); 10].join(", ")
+        );
     }
     assert!(error(&bomb).contains("by its aliases"), "{}", error(&bomb));
     let merges: String = (1..40)
-        .map(|level| format!("m{level}: &m{level}\n  k{level}: x\n  a: *m{0}\n  b: *m{0}\n", level - 1))
+        .map(|level| {
+            format!(
+                "m{level}: &m{level}\n  k{level}: x\n  a: *m{0}\n  b: *m{0}\n",
+                level - 1
+            )
+        })
         .collect();
     assert!(error(&format!("m0: &m0 {{x: y}}\n{merges}")).contains("by its aliases"));
-    assert!(error(&"[".repeat(10_000)).contains("deep") || error(&"[".repeat(10_000)) != "no error");
-    let nested: String = (0..200).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
-    assert!(error(&nested).contains("nested more than"), "{}", error(&nested));
-    assert!(error("a: &a [*a]").contains("inside what it stands for"), "{}", error("a: &a [*a]"));
+    assert!(
+        error(&"[".repeat(10_000)).contains("deep") || error(&"[".repeat(10_000)) != "no error"
+    );
+    let nested: String = (0..200)
+        .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+        .collect();
+    assert!(
+        error(&nested).contains("nested more than"),
+        "{}",
+        error(&nested)
+    );
+    assert!(
+        error("a: &a [*a]").contains("inside what it stands for"),
+        "{}",
+        error("a: &a [*a]")
+    );
 }

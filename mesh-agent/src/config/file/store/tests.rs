@@ -23,7 +23,8 @@ impl World {
     fn write(&self, name: &str, second: u64, text: &str) {
         let path = self.directory.path().join(name);
         fs::write(&path, text).expect("written");
-        let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
+        let times =
+            FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
         let file = OpenOptions::new().write(true).open(path).expect("opened");
         file.set_times(times).expect("its time");
     }
@@ -36,9 +37,12 @@ impl World {
     fn look(&mut self) -> (Vec<String>, Vec<String>) {
         loop {
             let listing = scan::list(self.directory.path()).expect("listed");
-            let refreshed = self
-                .store
-                .update(&listing, &HashSet::new(), self.now, &CompileOptions::default());
+            let refreshed = self.store.update(
+                &listing,
+                &HashSet::new(),
+                self.now,
+                &CompileOptions::default(),
+            );
             match refreshed.again {
                 Some(again) => self.now = again,
                 None => break,
@@ -64,13 +68,18 @@ impl World {
         assert_eq!(shown, in_force);
         assert_eq!(rejected.len(), complaints.len(), "{rejected:#?}");
         for (found, expected) in rejected.iter().zip(complaints) {
-            assert!(found.starts_with(expected), "{found}\ndoes not begin with\n{expected}");
+            assert!(
+                found.starts_with(expected),
+                "{found}\ndoes not begin with\n{expected}"
+            );
         }
     }
 }
 
 fn rule(name: &str, host: &str) -> String {
-    format!("---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\nspec: {{host: {host}}}\n")
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\nspec: {{host: {host}}}\n"
+    )
 }
 
 #[test]
@@ -79,7 +88,10 @@ fn a_broken_object_keeps_its_last_good_version_and_its_neighbours_move_on() {
     world.write("f.yaml", 1, &(rule("a", "a1.x") + &rule("b", "b1.x")));
     world.check(&["a=a1.x", "b=b1.x"], &[]);
     world.write("f.yaml", 2, &(rule("a", "''") + &rule("b", "b2.x")));
-    world.check(&["a=a1.x", "b=b2.x"], &["f.yaml:5:14: DestinationRule default/a: spec.host: a DestinationRule needs a host"]);
+    world.check(
+        &["a=a1.x", "b=b2.x"],
+        &["f.yaml:5:14: DestinationRule default/a: spec.host: a DestinationRule needs a host"],
+    );
     world.write("f.yaml", 3, &(rule("a", "a3.x") + &rule("b", "b2.x")));
     world.check(&["a=a3.x", "b=b2.x"], &[]);
     world.write("f.yaml", 4, &rule("a", "a3.x"));
@@ -93,7 +105,12 @@ fn a_file_that_no_longer_parses_keeps_all_that_it_said() {
     let mut world = World::new();
     world.write("f.yaml", 1, &(rule("a", "a1.x") + &rule("b", "b1.x")));
     world.check(&["a=a1.x", "b=b1.x"], &[]);
-    for text in ["{", "a: [", "kind: x", "---\napiVersion: networking.istio.io/v1\nkind: Virtual\n"] {
+    for text in [
+        "{",
+        "a: [",
+        "kind: x",
+        "---\napiVersion: networking.istio.io/v1\nkind: Virtual\n",
+    ] {
         world.write("f.yaml", 2, text);
         let (shown, rejected) = world.look();
         assert_eq!(shown, ["a=a1.x", "b=b1.x"], "{text}");
@@ -101,16 +118,26 @@ fn a_file_that_no_longer_parses_keeps_all_that_it_said() {
     }
     let file = world.directory.path().join("f.yaml");
     fs::write(&file, b"a: b\nc: \xff\n").expect("written");
-    world.check(&["a=a1.x", "b=b1.x"], &["f.yaml: this file is not UTF-8 from line 2 on; save it as UTF-8"]);
+    world.check(
+        &["a=a1.x", "b=b1.x"],
+        &["f.yaml: this file is not UTF-8 from line 2 on; save it as UTF-8"],
+    );
     let big = OpenOptions::new().write(true).open(&file).expect("opened");
     big.set_len(17 << 20).expect("its size");
-    world.check(&["a=a1.x", "b=b1.x"], &["f.yaml: this file has more than 16 MiB; split it"]);
+    world.check(
+        &["a=a1.x", "b=b1.x"],
+        &["f.yaml: this file has more than 16 MiB; split it"],
+    );
 }
 
 #[test]
 fn a_broken_object_that_was_never_good_is_left_out_alone() {
     let mut world = World::new();
-    world.write("f.yaml", 1, &(rule("a", "''") + &rule("b", "b1.x") + "---\nkind: [\n" + &rule("c", "c1.x")));
+    world.write(
+        "f.yaml",
+        1,
+        &(rule("a", "''") + &rule("b", "b1.x") + "---\nkind: [\n" + &rule("c", "c1.x")),
+    );
     let (shown, rejected) = world.look();
     assert_eq!(shown, ["b=b1.x", "c=c1.x"]);
     assert_eq!(rejected.len(), 2, "{rejected:#?}");
@@ -121,25 +148,41 @@ fn of_two_files_the_one_written_last_is_in_force() {
     let mut world = World::new();
     world.write("a.yaml", 5, &rule("r", "a.x"));
     world.write("b.yaml", 3, &rule("r", "b.x"));
-    world.check(&["r=a.x"], &["b.yaml:2:1: DestinationRule default/r: a.yaml:2 was written later"]);
+    world.check(
+        &["r=a.x"],
+        &["b.yaml:2:1: DestinationRule default/r: a.yaml:2 was written later"],
+    );
     world.write("b.yaml", 7, &rule("r", "b.x"));
-    world.check(&["r=b.x"], &["a.yaml:2:1: DestinationRule default/r: b.yaml:2 was written later"]);
+    world.check(
+        &["r=b.x"],
+        &["a.yaml:2:1: DestinationRule default/r: b.yaml:2 was written later"],
+    );
     // A broken edit of the loser does not bring its old version back.
     world.write("a.yaml", 9, &rule("r", "''"));
     let (shown, _) = world.look();
     assert_eq!(shown, ["r=b.x"]);
     world.remove("b.yaml");
-    world.check(&["r=a.x"], &["a.yaml:5:14: DestinationRule default/r: spec.host"]);
+    world.check(
+        &["r=a.x"],
+        &["a.yaml:5:14: DestinationRule default/r: spec.host"],
+    );
 }
 
 #[test]
 fn of_files_of_one_time_the_last_name_is_in_force_and_of_documents_the_last_one() {
     let mut world = World::new();
     world.write("b.yaml", 5, &rule("r", "b.x"));
-    world.write("a.yaml", 5, &(rule("r", "a.x") + &rule("s", "s1.x") + &rule("s", "s2.x")));
+    world.write(
+        "a.yaml",
+        5,
+        &(rule("r", "a.x") + &rule("s", "s1.x") + &rule("s", "s2.x")),
+    );
     world.check(
         &["r=b.x", "s=s2.x"],
-        &["a.yaml:2:1: DestinationRule default/r: b.yaml:2", "a.yaml:7:1: DestinationRule default/s: a.yaml:12"],
+        &[
+            "a.yaml:2:1: DestinationRule default/r: b.yaml:2",
+            "a.yaml:7:1: DestinationRule default/s: a.yaml:12",
+        ],
     );
 }
 
@@ -162,10 +205,14 @@ fn a_file_that_is_gone_or_empty_for_a_moment_is_not_missed() {
     world.write("f.yaml", 2, "");
     let options = CompileOptions::default();
     let entries = listing(&world);
-    let refreshed = world.store.update(&entries, &HashSet::new(), world.now, &options);
+    let refreshed = world
+        .store
+        .update(&entries, &HashSet::new(), world.now, &options);
     assert!(!refreshed.changed && refreshed.again == Some(world.now + GRACE));
     world.remove("f.yaml");
-    let refreshed = world.store.update(&[], &HashSet::new(), world.now + GRACE / 2, &options);
+    let refreshed = world
+        .store
+        .update(&[], &HashSet::new(), world.now + GRACE / 2, &options);
     assert!(!refreshed.changed && refreshed.again == Some(world.now + GRACE));
     world.write("f.yaml", 3, &rule("a", "a2.x"));
     world.check(&["a=a2.x"], &[]);
@@ -181,7 +228,9 @@ fn a_file_that_is_being_written_is_not_looked_at() {
     world.write("f.yaml", 2, &rule("a", "a2.x"));
     let listing = scan::list(world.directory.path()).expect("listed");
     let busy = HashSet::from([world.directory.path().join("f.yaml")]);
-    let refreshed = world.store.update(&listing, &busy, world.now, &CompileOptions::default());
+    let refreshed = world
+        .store
+        .update(&listing, &busy, world.now, &CompileOptions::default());
     assert!(!refreshed.changed);
     assert_eq!(world.store.resolve().0.len(), 2);
     assert_eq!(world.look().0, ["a=a2.x"]);
@@ -203,6 +252,9 @@ fn only_manifests_are_read_and_nothing_is_waited_for() {
     nix::unistd::mkfifo(&path.join("i.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     world.check(
         &["a=a.x", "b=b.x"],
-        &["h.yaml: this is no regular file; move it out", "i.yaml: this is no regular file; move it out"],
+        &[
+            "h.yaml: this is no regular file; move it out",
+            "i.yaml: this is no regular file; move it out",
+        ],
     );
 }
