@@ -39,6 +39,8 @@ pub mod compile;
 pub mod crd;
 pub mod document;
 pub mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod inputs;
 pub mod object;
 pub mod path;
@@ -88,3 +90,6 @@ pub fn load(
     rejected.extend(more);
     Ok((snapshot, rejected))
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,6 +142,7 @@ impl Reader<'_> {
                     .and_then(|metadata| metadata.get("name")?.as_str());
                 let problem = Problem {
                     path: Path::of("kind"),
+                    name: false,
                     message: format!("{kind} is not supported yet and has no effect"),
                     remedy: String::new(),
                     severity: Severity::Warning,
@@ -180,6 +181,7 @@ impl Reader<'_> {
     fn broken(&mut self, source: &Source, object: &str, path: Path, message: &str, remedy: &str) {
         let problem = Problem {
             path,
+            name: false,
             message: message.to_owned(),
             remedy: remedy.to_owned(),
             severity: Severity::Error,
@@ -236,7 +238,7 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
     let mut problems = Problems::default();
     let node = Arc::clone(&source.document);
     let metadata = part(&node, "metadata", &mut problems, None).unwrap_or_else(|| name_only(&node));
-    if metadata.name.is_empty() {
+    if metadata.name.is_empty() && !problems.unusable() {
         problems.error(
             &Path::of("metadata.name"),
             "the object has no name",
@@ -386,7 +388,7 @@ fn part<T: DeserializeOwned + Default>(
             Some(value)
         }
         Err(Misfit { path, message, .. }) => {
-            problems.error(&path.below(&root), message, "");
+            problems.error(&path.below(&root), &message, remedy(&message));
             None
         }
     }
@@ -396,9 +398,19 @@ fn whole<T: DeserializeOwned>(node: &Node, problems: &mut Problems) -> Option<T>
     match read(node) {
         Ok((value, _)) => Some(value),
         Err(Misfit { path, message, .. }) => {
-            problems.error(&path, message, "");
+            problems.error(&path, &message, remedy(&message));
             None
         }
+    }
+}
+
+/// What to do about a value of the wrong type. YAML takes many a word for something else than text.
+fn remedy(message: &str) -> &'static str {
+    let scalar = message.starts_with("is the boolean") || message.starts_with("is the number");
+    if scalar && message.ends_with("expected a string") {
+        "put it in quotes"
+    } else {
+        ""
     }
 }
 
@@ -423,8 +435,12 @@ fn unknown_field(path: &Path, meant: Option<&str>, policy: UnknownFields, proble
         Some(meant) => format!("did you mean {meant}?"),
         None => "remove it".to_owned(),
     };
-    match policy {
-        UnknownFields::Reject => problems.error(path, "Istio knows no such field", remedy),
-        UnknownFields::Warn => problems.warning(path, "Istio knows no such field", remedy),
-    }
+    let severity = match policy {
+        UnknownFields::Reject => Severity::Error,
+        UnknownFields::Warn => Severity::Warning,
+    };
+    problems.unknown_field(path, remedy, severity);
 }
+
+#[cfg(test)]
+mod tests;

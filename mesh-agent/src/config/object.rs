@@ -123,7 +123,11 @@ impl Object {
 impl Source {
     /// A complaint about an object of this document.
     pub fn reject(&self, object: &str, problem: Problem) -> Rejected {
-        let at = self.document.locate(&problem.path);
+        let at = if problem.name {
+            self.document.locate_name(&problem.path)
+        } else {
+            self.document.locate(&problem.path)
+        };
         Rejected {
             file: self.file.to_path_buf(),
             line: at.line,

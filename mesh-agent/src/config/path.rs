@@ -68,7 +68,7 @@ impl fmt::Display for Path {
             match step {
                 Step::Index(index) => write!(f, "[{index}]")?,
                 Step::Key(key) if key.contains(['.', '[', ' ']) || key.is_empty() => {
-                    write!(f, "[\"{key}\"]")?
+                    write!(f, "[\"{key}\"]")?;
                 }
                 Step::Key(key) if position == 0 => f.write_str(key)?,
                 Step::Key(key) => write!(f, ".{key}")?,

@@ -40,6 +40,8 @@ pub enum Severity {
 pub struct Problem {
     /// The field, from the root of the document.
     pub path: Path,
+    /// Whether the name of the field is what is wrong, not its value.
+    pub name: bool,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
@@ -70,6 +72,18 @@ impl Problems {
     /// Something to know.
     pub fn warning(&mut self, path: &Path, message: impl Into<String>, remedy: impl Into<String>) {
         self.push(path, message, remedy, Severity::Warning);
+    }
+
+    /// A field that does not exist.
+    pub fn unknown_field(&mut self, path: &Path, remedy: impl Into<String>, severity: Severity) {
+        self.unusable |= severity == Severity::Error;
+        self.list.push(Problem {
+            path: path.clone(),
+            name: true,
+            message: "Istio knows no such field".to_owned(),
+            remedy: remedy.into(),
+            severity,
+        });
     }
 
     /// A field that Istio knows and this version does not act on, where not acting would change what happens.
@@ -114,6 +128,7 @@ impl Problems {
     ) {
         self.list.push(Problem {
             path: path.clone(),
+            name: false,
             message: message.into(),
             remedy: remedy.into(),
             severity,

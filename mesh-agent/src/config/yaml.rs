@@ -117,35 +117,45 @@ impl Node {
         }
     }
 
-    /// Where the field at `path` stands: its value, or as near to it as the document goes. A value that was written on
-    /// a line below its key is shown by its key.
+    /// Where the value of the field at `path` stands, or as near to it as the document goes. A value that was written on
+    /// a line below its name is shown by its name.
     pub fn locate(&self, path: &Path) -> Location {
-        let mut node = self;
-        let mut at = self.at;
+        let (name, value) = self.find(path);
+        match name {
+            Some(name) if name.line != value.line => name,
+            Some(_) | None => value,
+        }
+    }
+
+    /// Where the name of the field at `path` stands, or as near to it as the document goes.
+    pub fn locate_name(&self, path: &Path) -> Location {
+        let (name, value) = self.find(path);
+        name.unwrap_or(value)
+    }
+
+    /// The places of the last field that is there on the way of `path`: of its name, unless it is an item of a list, and
+    /// of its value.
+    fn find(&self, path: &Path) -> (Option<Location>, Location) {
+        let mut found = (None, self);
         for step in path.steps() {
-            match (step, &node.value) {
-                (Step::Key(wanted), Value::Mapping(entries)) => {
-                    let Some((key, value)) = entries.iter().find(|(key, _)| {
+            let next = match (step, &found.1.value) {
+                (Step::Key(wanted), Value::Mapping(entries)) => entries
+                    .iter()
+                    .find(|(key, _)| {
                         key.name == *wanted || *read::camel_case(&key.name) == **wanted
-                    }) else {
-                        break;
-                    };
-                    at = if value.at.line == key.at.line {
-                        value.at
-                    } else {
-                        key.at
-                    };
-                    node = value;
-                }
+                    })
+                    .map(|(key, value)| (Some(key.at), value)),
                 (Step::Index(index), Value::Sequence(items)) => {
-                    let Some(item) = items.get(*index) else { break };
-                    at = item.at;
-                    node = item;
+                    items.get(*index).map(|item| (None, item))
                 }
-                _ => break,
+                _ => None,
+            };
+            match next {
+                Some(next) => found = next,
+                None => break,
             }
         }
-        at
+        (found.0, found.1.at)
     }
 }
 

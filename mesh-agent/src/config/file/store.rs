@@ -289,6 +289,7 @@ fn shadowed_by(loser: &Written, winner: &Written) -> Rejected {
     let source = &winner.object.source;
     loser.object.reject(Problem {
         path: FieldPath::root(),
+        name: false,
         message: format!(
             "{}:{} was written later and is in force instead",
             source.file.display(),

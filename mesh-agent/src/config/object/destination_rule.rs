@@ -246,7 +246,7 @@ fn check_tls(tls: &Tls, path: &Path, problems: &mut Problems) {
     match tls.mode.as_deref() {
         None | Some("DISABLE") => {}
         Some(mode @ ("SIMPLE" | "MUTUAL" | "ISTIO_MUTUAL")) => {
-            problems.unsupported(&path, &format!("tls mode {mode}"))
+            problems.unsupported(&path, &format!("tls mode {mode}"));
         }
         Some(other) => problems.error(
             &path,
