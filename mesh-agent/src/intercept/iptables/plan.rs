@@ -200,3 +200,97 @@ fn ours(
     };
     (0..present.rules.len()).filter(is_ours).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intercept::iptables::options::Options;
+    use crate::intercept::iptables::render::render;
+    use crate::intercept::iptables::rule::Family;
+
+    fn saved(nat: &str) -> Saved {
+        Saved::parse(Family::V4, &format!("*nat\n{nat}COMMIT\n"))
+    }
+
+    /// What `converge` does to the kernel's chains.
+    fn entries(nat: &str, options: &Options) -> Vec<String> {
+        let rules = render(options).v4;
+        let text = converge(&saved(nat), &rules, &unmarked(&rules)).expect("a change");
+        let in_hooks = |line: &&str| line.contains(" OUTPUT ") || line.contains(" PREROUTING ");
+        text.lines().filter(in_hooks).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn nothing_is_there() {
+        assert_eq!(
+            entries("", &Options::default()),
+            [
+                "-A OUTPUT -p tcp -j ISTIO_OUTPUT",
+                "-A PREROUTING -p tcp -j ISTIO_INBOUND"
+            ]
+        );
+        assert_eq!(withdraw(&saved(""), &Known::new()), None);
+        assert_eq!(stop_steering(&saved(""), &Known::new()), None);
+    }
+
+    #[test]
+    fn a_jump_stays_where_it_was() {
+        let nat = "-A PREROUTING -p tcp -j ISTIO_INBOUND\n\
+                   -A OUTPUT -p tcp -j ACCEPT\n\
+                   -A OUTPUT -p udp -j ISTIO_OUTPUT\n\
+                   -A OUTPUT -p tcp -j ISTIO_OUTPUT\n\
+                   -A OUTPUT -p udp -j ACCEPT\n";
+        assert_eq!(
+            entries(nat, &Options::default()),
+            [
+                "-D OUTPUT -p udp -j ISTIO_OUTPUT",
+                "-D OUTPUT -p tcp -j ISTIO_OUTPUT",
+                "-I OUTPUT 2 -p tcp -j ISTIO_OUTPUT"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_goes_on_top_goes_on_top_again() {
+        let options = Options {
+            virtual_interfaces: vec!["k6t".to_owned()],
+            ..Options::default()
+        };
+        let nat = "-A PREROUTING -p udp -j ACCEPT\n\
+                   -A PREROUTING -i k6t -j RETURN\n\
+                   -A OUTPUT -p tcp -j ISTIO_OUTPUT\n";
+        assert_eq!(
+            entries(nat, &options),
+            [
+                "-D PREROUTING -i k6t -j RETURN",
+                "-A PREROUTING -p tcp -j ISTIO_INBOUND",
+                "-I PREROUTING 1 -i k6t -j RETURN",
+                "-I PREROUTING 1 -i k6t -j ISTIO_REDIRECT"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_what_is_ours_goes() {
+        let nat = ":ISTIO_OLD - [0:0]\n\
+                   -A OUTPUT -o net1 -j RETURN\n\
+                   -A OUTPUT -o net2 -j RETURN\n\
+                   -A OUTPUT -j ISTIO_OLD\n\
+                   -A FOREIGN -j ISTIO_OLD\n\
+                   -A ISTIO_OLD -j ACCEPT\n";
+        let known = vec![(
+            "nat".to_owned(),
+            "OUTPUT".to_owned(),
+            "-o net1 -j RETURN".to_owned(),
+        )];
+        assert_eq!(
+            withdraw(&saved(nat), &known).expect("a change"),
+            "*nat\n:ISTIO_OLD - [0:0]\n-D FOREIGN -j ISTIO_OLD\n-D OUTPUT -o net1 -j RETURN\n\
+             -D OUTPUT -j ISTIO_OLD\n-X ISTIO_OLD\nCOMMIT\n"
+        );
+        assert_eq!(
+            stop_steering(&saved(nat), &Known::new()).expect("a change"),
+            "*nat\n-D OUTPUT -j ISTIO_OLD\n-D FOREIGN -j ISTIO_OLD\nCOMMIT\n"
+        );
+    }
+}
