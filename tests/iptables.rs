@@ -67,6 +67,8 @@ type Listing = BTreeMap<(String, String), Vec<String>>;
 
 #[derive(Parser)]
 struct Flags {
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendFlag,
     #[command(flatten)]
     chains: Chains,
 }
@@ -76,7 +78,7 @@ fn options(flags: &str) -> Result<Options> {
         .split_whitespace()
         .map(|word| if word == "''" { "" } else { word });
     let flags = Flags::try_parse_from(["iptables"].into_iter().chain(words))?;
-    (flags.chains.options(BackendFlag::Auto)).map_err(|problems| anyhow::anyhow!("{problems:?}"))
+    (flags.chains.options(flags.backend)).map_err(|problems| anyhow::anyhow!("{problems:?}"))
 }
 
 fn data(path: &str) -> PathBuf {

@@ -195,8 +195,9 @@ pub fn surroundings(netns: &NetNs) -> Result<String> {
     for arguments in [
         &["rule"][..],
         &["-6", "rule"],
-        &["route", "show", "table", "all"],
-        &["-6", "route", "show", "table", "all"],
+        // Other devices' routes come and go by themselves, with their link-local addresses.
+        &["route", "show", "table", "all", "dev", "lo"],
+        &["-6", "route", "show", "table", "all", "dev", "lo"],
         &["-o", "addr", "show", "dev", "lo"],
     ] {
         all.push(run(netns, "ip", arguments)?);

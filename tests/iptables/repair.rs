@@ -1,6 +1,7 @@
 //! What happens to the rules when others change them, options change, or agents are killed, fail or meet.
 
 use std::env;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -372,9 +373,9 @@ fn two_at_once() -> Result<()> {
 
 fn failed_apply_leaves_nothing() -> Result<()> {
     let [nft, legacy] = &TOOLS;
-    for (tools, broken) in [
-        (nft, "ip6tables-nft-restore"),
-        (legacy, "ip6tables-legacy-restore"),
+    for (tools, other, broken) in [
+        (nft, legacy, "ip6tables-nft-restore"),
+        (legacy, nft, "ip6tables-legacy-restore"),
     ] {
         let netns = namespace::mounted()?;
         let before = namespace::surroundings(&netns)?;
@@ -392,36 +393,36 @@ fn failed_apply_leaves_nothing() -> Result<()> {
 
         // IPv4 goes in, IPv6 is refused.
         let programs = tempfile::tempdir()?;
-        for (name, script) in [
-            (broken, "#!/bin/sh\necho 'no such luck' >&2\nexit 4\n"),
-            // Without it, the child takes the backend that this test is about.
-            (
-                if tools.backend == Backend::Nft {
-                    "-"
-                } else {
-                    "iptables-nft-save"
-                },
-                "#!/bin/sh\nexit 1\n",
-            ),
-        ] {
-            let path = programs.path().join(name);
-            std::fs::write(&path, script)?;
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        }
-        let output = Command::new(env::current_exe()?)
-            .env(CHILD_FLAGS, "-m TPROXY -c net1")
-            .env(CHILD_NETNS, netns.path())
-            .env(
-                "PATH",
-                format!("{}:/usr/bin:/bin", programs.path().display()),
-            )
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            !output.status.success() && said.contains("no such luck"),
-            "{said}"
-        );
-        tools.expect_empty(&netns)?;
+        let path = programs.path().join(broken);
+        std::fs::write(&path, "#!/bin/sh\necho 'no such luck' >&2\nexit 4\n")?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+        let fail = || -> Result<()> {
+            let flags = format!("-m TPROXY -c net1 --backend {}", tools.backend);
+            let output = Command::new(env::current_exe()?)
+                .env(CHILD_FLAGS, flags)
+                .env(CHILD_NETNS, netns.path())
+                .env(
+                    "PATH",
+                    format!("{}:/usr/bin:/bin", programs.path().display()),
+                )
+                .output()?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(
+                !output.status.success() && said.contains("no such luck"),
+                "{said}"
+            );
+            tools.expect_empty(&netns)
+        };
+        fail()?;
+        let after = namespace::surroundings(&netns)?;
+        ensure!(after == before, "{after}");
+        // A pod that the other backend steers stays steered.
+        apply(&netns, &forced(other, &Options::default()))?;
+        let (v4, v6) = (other.save4(&netns)?, other.save6(&netns)?);
+        fail()?;
+        same("v4", &listing(&other.save4(&netns)?), &listing(&v4))?;
+        same("v6", &listing(&other.save6(&netns)?), &listing(&v6))?;
+        clean(&netns, &Options::default())?;
         let after = namespace::surroundings(&netns)?;
         ensure!(after == before, "{after}");
     }

@@ -175,12 +175,14 @@ fn print(options: &Options) -> anyhow::Result<()> {
     }
 }
 
-/// Whether this is the machine's own network namespace, as far as can be told. In a container, process 1 is its own.
+/// Whether this is the machine's own network namespace, as far as can be told.
 fn is_machines(netns: &NetNs) -> bool {
-    // The kernel gives the first process namespace this number, always.
+    // The kernel gives its first process namespace this number always, and its first network namespace since 6.18.
+    // In a container, process 1 is the container's own.
     let first =
         fs::read_link("/proc/self/ns/pid").is_ok_and(|p| p == Path::new("pid:[4026531836]"));
-    first && NetNs::open(Path::new("/proc/1/ns/net")).is_ok_and(|n| n.id() == netns.id())
+    let process_1 = NetNs::open(Path::new("/proc/1/ns/net"));
+    netns.id().inode == 4_026_531_833 || first && process_1.is_ok_and(|n| n.id() == netns.id())
 }
 
 fn open(path: Option<&Path>) -> anyhow::Result<NetNs> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::intercept::iptables::rule::{Entry, FamilyRules, Rule, TableRules};
-use crate::intercept::iptables::saved::{Saved, SavedChain, SavedTable};
+use crate::intercept::iptables::saved::{Saved, SavedChain, SavedRule, SavedTable};
 
 /// Rules in the kernel's chains that are ours although they lead to no chain of ours, as table, chain and text. They
 /// cannot be told from other people's by their looks.
@@ -32,7 +32,7 @@ pub fn stop_steering(saved: &Saved, known: &Known) -> Option<String> {
     for table in &saved.tables {
         let mut body = String::new();
         for chain in table.chains.iter().filter(|c| !c.is_ours()) {
-            for at in ours(table, chain, None, known) {
+            for at in ours(chain, None, &known_of(known, &table.name, &chain.name)) {
                 let _ = writeln!(body, "-D {} {}", chain.name, chain.rules[at].text);
             }
         }
@@ -124,8 +124,7 @@ fn change(saved: &SavedTable, name: &str, wanted: Option<&TableRules>, known: &K
             rules: Vec::new(),
         };
         let present = saved.chain(&chain).unwrap_or(&nobody);
-        let known: Known = known.iter().filter(|k| k.0 == name).cloned().collect();
-        text.push_str(&enter(saved, present, entry, &known));
+        text.push_str(&enter(present, entry, &known_of(known, name, &chain)));
     }
     for chain in stale {
         let _ = writeln!(text, "-X {}", chain.name);
@@ -135,9 +134,9 @@ fn change(saved: &SavedTable, name: &str, wanted: Option<&TableRules>, known: &K
 
 /// The lines that make the rules of `entry`, and no others of ours, stand in a chain of the kernel, each once and in
 /// order. What others have put between them may stay there.
-fn enter(table: &SavedTable, present: &SavedChain, entry: Option<&Entry>, known: &Known) -> String {
+fn enter(present: &SavedChain, entry: Option<&Entry>, known: &[&str]) -> String {
     let wanted: Vec<&Rule> = entry.into_iter().flat_map(Entry::rules).collect();
-    let ours = ours(table, present, entry, known);
+    let ours = ours(present, entry, known);
     let as_wanted = ours.len() == wanted.len()
         && ours
             .iter()
@@ -178,27 +177,22 @@ fn enter(table: &SavedTable, present: &SavedChain, entry: Option<&Entry>, known:
 }
 
 /// Which rules of a chain of the kernel are ours, by position: those that lead to a chain of ours, those that we
-/// remember, and, where the table has chains of ours, those that we would write.
-fn ours(
-    table: &SavedTable,
-    present: &SavedChain,
-    entry: Option<&Entry>,
-    known: &Known,
-) -> Vec<usize> {
-    let has_chains = table.chains.iter().any(SavedChain::is_ours);
+/// remember, and those that we would write.
+fn ours(present: &SavedChain, entry: Option<&Entry>, known: &[&str]) -> Vec<usize> {
     let is_ours = |at: &usize| {
-        let rule = &present.rules[*at];
-        rule.leads_to_ours()
-            || known
-                .iter()
-                .any(|(_, chain, text)| *chain == present.name && *text == rule.text)
-            || (has_chains
-                && rule
-                    .rule
-                    .as_ref()
-                    .is_some_and(|rule| entry.is_some_and(|e| e.rules().any(|r| r == rule))))
+        let SavedRule { text, rule } = &present.rules[*at];
+        let would_write = |rule: &Rule| entry.is_some_and(|e| e.rules().any(|r| r == rule));
+        present.rules[*at].leads_to_ours()
+            || known.contains(&text.as_str())
+            || rule.as_ref().is_some_and(would_write)
     };
     (0..present.rules.len()).filter(is_ours).collect()
+}
+
+/// What we remember of one chain.
+fn known_of<'a>(known: &'a Known, table: &str, chain: &str) -> Vec<&'a str> {
+    let here = |k: &&(String, String, String)| k.0 == table && k.1 == chain;
+    known.iter().filter(here).map(|k| k.2.as_str()).collect()
 }
 
 #[cfg(test)]
