@@ -298,10 +298,13 @@ fn killed_apply_converges() -> Result<()> {
         let clean_one = with_lo()?;
         apply(&clean_one, &forced(tools, &wanted))?;
         let (v4, v6) = (tools.save4(&clean_one)?, tools.save6(&clean_one)?);
-        let untouched = namespace::surroundings(&with_lo()?)?;
+        let untouched = {
+            let fresh = with_lo()?;
+            namespace::surroundings(&fresh)?
+        };
         let mut unfinished = 0;
         for round in 0..30_u64 {
-            let netns = namespace::mounted()?;
+            let netns = with_lo()?;
             if tools.backend == Backend::Legacy {
                 // What makes the child choose legacy.
                 run(
@@ -377,7 +380,7 @@ fn failed_apply_leaves_nothing() -> Result<()> {
         (nft, legacy, "ip6tables-nft-restore"),
         (legacy, nft, "ip6tables-legacy-restore"),
     ] {
-        let netns = namespace::mounted()?;
+        let netns = with_lo()?;
         let before = namespace::surroundings(&netns)?;
         let wrong = Options {
             exclude_interfaces: vec!["no way".to_owned()],

@@ -394,7 +394,10 @@ fn entering(e: io::Error) -> InterceptError {
 }
 
 fn noting(e: io::Error) -> InterceptError {
-    InterceptError::step("keeping a note of the namespace in /run/mesh-agent", e)
+    InterceptError::step(
+        "keeping a note of the namespace in /run/mesh-agent/iptables",
+        e,
+    )
 }
 
 fn setting(e: io::Error) -> InterceptError {
