@@ -14,7 +14,8 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 pub use crate::cli::iptables::flags::{Chains, ProfileFlag};
 use crate::intercept::InterceptError;
 use crate::intercept::iptables::apply;
-use crate::intercept::iptables::options::Options;
+use crate::intercept::iptables::command::Backend;
+use crate::intercept::iptables::options::{BackendChoice, Options};
 use crate::intercept::iptables::render::render;
 use crate::intercept::iptables::rule::Family;
 use crate::netns::NetNs;
@@ -92,6 +93,16 @@ pub enum BackendFlag {
     Nft,
     /// x_tables.
     Legacy,
+}
+
+impl From<BackendFlag> for BackendChoice {
+    fn from(flag: BackendFlag) -> Self {
+        match flag {
+            BackendFlag::Auto => Self::Auto,
+            BackendFlag::Nft => Self::Forced(Backend::Nft),
+            BackendFlag::Legacy => Self::Forced(Backend::Legacy),
+        }
+    }
 }
 
 /// Does what the command says. 0: done; 1: failed; 2: the flags make no sense.

@@ -12,10 +12,7 @@ use ipnet::{IpNet, Ipv4Net};
 use nix::unistd::{Group, User};
 
 use super::BackendFlag;
-use crate::intercept::iptables::command::Backend;
-use crate::intercept::iptables::options::{
-    BackendChoice, DnsCapture, InboundMode, Options, OwnerGroups, Profile,
-};
+use crate::intercept::iptables::options::{DnsCapture, InboundMode, Options, OwnerGroups, Profile};
 use crate::model::{CidrSet, PortSet};
 
 /// The flags of istio-iptables that decide the rules.
@@ -216,6 +213,15 @@ pub enum ProfileFlag {
     Current,
 }
 
+impl From<ProfileFlag> for Profile {
+    fn from(flag: ProfileFlag) -> Self {
+        match flag {
+            ProfileFlag::Listed => Self::Listed,
+            ProfileFlag::Current => Self::Current,
+        }
+    }
+}
+
 impl Chains {
     /// The options that the flags stand for, or everything that is wrong with them.
     pub fn options(&self, backend: BackendFlag) -> Result<Options, Vec<String>> {
@@ -230,15 +236,8 @@ impl Chains {
             None => proxy_uids.clone(),
         };
         let options = Options {
-            profile: match self.profile {
-                ProfileFlag::Listed => Profile::Listed,
-                ProfileFlag::Current => Profile::Current,
-            },
-            backend: match backend {
-                BackendFlag::Auto => BackendChoice::Auto,
-                BackendFlag::Nft => BackendChoice::Forced(Backend::Nft),
-                BackendFlag::Legacy => BackendChoice::Forced(Backend::Legacy),
-            },
+            profile: self.profile.into(),
+            backend: backend.into(),
             ipv6: self.dual_stack,
             outbound_port: self.envoy_port,
             inbound_port: self.inbound_capture_port,
