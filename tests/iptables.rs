@@ -9,8 +9,9 @@ mod repair;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, Stdio, exit};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
@@ -20,18 +21,21 @@ use mesh_agent::intercept::iptables::command::Backend;
 use mesh_agent::intercept::iptables::options::{BackendChoice, Options};
 use mesh_agent::netns::NetNs;
 
-use namespace::{TOOLS, Tools, run, sysctl, with_lo};
+use namespace::{Scratch, TOOLS, Tools, run, sysctl, with_lo};
 
-/// Set for a child of ours that applies the rules of these flags, to be killed.
+/// Set for a child of ours that applies the rules of these flags.
 const CHILD_FLAGS: &str = "MESH_TEST_IPTABLES_FLAGS";
-/// And in which namespace.
-const CHILD_NETNS: &str = "MESH_TEST_IPTABLES_NETNS";
 
 /// A test: its name, and what it does.
 pub type Test = (&'static str, fn() -> Result<()>);
 
 /// The tests, by name.
 pub fn tests() -> Vec<Test> {
+    // Whatever the harness did so far, a child has one thing to do, and is no harness.
+    if let Ok(flags) = env::var(CHILD_FLAGS) {
+        let applied = child(&flags).inspect_err(|e| eprintln!("{e:#}"));
+        exit(i32::from(applied.is_err()));
+    }
     let mut tests: Vec<Test> = vec![
         ("iptables::listings_nft", || listings(&TOOLS[0])),
         ("iptables::listings_legacy", || listings(&TOOLS[1])),
@@ -45,21 +49,26 @@ pub fn tests() -> Vec<Test> {
     tests
 }
 
-/// What this program does where it is the child of a test; the harness asks before anything else.
-pub fn child() -> Option<ExitCode> {
-    let flags = env::var(CHILD_FLAGS).ok()?;
-    let path = env::var(CHILD_NETNS).ok()?;
-    let applied = (|| -> Result<()> {
-        apply(&NetNs::open(Path::new(&path))?, &options(&flags)?)?;
-        Ok(())
-    })();
-    Some(match applied {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("{e:#}");
-            ExitCode::FAILURE
-        }
-    })
+/// What this program does where it is the child of a test: it applies rules to the namespace that is its standard input.
+fn child(flags: &str) -> Result<()> {
+    let netns = NetNs::open(Path::new("/proc/self/fd/0"))?;
+    let options = options(flags)?;
+    // The parent counts from here.
+    std::io::stdout().write_all(b"!")?;
+    std::io::stdout().flush()?;
+    apply(&netns, &options)?;
+    Ok(())
+}
+
+/// This program again, as a child that applies the rules of `flags`.
+fn apply_in_child(netns: &Scratch, flags: &str) -> Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command
+        .env(CHILD_FLAGS, flags)
+        .stdin(Stdio::from(netns.file()?))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(command)
 }
 
 /// Rules by table and chain, in order.

@@ -84,10 +84,15 @@ impl Tools {
 pub struct Scratch {
     netns: NetNs,
     path: PathBuf,
-    _open: File,
+    open: File,
 }
 
 impl Scratch {
+    /// The namespace as a file, to hand on.
+    pub fn file(&self) -> Result<File> {
+        Ok(self.open.try_clone()?)
+    }
+
     /// Where other processes find it.
     pub fn path(&self) -> &Path {
         &self.path
@@ -123,7 +128,7 @@ pub fn with_lo() -> Result<Scratch> {
     let scratch = Scratch {
         netns,
         path: path.into(),
-        _open: open,
+        open,
     };
     run(&scratch, "ip", &["link", "set", "lo", "up"])?;
     Ok(scratch)

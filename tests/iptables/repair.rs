@@ -1,8 +1,7 @@
 //! What happens to the rules when others change them, options change, or agents are killed, fail or meet.
 
-use std::env;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -13,9 +12,7 @@ use mesh_agent::intercept::iptables::options::Options;
 use mesh_agent::netns::NetNs;
 
 use super::namespace::{self, TOOLS, Tools, run, with_lo};
-use super::{
-    CHILD_FLAGS, CHILD_NETNS, Test, as_ipv6, check, data, forced, listing, options, same, sets,
-};
+use super::{Test, apply_in_child, as_ipv6, check, data, forced, listing, options, same, sets};
 
 /// The tests, by name.
 pub fn tests() -> Vec<Test> {
@@ -313,12 +310,11 @@ fn killed_apply_converges() -> Result<()> {
                     &["-t", "nat", "-N", "ISTIO_OUTPUT"],
                 )?;
             }
-            let mut child = Command::new(env::current_exe()?)
-                .env(CHILD_FLAGS, flags)
-                .env(CHILD_NETNS, netns.path())
-                .stderr(Stdio::null())
-                .spawn()?;
-            thread::sleep(Duration::from_micros(500 + round * 1700));
+            let mut child = apply_in_child(&netns, flags)?.spawn()?;
+            let mut begun = [0];
+            let said = child.stdout.take().context("no output")?.read(&mut begun)?;
+            ensure!(said == 1, "the child did not begin");
+            thread::sleep(Duration::from_micros(round * 1700));
             child.kill()?;
             unfinished += usize::from(!child.wait()?.success());
             // At once: the killed agent's last child may still be at work.
@@ -401,9 +397,7 @@ fn failed_apply_leaves_nothing() -> Result<()> {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
         let fail = || -> Result<()> {
             let flags = format!("-m TPROXY -c net1 --backend {}", tools.backend);
-            let output = Command::new(env::current_exe()?)
-                .env(CHILD_FLAGS, flags)
-                .env(CHILD_NETNS, netns.path())
+            let output = apply_in_child(&netns, &flags)?
                 .env(
                     "PATH",
                     format!("{}:/usr/bin:/bin", programs.path().display()),
