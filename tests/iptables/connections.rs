@@ -21,12 +21,12 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use socket2::{Domain, Socket, Type};
 
 use super::namespace::{PEER4, PEER6, POD4, POD6, Pair, TOOLS, Tools, pair, run};
-use super::{forced, listing, sets};
+use super::{Test, forced, listing, sets};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The tests, by name.
-pub fn tests() -> Vec<(&'static str, fn() -> Result<()>)> {
+pub fn tests() -> Vec<Test> {
     vec![
         ("iptables::connections_are_steered", connections_are_steered),
         ("iptables::proxy_is_exempt", proxy_is_exempt),

@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use mesh_agent::intercept::iptables::apply::clean;
 use mesh_agent::intercept::iptables::command::Backend;
+use mesh_agent::intercept::iptables::options::Options;
 use mesh_agent::netns::NetNs;
 use nix::sched::{CloneFlags, unshare};
 
@@ -77,38 +80,26 @@ impl Tools {
     }
 }
 
-/// A new namespace, with its loopback device up.
-pub fn with_lo() -> Result<NetNs> {
-    let netns = empty()?;
-    run(&netns, "ip", &["link", "set", "lo", "up"])?;
-    Ok(netns)
-}
-
-fn empty() -> Result<NetNs> {
-    // A thread of its own, which never comes back from there.
-    thread::spawn(|| -> Result<NetNs> {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        Ok(NetNs::current()?)
-    })
-    .join()
-    .map_err(|_| anyhow::anyhow!("panicked"))?
-}
-
-/// A namespace that other processes can open while this lives.
-pub struct Mounted {
+/// A namespace that is gone when this is dropped, and the agent's note of it too.
+pub struct Scratch {
     netns: NetNs,
     path: PathBuf,
-    _open: File,
+    open: File,
 }
 
-impl Mounted {
-    /// Where others find it.
+impl Scratch {
+    /// The namespace as a file, to hand on.
+    pub fn file(&self) -> Result<File> {
+        Ok(self.open.try_clone()?)
+    }
+
+    /// Where other processes find it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Deref for Mounted {
+impl Deref for Scratch {
     type Target = NetNs;
 
     fn deref(&self) -> &NetNs {
@@ -116,37 +107,45 @@ impl Deref for Mounted {
     }
 }
 
-/// A new namespace, with its loopback device up, and with a path.
-pub fn mounted() -> Result<Mounted> {
-    use std::os::fd::AsRawFd as _;
-    let netns = with_lo()?;
-    let open = netns.run(|| File::open("/proc/thread-self/ns/net"))??;
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(e) = clean(&self.netns, &Options::default()) {
+            eprintln!("cleaning a namespace: {e}");
+        }
+    }
+}
+
+/// A new namespace, with its loopback device up.
+pub fn with_lo() -> Result<Scratch> {
+    // A thread of its own, which never comes back from there.
+    let (netns, open) = thread::spawn(|| -> Result<(NetNs, File)> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Ok((NetNs::current()?, File::open("/proc/thread-self/ns/net")?))
+    })
+    .join()
+    .map_err(|_| anyhow::anyhow!("panicked"))??;
     let path = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
-    Ok(Mounted {
+    let scratch = Scratch {
         netns,
         path: path.into(),
-        _open: open,
-    })
+        open,
+    };
+    run(&scratch, "ip", &["link", "set", "lo", "up"])?;
+    Ok(scratch)
 }
 
 /// A pod and its only neighbour.
 pub struct Pair {
     /// The pod.
-    pub pod: NetNs,
+    pub pod: Scratch,
     /// The neighbour, which is also the pod's way to everywhere.
-    pub peer: NetNs,
+    pub peer: Scratch,
 }
 
 /// Two new namespaces, joined by a cable.
 pub fn pair() -> Result<Pair> {
     let (pod, peer) = (with_lo()?, with_lo()?);
-    // The cable is made in the pod; its other end moves to whoever holds the file.
-    let held = {
-        use std::os::fd::AsRawFd as _;
-        let file = peer.run(|| File::open("/proc/thread-self/ns/net"))??;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        (file, path)
-    };
+    // The cable is made in the pod; its other end moves.
     run(
         &pod,
         "ip",
@@ -154,7 +153,8 @@ pub fn pair() -> Result<Pair> {
             "link", "add", "eth0", "type", "veth", "peer", "name", "eth1",
         ],
     )?;
-    run(&pod, "ip", &["link", "set", "eth1", "netns", &held.1])?;
+    let there = peer.path().to_string_lossy();
+    run(&pod, "ip", &["link", "set", "eth1", "netns", &there])?;
     for (netns, device, v4, v6) in [(&pod, "eth0", POD4, POD6), (&peer, "eth1", PEER4, PEER6)] {
         run(
             netns,
@@ -195,8 +195,9 @@ pub fn surroundings(netns: &NetNs) -> Result<String> {
     for arguments in [
         &["rule"][..],
         &["-6", "rule"],
-        &["route", "show", "table", "all"],
-        &["-6", "route", "show", "table", "all"],
+        // Other devices' routes come and go by themselves, with their link-local addresses.
+        &["route", "show", "table", "all", "dev", "lo"],
+        &["-6", "route", "show", "table", "all", "dev", "lo"],
         &["-o", "addr", "show", "dev", "lo"],
     ] {
         all.push(run(netns, "ip", arguments)?);

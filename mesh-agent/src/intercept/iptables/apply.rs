@@ -51,8 +51,7 @@ pub fn apply(netns: &NetNs, options: &Options) -> Result<Applied, InterceptError
     let present = Present::read(&programs, options.ipv6)?;
     let result = session.converge(&options, &programs, &present);
     if result.is_err() && !present.has_ours() {
-        // The error that matters is the first one.
-        let _ = session.withdraw(&options);
+        session.roll_back(&options, &programs);
     }
     result
 }
@@ -240,6 +239,21 @@ impl<'a> Session<'a> {
         Ok(changed)
     }
 
+    /// Undoes an apply that failed, as far as it got. The error to report is the one that it failed with.
+    fn roll_back(&self, options: &Options, programs: &Programs<'_>) {
+        let rules = render(options);
+        let known = Record {
+            known4: plan::unmarked(&rules.v4),
+            known6: rules.v6.as_ref().map(plan::unmarked).unwrap_or_default(),
+            ..Record::default()
+        };
+        let _ = match programs.abandoned() {
+            // The pod was steered by the other backend, and still is.
+            Ok(Some(_)) => self.remove_from(programs, &known, plan::withdraw),
+            Ok(None) | Err(_) => self.withdraw(options),
+        };
+    }
+
     fn withdraw(&self, options: &Options) -> Result<bool, InterceptError> {
         let record = self.files.read().map_err(noting)?;
         let had_rules = self.remove(options, plan::withdraw)?;
@@ -380,7 +394,10 @@ fn entering(e: io::Error) -> InterceptError {
 }
 
 fn noting(e: io::Error) -> InterceptError {
-    InterceptError::step("keeping a note of the namespace in /run/mesh-agent", e)
+    InterceptError::step(
+        "keeping a note of the namespace in /run/mesh-agent/iptables",
+        e,
+    )
 }
 
 fn setting(e: io::Error) -> InterceptError {

@@ -229,7 +229,7 @@ fn refused(name: &str, output: &Output) -> InterceptError {
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let lacks_kernel_part = [
         "Table does not exist",
-        "table `",
+        "unable to initialize table",
         "do you need to insmod",
         "missing kernel module",
         "Protocol not supported",
@@ -261,5 +261,52 @@ impl fmt::Display for Backend {
             Self::Legacy => "legacy",
             Self::Plain => "plain",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    fn after(stderr: &str) -> InterceptError {
+        let output = Output {
+            status: ExitStatus::from_raw(2 << 8),
+            stdout: Vec::new(),
+            stderr: stderr.as_bytes().to_vec(),
+        };
+        refused("iptables-nft-restore", &output)
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_told_from_what_it_refuses() {
+        for stderr in [
+            "iptables v1.8.9 (legacy): can't initialize iptables table `nat': Table does not exist (do you need to insmod?)",
+            "iptables-legacy-restore v1.8.9 (legacy): iptables-restore: unable to initialize table 'nat'",
+            "iptables/1.8.9 Failed to initialize nft: Protocol not supported",
+            "Warning: Extension REDIRECT revision 0 not supported, missing kernel module?",
+        ] {
+            assert!(
+                matches!(after(stderr), InterceptError::Unsupported { .. }),
+                "{stderr}"
+            );
+        }
+        let error = after("iptables-restore: line 7 failed");
+        assert!(matches!(error, InterceptError::Step { .. }));
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(
+            source.as_deref(),
+            Some("exit status: 2: iptables-restore: line 7 failed")
+        );
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = program("no-such-iptables-restore").expect_err("there is none");
+        assert!(
+            matches!(&error, InterceptError::Unsupported { remedy, .. } if remedy.contains("Debian"))
+        );
     }
 }

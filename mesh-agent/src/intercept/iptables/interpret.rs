@@ -188,3 +188,75 @@ fn holds(condition: &Match, flow: &Flow) -> bool {
         Match::State(ConnState::Invalid | ConnState::RelatedOrEstablished) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intercept::iptables::options::{InboundMode, Options};
+    use crate::intercept::iptables::render::render;
+
+    /// The kernel itself is asked in the tests of the namespaces; these are the landmarks.
+    fn check(destination: &str, port: u16, uid: u32, interface: &str, verdict: Verdict) {
+        let destination: IpAddr = destination.parse().expect("an address");
+        let flow = Flow {
+            hook: Hook::Output,
+            protocol: Protocol::Tcp,
+            source: destination,
+            destination,
+            source_port: 40000,
+            destination_port: port,
+            in_interface: String::new(),
+            out_interface: interface.to_owned(),
+            owner: Some(Owner { uid, gid: uid }),
+            mark: 0,
+        };
+        assert_eq!(
+            interpret(&render(&Options::default()), &flow),
+            verdict,
+            "{flow:?}"
+        );
+    }
+
+    #[test]
+    fn outbound() {
+        for (external, own, loopback) in [
+            ("203.0.113.5", "10.0.0.1", "127.0.0.1"),
+            ("2001:db8::5", "fd00::1", "::1"),
+        ] {
+            check(external, 80, 0, "eth0", Verdict::Redirect(15001));
+            check(external, 80, 1337, "eth0", Verdict::Accept);
+            check(own, 80, 0, "lo", Verdict::Accept);
+            check(own, 80, 1337, "lo", Verdict::Redirect(15006));
+            check(loopback, 80, 0, "lo", Verdict::Accept);
+            check(loopback, 80, 1337, "lo", Verdict::Accept);
+        }
+    }
+
+    #[test]
+    fn inbound_in_either_mode() {
+        let flow = |port| Flow {
+            hook: Hook::Prerouting,
+            protocol: Protocol::Tcp,
+            source: [10, 0, 0, 1].into(),
+            destination: [10, 0, 0, 2].into(),
+            source_port: 40000,
+            destination_port: port,
+            in_interface: "eth0".to_owned(),
+            out_interface: String::new(),
+            owner: None,
+            mark: 0,
+        };
+        for mode in [InboundMode::Redirect, InboundMode::Tproxy] {
+            let options = Options {
+                mode,
+                ..Options::default()
+            };
+            let rules = render(&options);
+            assert_eq!(interpret(&rules, &flow(80)), Verdict::Redirect(15006));
+            assert_eq!(interpret(&rules, &flow(15021)), Verdict::Accept);
+            let mut datagram = flow(80);
+            datagram.protocol = Protocol::Udp;
+            assert_eq!(interpret(&rules, &datagram), Verdict::Accept);
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::intercept::iptables::rule::{Entry, FamilyRules, Rule, TableRules};
-use crate::intercept::iptables::saved::{Saved, SavedChain, SavedTable};
+use crate::intercept::iptables::saved::{Saved, SavedChain, SavedRule, SavedTable};
 
 /// Rules in the kernel's chains that are ours although they lead to no chain of ours, as table, chain and text. They
 /// cannot be told from other people's by their looks.
@@ -32,7 +32,7 @@ pub fn stop_steering(saved: &Saved, known: &Known) -> Option<String> {
     for table in &saved.tables {
         let mut body = String::new();
         for chain in table.chains.iter().filter(|c| !c.is_ours()) {
-            for at in ours(table, chain, None, known) {
+            for at in ours(chain, None, &known_of(known, &table.name, &chain.name)) {
                 let _ = writeln!(body, "-D {} {}", chain.name, chain.rules[at].text);
             }
         }
@@ -124,8 +124,7 @@ fn change(saved: &SavedTable, name: &str, wanted: Option<&TableRules>, known: &K
             rules: Vec::new(),
         };
         let present = saved.chain(&chain).unwrap_or(&nobody);
-        let known: Known = known.iter().filter(|k| k.0 == name).cloned().collect();
-        text.push_str(&enter(saved, present, entry, &known));
+        text.push_str(&enter(present, entry, &known_of(known, name, &chain)));
     }
     for chain in stale {
         let _ = writeln!(text, "-X {}", chain.name);
@@ -135,9 +134,9 @@ fn change(saved: &SavedTable, name: &str, wanted: Option<&TableRules>, known: &K
 
 /// The lines that make the rules of `entry`, and no others of ours, stand in a chain of the kernel, each once and in
 /// order. What others have put between them may stay there.
-fn enter(table: &SavedTable, present: &SavedChain, entry: Option<&Entry>, known: &Known) -> String {
+fn enter(present: &SavedChain, entry: Option<&Entry>, known: &[&str]) -> String {
     let wanted: Vec<&Rule> = entry.into_iter().flat_map(Entry::rules).collect();
-    let ours = ours(table, present, entry, known);
+    let ours = ours(present, entry, known);
     let as_wanted = ours.len() == wanted.len()
         && ours
             .iter()
@@ -178,25 +177,114 @@ fn enter(table: &SavedTable, present: &SavedChain, entry: Option<&Entry>, known:
 }
 
 /// Which rules of a chain of the kernel are ours, by position: those that lead to a chain of ours, those that we
-/// remember, and, where the table has chains of ours, those that we would write.
-fn ours(
-    table: &SavedTable,
-    present: &SavedChain,
-    entry: Option<&Entry>,
-    known: &Known,
-) -> Vec<usize> {
-    let has_chains = table.chains.iter().any(SavedChain::is_ours);
+/// remember, and those that we would write.
+fn ours(present: &SavedChain, entry: Option<&Entry>, known: &[&str]) -> Vec<usize> {
     let is_ours = |at: &usize| {
-        let rule = &present.rules[*at];
-        rule.leads_to_ours()
-            || known
-                .iter()
-                .any(|(_, chain, text)| *chain == present.name && *text == rule.text)
-            || (has_chains
-                && rule
-                    .rule
-                    .as_ref()
-                    .is_some_and(|rule| entry.is_some_and(|e| e.rules().any(|r| r == rule))))
+        let SavedRule { text, rule } = &present.rules[*at];
+        let would_write = |rule: &Rule| entry.is_some_and(|e| e.rules().any(|r| r == rule));
+        present.rules[*at].leads_to_ours()
+            || known.contains(&text.as_str())
+            || rule.as_ref().is_some_and(would_write)
     };
     (0..present.rules.len()).filter(is_ours).collect()
+}
+
+/// What we remember of one chain.
+fn known_of<'a>(known: &'a Known, table: &str, chain: &str) -> Vec<&'a str> {
+    let here = |k: &&(String, String, String)| k.0 == table && k.1 == chain;
+    known.iter().filter(here).map(|k| k.2.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intercept::iptables::options::Options;
+    use crate::intercept::iptables::render::render;
+    use crate::intercept::iptables::rule::Family;
+
+    fn saved(nat: &str) -> Saved {
+        Saved::parse(Family::V4, &format!("*nat\n{nat}COMMIT\n"))
+    }
+
+    /// What `converge` does to the kernel's chains.
+    fn entries(nat: &str, options: &Options) -> Vec<String> {
+        let rules = render(options).v4;
+        let text = converge(&saved(nat), &rules, &unmarked(&rules)).expect("a change");
+        let in_hooks = |line: &&str| line.contains(" OUTPUT ") || line.contains(" PREROUTING ");
+        text.lines().filter(in_hooks).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn nothing_is_there() {
+        assert_eq!(
+            entries("", &Options::default()),
+            [
+                "-A OUTPUT -p tcp -j ISTIO_OUTPUT",
+                "-A PREROUTING -p tcp -j ISTIO_INBOUND"
+            ]
+        );
+        assert_eq!(withdraw(&saved(""), &Known::new()), None);
+        assert_eq!(stop_steering(&saved(""), &Known::new()), None);
+    }
+
+    #[test]
+    fn a_jump_stays_where_it_was() {
+        let nat = "-A PREROUTING -p tcp -j ISTIO_INBOUND\n\
+                   -A OUTPUT -p tcp -j ACCEPT\n\
+                   -A OUTPUT -p udp -j ISTIO_OUTPUT\n\
+                   -A OUTPUT -p tcp -j ISTIO_OUTPUT\n\
+                   -A OUTPUT -p udp -j ACCEPT\n";
+        assert_eq!(
+            entries(nat, &Options::default()),
+            [
+                "-D OUTPUT -p udp -j ISTIO_OUTPUT",
+                "-D OUTPUT -p tcp -j ISTIO_OUTPUT",
+                "-I OUTPUT 2 -p tcp -j ISTIO_OUTPUT"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_goes_on_top_goes_on_top_again() {
+        let options = Options {
+            virtual_interfaces: vec!["k6t".to_owned()],
+            ..Options::default()
+        };
+        let nat = "-A PREROUTING -p udp -j ACCEPT\n\
+                   -A PREROUTING -i k6t -j RETURN\n\
+                   -A OUTPUT -p tcp -j ISTIO_OUTPUT\n";
+        assert_eq!(
+            entries(nat, &options),
+            [
+                "-D PREROUTING -i k6t -j RETURN",
+                "-A PREROUTING -p tcp -j ISTIO_INBOUND",
+                "-I PREROUTING 1 -i k6t -j RETURN",
+                "-I PREROUTING 1 -i k6t -j ISTIO_REDIRECT"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_what_is_ours_goes() {
+        let nat = ":ISTIO_OLD - [0:0]\n\
+                   -A OUTPUT -o net1 -j RETURN\n\
+                   -A OUTPUT -o net2 -j RETURN\n\
+                   -A OUTPUT -j ISTIO_OLD\n\
+                   -A FOREIGN -j ISTIO_OLD\n\
+                   -A ISTIO_OLD -j ACCEPT\n";
+        let known = vec![(
+            "nat".to_owned(),
+            "OUTPUT".to_owned(),
+            "-o net1 -j RETURN".to_owned(),
+        )];
+        assert_eq!(
+            withdraw(&saved(nat), &known).expect("a change"),
+            "*nat\n:ISTIO_OLD - [0:0]\n-D FOREIGN -j ISTIO_OLD\n-D OUTPUT -o net1 -j RETURN\n\
+             -D OUTPUT -j ISTIO_OLD\n-X ISTIO_OLD\nCOMMIT\n"
+        );
+        assert_eq!(
+            stop_steering(&saved(nat), &Known::new()).expect("a change"),
+            "*nat\n-D OUTPUT -j ISTIO_OLD\n-D FOREIGN -j ISTIO_OLD\nCOMMIT\n"
+        );
+    }
 }

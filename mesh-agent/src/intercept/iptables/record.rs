@@ -13,7 +13,7 @@ use crate::netns::NetNs;
 use crate::sys::netns_cookie::netns_cookie;
 
 /// Where the notes lie. Gone with a reboot, as are the namespaces.
-const DIRECTORY: &str = "/run/mesh-agent";
+const DIRECTORY: &str = "/run/mesh-agent/iptables";
 
 /// What must be undone, beside the chains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,31 +7,21 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::intercept::iptables::options::{DnsCapture, InboundMode, Options, OwnerGroups, Profile};
 use crate::intercept::iptables::rule::{
-    Chain, ConnState, Entry, Family, FamilyRules, Hook, Mark, Match, Rule, RuleSet, Table,
-    TableRules, Target, Test, is, is_not,
+    Chain, ConnState, Entry, Family, FamilyRules, Hook, Match, Rule, RuleSet, Table, TableRules,
+    Target, Test, is, is_not,
 };
 use crate::model::{CidrSet, PortSet};
+
+mod dns;
+mod tproxy;
 
 const INBOUND: &str = "ISTIO_INBOUND";
 const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
 const OUTPUT: &str = "ISTIO_OUTPUT";
-const OUTPUT_DNS: &str = "ISTIO_OUTPUT_DNS";
 const REDIRECT: &str = "ISTIO_REDIRECT";
-const DIVERT: &str = "ISTIO_DIVERT";
-const TPROXY: &str = "ISTIO_TPROXY";
 const DROP: &str = "ISTIO_DROP";
 
 const LOOPBACK: &str = "lo";
-
-/// In TPROXY mode, what the proxy sends to its own pod is marked so, and thereby goes through the inbound listener.
-const SELF_CALL_MARK: u32 = 0x53a;
-
-/// The connection tracking zone between the proxy and the DNS servers.
-const ZONE_UPSTREAM: u16 = 1;
-
-/// The zone between the applications and the proxy. Resolvers reuse source ports, so without zones an application's
-/// query could ride on the proxy's own tracked query, past the redirect.
-const ZONE_DOWNSTREAM: u16 = 2;
 
 const DNS: u16 = 53;
 
@@ -133,7 +123,7 @@ impl<'a> Renderer<'a> {
             InboundMode::Redirect => (Table::Nat, IN_REDIRECT),
             InboundMode::Tproxy => {
                 self.tproxy_chains();
-                (Table::Mangle, TPROXY)
+                (Table::Mangle, tproxy::TPROXY)
             }
         };
         self.bottom(table, Hook::Prerouting, Rule::jump(INBOUND).tcp());
@@ -145,56 +135,24 @@ impl<'a> Renderer<'a> {
                     self.add(table, INBOUND, Rule::to(Target::Return).tcp().port(port));
                 }
                 if self.options.mode == InboundMode::Tproxy {
-                    self.add(table, INBOUND, established(Rule::jump(DIVERT).tcp()));
+                    self.add(
+                        table,
+                        INBOUND,
+                        established(Rule::jump(tproxy::DIVERT).tcp()),
+                    );
                 }
                 self.add(table, INBOUND, Rule::jump(steer).tcp());
             }
             PortSet::Only(ports) => {
                 for &port in ports {
                     if self.options.mode == InboundMode::Tproxy {
-                        let divert = established(Rule::jump(DIVERT).tcp().port(port));
+                        let divert = established(Rule::jump(tproxy::DIVERT).tcp().port(port));
                         self.add(table, INBOUND, divert);
                     }
                     self.add(table, INBOUND, Rule::jump(steer).tcp().port(port));
                 }
             }
         }
-    }
-
-    fn tproxy_chains(&mut self) {
-        let mark = self.options.tproxy_mark;
-        self.add(Table::Mangle, DIVERT, Rule::to(Target::SetMark(mark)));
-        self.add(Table::Mangle, DIVERT, Rule::to(Target::Accept));
-        let to_listener = Rule::to(Target::Tproxy {
-            port: self.options.inbound_port,
-            mark,
-            family: self.family,
-        });
-        let local = self.local();
-        self.add(
-            Table::Mangle,
-            TPROXY,
-            to_listener.not_to_network(local).tcp(),
-        );
-        // In front: what is on its way already, the proxy's connections to the applications, and the applications'
-        // connections to their own pod.
-        let marked = Match::Mark(is(Mark::exact(mark)));
-        self.add(
-            Table::Mangle,
-            INBOUND,
-            Rule::to(Target::Return).tcp().when(marked),
-        );
-        let from_proxy = Rule::to(Target::Return)
-            .from_network(self.sidecar)
-            .entering(LOOPBACK)
-            .tcp();
-        self.add(Table::Mangle, INBOUND, from_proxy);
-        let not_self_call = Match::Mark(is_not(Mark::exact(SELF_CALL_MARK)));
-        let own = Rule::to(Target::Return)
-            .entering(LOOPBACK)
-            .tcp()
-            .when(not_self_call);
-        self.add(Table::Mangle, INBOUND, own);
     }
 
     fn outbound(&mut self) {
@@ -310,99 +268,6 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn dns(&mut self) {
-        let servers: Vec<Option<IpNet>> = match &self.options.dns {
-            DnsCapture::Off => return,
-            DnsCapture::All => vec![None],
-            DnsCapture::Servers(servers) => {
-                let networks: Vec<IpNet> = servers.iter().map(|s| host(*s)).collect();
-                self.of_family(&networks).into_iter().map(Some).collect()
-            }
-        };
-        if servers.is_empty() {
-            return;
-        }
-        let to = |rule: Rule, server: Option<IpNet>| match server {
-            Some(server) => rule.to_network(server),
-            None => rule,
-        };
-        let redirect = Rule::to(Target::Redirect(self.options.dns_port));
-        self.nat(OUTPUT, Rule::jump(OUTPUT_DNS));
-        for &server in &servers {
-            let tcp = to(redirect.clone(), server).tcp().port(DNS);
-            self.nat(OUTPUT_DNS, tcp);
-        }
-        for &server in &servers {
-            let udp = to(redirect.clone(), server).udp().port(DNS);
-            self.nat(OUTPUT_DNS, udp);
-        }
-        self.dns_zones(&servers);
-    }
-
-    /// The proxy's own rules come first: a packet keeps the first zone it is given.
-    fn dns_zones(&mut self, servers: &[Option<IpNet>]) {
-        let zone = |zone| Rule::to(Target::Zone(zone)).udp();
-        let answers = Match::SourcePort(is(self.options.dns_port));
-        let uids = self.options.proxy_uids.iter();
-        let gids = self.options.proxy_gids.iter();
-        let owners: Vec<Match> = uids
-            .map(|&id| Match::Uid(is(id)))
-            .chain(gids.map(|&id| Match::Gid(is(id))))
-            .collect();
-        self.bottom(Table::Raw, Hook::Output, Rule::jump(OUTPUT_DNS));
-        for owner in owners {
-            let query = zone(ZONE_UPSTREAM).port(DNS).when(owner.clone());
-            self.add(Table::Raw, OUTPUT_DNS, query);
-            let answer = zone(ZONE_DOWNSTREAM).when(answers.clone()).when(owner);
-            self.add(Table::Raw, OUTPUT_DNS, answer);
-        }
-        self.bottom(Table::Raw, Hook::Prerouting, Rule::jump(INBOUND));
-        for server in servers {
-            let mut query = zone(ZONE_DOWNSTREAM).port(DNS);
-            let mut answer = zone(ZONE_UPSTREAM).when(Match::SourcePort(is(DNS)));
-            query.destination = server.map(is);
-            answer.source = server.map(is);
-            self.add(Table::Raw, OUTPUT_DNS, query);
-            self.add(Table::Raw, INBOUND, answer);
-        }
-    }
-
-    /// The mark of a transparent connection must outlive the packet that had it: the replies are routed by it.
-    fn tproxy_marks(&mut self) {
-        if self.options.mode == InboundMode::Redirect
-            || self.options.inbound_ports == PortSet::Only(Vec::new())
-        {
-            return;
-        }
-        let mark = Mark::exact(self.options.tproxy_mark);
-        let marked = Match::Mark(is(mark));
-        let save = Rule::to(Target::SaveMark).tcp().when(marked.clone());
-        self.bottom(Table::Mangle, Hook::Prerouting, save);
-        let done = Rule::to(Target::Return)
-            .leaving(LOOPBACK)
-            .tcp()
-            .when(marked);
-        self.bottom(Table::Mangle, Hook::Output, done);
-        let local = self.local();
-        let uids = self.options.proxy_uids.iter();
-        let gids = self.options.proxy_gids.iter();
-        let owners = uids
-            .map(|&id| Match::Uid(is(id)))
-            .chain(gids.map(|&id| Match::Gid(is(id))));
-        for owner in owners {
-            let self_call = Rule::to(Target::SetMark(SELF_CALL_MARK))
-                .not_to_network(local)
-                .leaving(LOOPBACK)
-                .tcp()
-                .when(owner);
-            self.bottom(Table::Mangle, Hook::Output, self_call);
-        }
-        let restore = Rule::to(Target::RestoreMark)
-            .tcp()
-            .when(Match::ConnMark(is(mark)));
-        self.bottom(Table::Mangle, Hook::Output, restore);
-    }
-
     fn finish(self) -> FamilyRules {
         let mut tables: BTreeMap<Table, TableRules> = BTreeMap::new();
         let empty = |table| TableRules {
@@ -446,14 +311,6 @@ impl<'a> Renderer<'a> {
     fn bottom(&mut self, table: Table, hook: Hook, rule: Rule) {
         let (_, bottom) = self.entries.entry((table, hook)).or_default();
         push_once(bottom, rule);
-    }
-
-    /// The one loopback address; the transparent rules do not follow the option.
-    fn local(&self) -> IpNet {
-        match self.family {
-            Family::V4 => host(Ipv4Addr::LOCALHOST.into()),
-            Family::V6 => host(Ipv6Addr::LOCALHOST.into()),
-        }
     }
 
     /// Those of this family, as iptables writes them: without host bits, none twice.
