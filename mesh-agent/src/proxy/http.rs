@@ -24,6 +24,7 @@ use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::{self, Failure};
 use crate::proxy::stream::{Activity, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
+use crate::proxy::worker;
 
 pub(super) mod body;
 mod forward;
@@ -44,25 +45,21 @@ struct Admitted {
 /// The head of a request takes no more than this; beyond it is a 431.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// How long an idle client is left alone once its connection is to end: a request may be on its way.
-const FAREWELL: Duration = Duration::from_secs(1);
-
 /// Serves the requests of a connection until it ends or is drained.
 pub(super) async fn serve(connection: Rc<Connection>, client: Stream, first: First) {
     let settings = &connection.site.worker.settings;
     let activity = Arc::<Activity>::default();
+    let http2 = first == First::Http2;
     let io = TokioIo::new(Timed::new(
         client,
         Arc::clone(&activity),
-        settings.header_timeout,
+        (!http2).then_some(settings.header_timeout),
         settings.idle_timeout,
     ));
-    let result = match first {
-        First::Http2 => serve_http2(&connection, io, activity).await,
-        // What is no HTTP at all gets HTTP's own answer to that.
-        First::Http1 | First::Http10 | First::Other | First::Nothing => {
-            serve_http1(&connection, io, activity).await
-        }
+    // What is no HTTP at all gets HTTP's own answer to that.
+    let result = match http2 {
+        true => serve_http2(&connection, io, activity).await,
+        false => serve_http1(&connection, io, activity).await,
     };
     if let Err(error) = result {
         tracing::debug!(error = &error as &dyn std::error::Error, peer = %connection.peer, "a client's connection ended badly");
@@ -94,7 +91,7 @@ async fn serve_http1(
         () = connection.site.drained() => {}
     }
     // From here on every answer says `connection: close`, and who stays silent is closed after a moment.
-    if let Ok(result) = tokio::time::timeout(FAREWELL, server.as_mut()).await {
+    if let Ok(result) = tokio::time::timeout(worker::FAREWELL, server.as_mut()).await {
         return result;
     }
     server.as_mut().graceful_shutdown();

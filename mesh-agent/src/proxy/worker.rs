@@ -97,6 +97,9 @@ pub(super) struct Site {
 /// More destinations than this whose servers speak first, and the memory starts anew.
 const SERVER_FIRST_LIMIT: usize = 4096;
 
+/// How long an idle client is left alone once its connection is to end: a request may be on its way.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How much a pod's call to itself may have on the way.
 const PIPE: usize = 64 * 1024;
 
@@ -328,7 +331,13 @@ impl Site {
         until(&mut self.phase.clone(), Phase::Draining).await;
     }
 
-    /// Whether they are.
+    /// Waits until who has said nothing yet need no longer be waited for.
+    pub(super) async fn farewell(&self) {
+        self.drained().await;
+        tokio::time::sleep(FAREWELL).await;
+    }
+
+    /// Whether they are to come to an end.
     pub(super) fn is_draining(&self) -> bool {
         *self.phase.borrow() != Phase::Serving
     }
@@ -358,21 +367,20 @@ impl Site {
     /// Where a request goes.
     pub(super) fn decide(&self, scope: &HttpScope, request: &Request<'_>) -> Decision {
         let world = self.worker.world.load();
-        let mut chance = &*self.worker;
+        let decide =
+            |client: &Client<'_>| route::decide(&world, scope, client, request, &mut &*self.worker);
         match &self.who {
-            Who::Pod { pod, .. } => {
-                let pod = match world.pods.get(pod) {
-                    Some(pod) => Arc::clone(pod),
-                    None => self.pod().unwrap_or_else(|| Arc::new(unknown(pod))),
-                };
-                route::decide(&world, scope, &Client::Pod(&pod), request, &mut chance)
-            }
+            Who::Pod { pod: id, .. } => match world.pods.get(id) {
+                Some(pod) => decide(&Client::Pod(pod)),
+                // The world forgot the pod before its connections ended.
+                None => match self.last.borrow().as_deref() {
+                    Some(pod) => decide(&Client::Pod(pod)),
+                    None => decide(&Client::Pod(&unknown(id))),
+                },
+            },
             Who::Gateway {
                 namespace, labels, ..
-            } => {
-                let client = Client::Gateway { namespace, labels };
-                route::decide(&world, scope, &client, request, &mut chance)
-            }
+            } => decide(&Client::Gateway { namespace, labels }),
         }
     }
 
