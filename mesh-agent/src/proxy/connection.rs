@@ -15,13 +15,13 @@ use crate::intercept::ListenSpec;
 use crate::model::{Cluster, Protocol, SourceMode};
 use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
-use crate::proxy::record::{Flag, Hop, Received, Record};
+use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::Failure;
+use crate::proxy::site::{Site, Who};
 use crate::proxy::stream::Stream;
-use crate::proxy::tcp::{Relay, RelayError};
+use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::ConnectError;
 use crate::proxy::upstream::pool::Load;
-use crate::proxy::worker::{Site, Who};
 use crate::route::{HttpScope, Inbound, Outbound};
 use crate::sys::socket::{self, Source};
 
@@ -425,52 +425,6 @@ fn spoken(first: First, declared: bool, server: Option<Upstream>) -> Spoken {
         First::Http10 | First::Other => Spoken::Other(server),
         First::Nothing if declared => Spoken::Nothing,
         First::Nothing => Spoken::Other(server),
-    }
-}
-
-/// A relay with its record, which is written however the relay ends.
-pub(super) struct Tunnel {
-    relay: Relay,
-    record: Record,
-}
-
-impl Tunnel {
-    pub(super) fn new(
-        client: Stream,
-        server: Stream,
-        idle: std::time::Duration,
-        record: Record,
-    ) -> Self {
-        Self {
-            relay: Relay::new(client, server, idle),
-            record,
-        }
-    }
-
-    pub(super) async fn run(mut self) {
-        match self.relay.run().await {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "a relay broke off"
-                );
-                self.record.flag(match error {
-                    RelayError::Client(_) => Flag::ClientClosed,
-                    RelayError::Server(_) => Flag::UpstreamClosed,
-                    RelayError::Idle => Flag::Idle,
-                });
-            }
-        }
-        self.record.complete();
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        let carried = self.relay.carried();
-        self.record.sent = carried.sent;
-        self.record.received = Received::Known(carried.received);
     }
 }
 

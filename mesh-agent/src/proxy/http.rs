@@ -18,19 +18,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::proxy::connection::Connection;
 use crate::proxy::detect::First;
-use crate::proxy::http::body::{Body, Gate, RequestBody};
+use crate::proxy::http::body::Body;
 use crate::proxy::http::forward::Outgoing;
+use crate::proxy::http::upload::{Gate, RequestBody};
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::{self, Failure};
+use crate::proxy::site;
 use crate::proxy::stream::{Activity, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
-use crate::proxy::worker;
 
 pub(super) mod body;
 mod forward;
 mod headers;
 mod path;
+mod rewrite;
 mod upgrade;
+pub(super) mod upload;
 
 /// hyper's ends of a client's connection.
 type ClientIo = TokioIo<Timed>;
@@ -91,7 +94,7 @@ async fn serve_http1(
         () = connection.site.drained() => {}
     }
     // From here on every answer says `connection: close`, and who stays silent is closed after a moment.
-    if let Ok(result) = tokio::time::timeout(worker::FAREWELL, server.as_mut()).await {
+    if let Ok(result) = tokio::time::timeout(site::FAREWELL, server.as_mut()).await {
         return result;
     }
     server.as_mut().graceful_shutdown();
