@@ -20,8 +20,9 @@ use crate::intercept::{ListenSpec, PodListeners};
 use crate::model::{Labels, PodId, Snapshot, SourceMode};
 use crate::netns::NetNs;
 use crate::proxy::record::Counters;
+use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
-use crate::proxy::worker::{Command, Phase, Socket, Who};
+use crate::proxy::worker::{Command, Phase, Socket};
 
 pub use crate::proxy::record::{Flag, Hop, HopStats, Stats};
 
@@ -30,6 +31,7 @@ mod detect;
 mod http;
 mod record;
 mod respond;
+mod site;
 mod stream;
 mod tcp;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::intercept::ListenSpec;
 use crate::model::{Cluster, Protocol, SourceMode};
 use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
-use crate::proxy::record::{Flag, Hop, Received, Record};
+use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::Failure;
+use crate::proxy::site::{Site, Who};
 use crate::proxy::stream::Stream;
-use crate::proxy::tcp::{Relay, RelayError};
+use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::ConnectError;
 use crate::proxy::upstream::pool::Load;
-use crate::proxy::worker::{Site, Who};
 use crate::route::{HttpScope, Inbound, Outbound};
 use crate::sys::socket::{self, Source};
 
@@ -182,17 +183,32 @@ fn arrival(site: &Site, accepted: &TcpStream, peer: SocketAddr, hop: Hop) -> Opt
             return refuse(&format!("where it was headed cannot be told: {error}"));
         }
     };
-    let own = destination.ip().is_loopback() || site.is_own(destination.ip());
-    if let Who::Pod { ports, .. } = &site.who
-        && own
-        && (destination.port() == ports.outbound_port || destination.port() == ports.inbound_port)
-    {
-        return refuse("it was opened to the proxy itself, which would call itself for ever");
+    let ports = match &site.who {
+        Who::Pod { ports, .. } => ports,
+        Who::Gateway { .. } => return Some(destination),
+    };
+    match refusal(destination, peer, ports, |address| site.is_own(address)) {
+        Some(why) => refuse(why),
+        None => Some(destination),
     }
-    if destination.ip().is_loopback() && !peer.ip().is_loopback() && !site.is_own(peer.ip()) {
-        return refuse("it comes from outside and was headed for the pod's loopback addresses");
+}
+
+/// Why a connection must not be carried to where it was headed.
+fn refusal(
+    destination: SocketAddr,
+    peer: SocketAddr,
+    ports: &ListenSpec,
+    is_own: impl Fn(IpAddr) -> bool,
+) -> Option<&'static str> {
+    let local = |address: IpAddr| address.is_loopback() || is_own(address);
+    let proxy = [ports.outbound_port, ports.inbound_port].contains(&destination.port());
+    if proxy && local(destination.ip()) {
+        return Some("it was opened to the proxy itself, which would call itself for ever");
     }
-    Some(destination)
+    if destination.ip().is_loopback() && !local(peer.ip()) {
+        return Some("it comes from outside and was headed for the pod's loopback addresses");
+    }
+    None
 }
 
 impl Connection {
@@ -209,11 +225,14 @@ impl Connection {
 
     async fn detect_and_serve(self, mut client: Stream, otherwise: Target, declared: bool) {
         let limit = self.site.worker.settings.idle_timeout;
-        let spoken = timeout(
-            limit,
-            Box::pin(self.detect(&mut client, &otherwise, declared)),
-        );
-        match spoken.await {
+        let detected = Box::pin(self.detect(&mut client, &otherwise, declared));
+        let spoken = tokio::select! {
+            biased;
+            spoken = timeout(limit, detected) => spoken,
+            // A silent client of an undeclared port may well have a silent server, and all the time in the world.
+            () = self.site.farewell(), if declared => Ok(Ok(Spoken::Nothing)),
+        };
+        match spoken {
             Ok(Ok(Spoken::Http(first))) => http::serve(Rc::new(self), client, first).await,
             Ok(Ok(Spoken::Other(upstream))) => self.relay(client, &otherwise, upstream).await,
             Ok(Ok(Spoken::Nothing)) | Err(_) => {}
@@ -232,7 +251,12 @@ impl Connection {
             possible: settings.header_timeout,
         };
         let limit = settings.idle_timeout;
-        match timeout(limit, detect::first(&mut client, patience)).await {
+        let first = tokio::select! {
+            biased;
+            first = timeout(limit, detect::first(&mut client, patience)) => first,
+            () = self.site.farewell() => Ok(Ok(First::Nothing)),
+        };
+        match first {
             Ok(Ok(First::Nothing)) | Err(_) | Ok(Err(_)) => {}
             Ok(Ok(first)) => http::serve(Rc::new(self), client, first).await,
         }
@@ -404,48 +428,33 @@ fn spoken(first: First, declared: bool, server: Option<Upstream>) -> Spoken {
     }
 }
 
-/// A relay with its record, which is written however the relay ends.
-pub(super) struct Tunnel {
-    relay: Relay,
-    record: Record,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Tunnel {
-    pub(super) fn new(
-        client: Stream,
-        server: Stream,
-        idle: std::time::Duration,
-        record: Record,
-    ) -> Self {
-        Self {
-            relay: Relay::new(client, server, idle),
-            record,
-        }
-    }
-
-    pub(super) async fn run(mut self) {
-        match self.relay.run().await {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "a relay broke off"
-                );
-                self.record.flag(match error {
-                    RelayError::Client(_) => Flag::ClientClosed,
-                    RelayError::Server(_) => Flag::UpstreamClosed,
-                    RelayError::Idle => Flag::Idle,
-                });
-            }
-        }
-        self.record.complete();
-    }
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        let carried = self.relay.carried();
-        self.record.sent = carried.sent;
-        self.record.received = Received::Known(carried.received);
+    #[test]
+    fn neither_loops_nor_opens_the_loopback() {
+        let ports = ListenSpec {
+            transparent: true,
+            outbound_port: 15001,
+            inbound_port: 15006,
+        };
+        let check = |destination: &str, peer: &str, refused: bool| {
+            let own: IpAddr = "10.0.0.7".parse().expect("an address");
+            let at = |text: &str| text.parse().expect("a socket address");
+            let why = refusal(at(destination), at(peer), &ports, |address| address == own);
+            assert_eq!(why.is_some(), refused, "{peer} to {destination}: {why:?}");
+        };
+        check("10.0.0.9:80", "10.0.0.7:4000", false);
+        check("10.0.0.7:80", "10.0.0.8:4000", false);
+        check("10.0.0.7:15001", "10.0.0.8:4000", true);
+        check("10.0.0.7:15006", "10.0.0.7:4000", true);
+        check("127.0.0.1:15001", "127.0.0.1:4000", true);
+        check("[::1]:15006", "[::1]:4000", true);
+        check("10.0.0.9:15001", "10.0.0.7:4000", false);
+        check("127.0.0.1:9000", "10.0.0.8:4000", true);
+        check("[::1]:9000", "[fd00::8]:4000", true);
+        check("127.0.0.1:9000", "127.0.0.1:4000", false);
+        check("127.0.0.1:9000", "10.0.0.7:4000", false);
     }
 }

@@ -18,10 +18,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::proxy::connection::Connection;
 use crate::proxy::detect::First;
-use crate::proxy::http::body::{Body, Gate, RequestBody};
+use crate::proxy::http::body::Body;
 use crate::proxy::http::forward::Outgoing;
+use crate::proxy::http::upload::{Gate, RequestBody};
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::{self, Failure};
+use crate::proxy::site;
 use crate::proxy::stream::{Activity, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
 
@@ -29,7 +31,9 @@ pub(super) mod body;
 mod forward;
 mod headers;
 mod path;
+mod rewrite;
 mod upgrade;
+pub(super) mod upload;
 
 /// hyper's ends of a client's connection.
 type ClientIo = TokioIo<Timed>;
@@ -44,25 +48,21 @@ struct Admitted {
 /// The head of a request takes no more than this; beyond it is a 431.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// How long an idle client is left alone once its connection is to end: a request may be on its way.
-const FAREWELL: Duration = Duration::from_secs(1);
-
 /// Serves the requests of a connection until it ends or is drained.
 pub(super) async fn serve(connection: Rc<Connection>, client: Stream, first: First) {
     let settings = &connection.site.worker.settings;
     let activity = Arc::<Activity>::default();
+    let http2 = first == First::Http2;
     let io = TokioIo::new(Timed::new(
         client,
         Arc::clone(&activity),
-        settings.header_timeout,
+        (!http2).then_some(settings.header_timeout),
         settings.idle_timeout,
     ));
-    let result = match first {
-        First::Http2 => serve_http2(&connection, io, activity).await,
-        // What is no HTTP at all gets HTTP's own answer to that.
-        First::Http1 | First::Http10 | First::Other | First::Nothing => {
-            serve_http1(&connection, io, activity).await
-        }
+    // What is no HTTP at all gets HTTP's own answer to that.
+    let result = match http2 {
+        true => serve_http2(&connection, io, activity).await,
+        false => serve_http1(&connection, io, activity).await,
     };
     if let Err(error) = result {
         tracing::debug!(error = &error as &dyn std::error::Error, peer = %connection.peer, "a client's connection ended badly");
@@ -94,7 +94,7 @@ async fn serve_http1(
         () = connection.site.drained() => {}
     }
     // From here on every answer says `connection: close`, and who stays silent is closed after a moment.
-    if let Ok(result) = tokio::time::timeout(FAREWELL, server.as_mut()).await {
+    if let Ok(result) = tokio::time::timeout(site::FAREWELL, server.as_mut()).await {
         return result;
     }
     server.as_mut().graceful_shutdown();

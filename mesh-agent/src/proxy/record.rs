@@ -100,6 +100,16 @@ const FLAGS: [Flag; 12] = [
     Flag::Idle,
 ];
 
+// `index` rests on this: every flag, in the order of the enum.
+const _: () = {
+    let mut i = 0;
+    while i < FLAGS.len() {
+        assert!(FLAGS[i] as usize == i);
+        i += 1;
+    }
+    assert!(FLAGS.len() == Flag::Idle as usize + 1);
+};
+
 /// The counters of one worker, on cache lines of their own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -369,10 +379,7 @@ impl Flag {
     }
 
     fn index(self) -> usize {
-        FLAGS
-            .iter()
-            .position(|flag| *flag == self)
-            .expect("FLAGS has every flag, as a test sees to")
+        self as usize
     }
 }
 
@@ -383,5 +390,86 @@ impl fmt::Display for Hop {
             Self::Inbound => "inbound",
             Self::Gateway => "gateway",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(filter: &str, act: impl FnOnce(&Arc<Counters>)) -> (String, Stats) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let counters = Arc::<Counters>::default();
+        tracing::subscriber::with_default(subscriber, || act(&counters));
+        let mut stats = Stats::default();
+        counters.add_to(&mut stats);
+        let bytes = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (String::from_utf8_lossy(&bytes).into_owned(), stats)
+    }
+
+    fn refused(counters: &Arc<Counters>) {
+        let mut record = Record::request(counters, Hop::Gateway);
+        if let Some(line) = record.line() {
+            line.method = "GET".to_owned();
+            line.path = "/a?b".to_owned();
+            line.cluster = "outbound|80|v1|web".to_owned();
+        }
+        record.status(http::StatusCode::SERVICE_UNAVAILABLE);
+        record.flag(Flag::NoEndpoint);
+        record.flag(Flag::ClientClosed);
+        record.complete();
+    }
+
+    #[test]
+    fn says_what_became_of_a_request() {
+        let (line, stats) = logged("access=info", refused);
+        for part in [
+            "access: ",
+            "hop=gateway",
+            "method=\"GET\" path=\"/a?b\"",
+            "status=503 flags=UH",
+            "cluster=\"outbound|80|v1|web\"",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert_eq!(stats.gateway.requests, [0, 0, 0, 0, 0, 1]);
+        assert_eq!(stats.flags, [(Flag::NoEndpoint, 1)]);
+        let (line, stats) = logged("access=warn", refused);
+        assert_eq!(line, "");
+        assert_eq!(stats.gateway.requests[5], 1);
+    }
+
+    #[test]
+    fn a_request_without_an_end_is_the_clients_doing() {
+        let (line, stats) = logged("access=info", |counters| {
+            drop(Record::request(counters, Hop::Inbound));
+        });
+        assert!(line.contains("status=0 flags=DC"), "{line}");
+        assert_eq!(stats.inbound.requests[0], 1);
+        assert_eq!(stats.flags, [(Flag::ClientClosed, 1)]);
     }
 }

@@ -58,6 +58,39 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 impl Failure {
+    /// What an error of a server's connection means.
+    pub(super) fn of(error: &hyper::Error) -> Failure {
+        if error.is_parse() {
+            return Failure::UpstreamProtocol;
+        }
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            if let Some(stream) = cause.downcast_ref::<h2::Error>() {
+                return failure_of_stream(stream);
+            }
+            source = cause.source();
+        }
+        Failure::Closed
+    }
+
+    /// The same, where several tries ended so.
+    pub(super) fn after_retries(self, retried: bool) -> Self {
+        match self {
+            Self::Connect { cause, .. } => Self::Connect { cause, retried },
+            Self::Reset { refused, .. } => Self::Reset { refused, retried },
+            Self::NoRoute
+            | Self::NoCluster
+            | Self::NoEndpoint
+            | Self::Closed
+            | Self::UpstreamProtocol
+            | Self::Timeout
+            | Self::ClientClosed
+            | Self::BadRequest
+            | Self::OldVersion
+            | Self::Connected => self,
+        }
+    }
+
     /// For counters and the log.
     pub(super) fn flag(&self) -> Flag {
         self.answer().flag
@@ -180,6 +213,26 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
         // As Envoy: `application/grpc` and `application/grpc+proto`, not `application/grpc-web`.
         Some([] | [b'+' | b';', ..]) => true,
         Some(_) | None => false,
+    }
+}
+
+fn failure_of_stream(error: &h2::Error) -> Failure {
+    if error.is_io() || error.is_go_away() {
+        return match error.reason() {
+            Some(h2::Reason::NO_ERROR) | None => Failure::Closed,
+            Some(_) => Failure::UpstreamProtocol,
+        };
+    }
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => Failure::Reset {
+            refused: true,
+            retried: false,
+        },
+        Some(_) if error.is_reset() && error.is_remote() => Failure::Reset {
+            refused: false,
+            retried: false,
+        },
+        Some(_) | None => Failure::UpstreamProtocol,
     }
 }
 

@@ -198,7 +198,7 @@ impl Drop for Busy {
 pub(super) struct Timed {
     stream: Stream,
     activity: Arc<Activity>,
-    head_limit: Duration,
+    head_limit: Option<Duration>,
     idle_limit: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
@@ -207,10 +207,11 @@ pub(super) struct Timed {
 }
 
 impl Timed {
+    /// Without `head_limit` only idleness counts: HTTP/2 has much to say between two requests.
     pub(super) fn new(
         stream: Stream,
         activity: Arc<Activity>,
-        head_limit: Duration,
+        head_limit: Option<Duration>,
         idle_limit: Duration,
     ) -> Self {
         Self {
@@ -234,8 +235,9 @@ impl Timed {
             self.last = Instant::now();
             return Poll::Pending;
         }
-        if self.activity.head_begun.load(Ordering::Relaxed) {
-            let limit = self.head_limit;
+        if let Some(limit) = self.head_limit
+            && self.activity.head_begun.load(Ordering::Relaxed)
+        {
             let timer = self
                 .head_timer
                 .get_or_insert_with(|| Box::pin(sleep(limit)));

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::proxy::record::{Flag, Received, Record};
 use crate::proxy::stream::Stream;
 
 /// How much is read at once. One buffer serves all connections of a worker, so that an idle one holds none.
@@ -19,16 +20,16 @@ const CHUNK: usize = 128 * 1024;
 
 /// Bytes that were carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Carried {
+struct Carried {
     /// From the client.
-    pub(super) received: u64,
+    received: u64,
     /// To the client.
-    pub(super) sent: u64,
+    sent: u64,
 }
 
 /// Why a relay ended before both sides had said so.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RelayError {
+enum RelayError {
     /// Reading from the client, or writing to it, failed.
     #[error("the client's connection broke")]
     Client(#[source] io::Error),
@@ -45,7 +46,7 @@ thread_local! {
 }
 
 /// Two streams being relayed. Where the relay is dropped before its time, or fails, both sides get a reset.
-pub(super) struct Relay {
+struct Relay {
     client: Stream,
     server: Stream,
     up: Direction,
@@ -54,6 +55,12 @@ pub(super) struct Relay {
     timer: Pin<Box<Sleep>>,
     last: Instant,
     finished: bool,
+}
+
+/// A relay with its record, which is written however the relay ends.
+pub(super) struct Tunnel {
+    relay: Relay,
+    record: Record,
 }
 
 /// One direction: bytes that could not be written yet, and how far it has come.
@@ -81,8 +88,43 @@ enum Side {
     Writer(io::Error),
 }
 
+impl Tunnel {
+    pub(super) fn new(client: Stream, server: Stream, idle: Duration, record: Record) -> Self {
+        Self {
+            relay: Relay::new(client, server, idle),
+            record,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        match self.relay.run().await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a relay broke off"
+                );
+                self.record.flag(match error {
+                    RelayError::Client(_) => Flag::ClientClosed,
+                    RelayError::Server(_) => Flag::UpstreamClosed,
+                    RelayError::Idle => Flag::Idle,
+                });
+            }
+        }
+        self.record.complete();
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let carried = self.relay.carried();
+        self.record.sent = carried.sent;
+        self.record.received = Received::Known(carried.received);
+    }
+}
+
 impl Relay {
-    pub(super) fn new(client: Stream, server: Stream, idle: Duration) -> Self {
+    fn new(client: Stream, server: Stream, idle: Duration) -> Self {
         Self {
             client,
             server,
@@ -96,13 +138,13 @@ impl Relay {
     }
 
     /// Carries on until both directions have ended.
-    pub(super) async fn run(&mut self) -> Result<(), RelayError> {
+    async fn run(&mut self) -> Result<(), RelayError> {
         poll_fn(|cx| self.poll(cx)).await?;
         self.finished = true;
         Ok(())
     }
 
-    pub(super) fn carried(&self) -> Carried {
+    fn carried(&self) -> Carried {
         Carried {
             received: self.up.total,
             sent: self.down.total,

@@ -9,4 +9,5 @@ mod headers;
 mod http;
 mod http2;
 mod life;
+mod namespace;
 mod tcp;

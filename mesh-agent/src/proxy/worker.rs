@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::intercept::ListenSpec;
-use crate::model::{Cluster, Labels, Pod, PodId, Snapshot, SourceMode};
+use crate::model::Snapshot;
 use crate::proxy::record::{Counters, Hop};
-use crate::proxy::stream::Stream;
-use crate::proxy::upstream::pool::{Limits, Pool};
-use crate::proxy::upstream::{ConnectError, Connector};
+use crate::proxy::site::{Site, Who, until};
+use crate::proxy::upstream::Connector;
 use crate::proxy::{Accepted, Settings, connection};
-use crate::route::{self, Client, Decision, HttpScope, Inbound, Outbound, Pick, Request};
-use crate::sys::socket::Source;
+use crate::route::Pick;
 
 /// How far along a served pod or gateway is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,53 +50,18 @@ pub(super) struct Socket {
     pub(super) hop: Hop,
 }
 
-/// Whose connections they are.
-#[derive(Clone, Debug)]
-pub(super) enum Who {
-    /// A pod's.
-    Pod {
-        pod: PodId,
-        ports: ListenSpec,
-        source: SourceMode,
-    },
-    /// A gateway's.
-    Gateway {
-        port: u16,
-        namespace: Arc<str>,
-        labels: Labels,
-    },
-}
-
 /// What the connections of one thread share.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) settings: Settings,
     pub(super) counters: Arc<Counters>,
-    world: Arc<ArcSwap<Snapshot>>,
+    pub(super) world: Arc<ArcSwap<Snapshot>>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
 }
 
-/// What the connections of one pod or gateway share on one thread. It lives as long as the last of them.
-#[derive(Debug)]
-pub(super) struct Site {
-    pub(super) worker: Rc<Worker>,
-    pub(super) who: Who,
-    pub(super) pool: Rc<Pool>,
-    connector: Connector,
-    /// The thread's own copy of the phase, so that connections do not meet those of other threads there.
-    phase: watch::Receiver<Phase>,
-    /// The pod as last seen: it may be gone from the world before its connections are.
-    last: RefCell<Option<Arc<Pod>>>,
-    accepted: Arc<Accepted>,
-    _alive: mpsc::Sender<Infallible>,
-}
-
 /// More destinations than this whose servers speak first, and the memory starts anew.
 const SERVER_FIRST_LIMIT: usize = 4096;
-
-/// How much a pod's call to itself may have on the way.
-const PIPE: usize = 64 * 1024;
 
 /// Runs a worker until nobody can command it any more.
 pub(super) fn run(
@@ -135,16 +96,14 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         accepted,
     } = command;
     let (phase, local_phase) = watch::channel(Phase::Serving);
-    let site = Rc::new(Site {
-        worker: Rc::clone(worker),
+    let site = Rc::new(Site::new(
+        worker,
         who,
-        pool: Rc::default(),
         connector,
-        phase: local_phase,
-        last: RefCell::default(),
+        local_phase,
         accepted,
-        _alive: alive,
-    });
+        alive,
+    ));
     spawn_local(sweep(Rc::downgrade(&site)));
     for Socket { listener, hop } in sockets {
         match TcpListener::from_std(listener) {
@@ -172,7 +131,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
 /// Accepts until told otherwise. What waits in the queue at that time is still taken: those clients believe that
 /// they are connected.
 async fn accept(site: Rc<Site>, listener: TcpListener, hop: Hop) {
-    let mut phase = site.phase.clone();
+    let mut phase = site.phase();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -259,16 +218,6 @@ async fn sweep(site: Weak<Site>) {
     }
 }
 
-/// Waits until the phase is `wanted` or a later one, and says which.
-async fn until(phase: &mut watch::Receiver<Phase>, wanted: Phase) -> Phase {
-    let reached = |now: &Phase| *now == wanted || *now == Phase::Stopped;
-    // The sender lives in a task of this thread; where that is gone everything is.
-    phase
-        .wait_for(reached)
-        .await
-        .map_or(Phase::Stopped, |now| *now)
-}
-
 impl Worker {
     /// Whether the server there is known to speak first.
     pub(super) fn speaks_first(&self, destination: SocketAddr) -> bool {
@@ -311,159 +260,5 @@ impl Worker {
 impl Pick for &Worker {
     fn pick(&mut self, below: u64) -> u64 {
         self.chance.borrow_mut().u64(..below)
-    }
-}
-
-impl Site {
-    /// Runs a connection, or a part of one, until it ends or must.
-    pub(super) fn spawn(self: &Rc<Self>, connection: impl Future<Output = ()> + 'static) {
-        let mut phase = self.phase.clone();
-        // A panic in it ends this task and nothing else: tokio catches it.
-        spawn_local(async move {
-            tokio::select! {
-                biased;
-                _ = until(&mut phase, Phase::Stopped) => {}
-                () = connection => {}
-            }
-        });
-    }
-
-    /// Waits until the connections are to come to an end.
-    pub(super) async fn drained(&self) {
-        until(&mut self.phase.clone(), Phase::Draining).await;
-    }
-
-    /// Whether they are.
-    pub(super) fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        let settings = &self.worker.settings;
-        Limits {
-            idle_per_key: settings.pool_idle_connections,
-            idle_for: settings.pool_idle_timeout,
-            streams: settings.http2_streams,
-        }
-    }
-
-    /// Where a connection of the pod goes.
-    pub(super) fn route_outbound(&self, destination: SocketAddr) -> Outbound {
-        route::outbound(&self.worker.world.load(), destination)
-    }
-
-    /// What the pod serves on a port.
-    pub(super) fn route_inbound(&self, port: u16) -> Inbound {
-        match self.pod() {
-            Some(pod) => route::inbound(&pod, port),
-            None => Inbound::Tcp,
-        }
-    }
-
-    /// Where a request goes.
-    pub(super) fn decide(&self, scope: &HttpScope, request: &Request<'_>) -> Decision {
-        let world = self.worker.world.load();
-        let mut chance = &*self.worker;
-        match &self.who {
-            Who::Pod { pod, .. } => {
-                let pod = match world.pods.get(pod) {
-                    Some(pod) => Arc::clone(pod),
-                    None => self.pod().unwrap_or_else(|| Arc::new(unknown(pod))),
-                };
-                route::decide(&world, scope, &Client::Pod(&pod), request, &mut chance)
-            }
-            Who::Gateway {
-                namespace, labels, ..
-            } => {
-                let client = Client::Gateway { namespace, labels };
-                route::decide(&world, scope, &client, request, &mut chance)
-            }
-        }
-    }
-
-    /// Which endpoint of a cluster takes a request or connection.
-    pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
-        let load = |address| self.pool.load(address);
-        route::endpoint(cluster, tried, load, &mut &*self.worker)
-    }
-
-    /// The pod, as the newest snapshot that knows it has it.
-    fn pod(&self) -> Option<Arc<Pod>> {
-        let Who::Pod { pod: id, .. } = &self.who else {
-            return None;
-        };
-        let newest = self.worker.world.load().pods.get(id).cloned();
-        let mut last = self.last.borrow_mut();
-        if newest.is_some() {
-            last.clone_from(&newest);
-        }
-        last.clone()
-    }
-
-    /// Whether an address is the pod's own.
-    pub(super) fn is_own(&self, address: IpAddr) -> bool {
-        self.pod()
-            .is_some_and(|pod| pod.addresses.contains(&address))
-    }
-
-    /// What the pod's Service calls what it does on a port: `HOST:PORT/*`.
-    pub(super) fn operation(&self, port: u16) -> Option<String> {
-        let pod = self.pod()?;
-        let served = pod.inbound.get(&port)?;
-        let world = self.worker.world.load();
-        let number = match world.services.get(&served.service)?.ports.as_slice() {
-            [only] => only.number,
-            _ => port,
-        };
-        Some(format!("{}:{number}/*", served.service))
-    }
-
-    /// Opens a connection to a server. A pod that is its own server is served in the process, by way of its inbound
-    /// side, as the chains have it.
-    pub(super) async fn connect(
-        self: &Rc<Self>,
-        address: SocketAddr,
-        source: Source,
-    ) -> Result<Stream, ConnectError> {
-        if source == Source::Pod && self.is_own(address.ip()) {
-            return Ok(self.call_self(address));
-        }
-        self.connect_beyond(address, source).await
-    }
-
-    /// Opens a connection, whoever may be behind the address.
-    pub(super) async fn connect_beyond(
-        &self,
-        address: SocketAddr,
-        source: Source,
-    ) -> Result<Stream, ConnectError> {
-        self.worker.counters.upstream_connections.add(1);
-        let limit = self.worker.settings.connect_timeout;
-        let stream = self.connector.connect(address, source, limit).await?;
-        Ok(Stream::tcp(stream))
-    }
-
-    fn call_self(self: &Rc<Self>, address: SocketAddr) -> Stream {
-        let (near, far) = Stream::pipe(PIPE);
-        let open = self.worker.counters.open(Hop::Inbound);
-        let serving = connection::inbound_from_self(Rc::clone(self), far, address);
-        self.spawn(async move {
-            serving.await;
-            drop(open);
-        });
-        near
-    }
-}
-
-/// Stands in for a pod that no snapshot has shown yet: no labels, so no rule that asks for any applies.
-fn unknown(id: &PodId) -> Pod {
-    Pod {
-        id: id.clone(),
-        uid: None,
-        labels: Labels::new(),
-        addresses: Vec::new(),
-        ready: true,
-        local: None,
-        inbound: Default::default(),
     }
 }

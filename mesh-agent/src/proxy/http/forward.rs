@@ -5,10 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HOST;
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
@@ -16,9 +15,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::model::{Cluster, Protocol};
 use crate::proxy::connection::{Connection, Scope};
-use crate::proxy::http::body::{Body, Gate, RequestBody};
-use crate::proxy::http::headers::{self, RequestFacts, RouteMarks};
+use crate::proxy::http::body::Body;
+use crate::proxy::http::headers::{self, RequestFacts};
+use crate::proxy::http::rewrite::{address_head, rewrite};
 use crate::proxy::http::upgrade;
+use crate::proxy::http::upload::{Gate, RequestBody};
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::Failure;
 use crate::proxy::stream::Busy;
@@ -178,7 +179,7 @@ impl Outgoing {
                     worker.counters.retries.add(1);
                     sleep(worker.back_off(self.attempts)).await;
                 }
-                Some(_) | None => return Err(with_retries(failed.failure, self.attempts > 1)),
+                Some(_) | None => return Err(failed.failure.after_retries(self.attempts > 1)),
             }
         }
     }
@@ -314,7 +315,7 @@ impl Outgoing {
         site.pool
             .adopt(stream, key, self.version, limits)
             .await
-            .map_err(|error| failure_of(&error))
+            .map_err(|error| Failure::of(&error))
     }
 
     /// What an error means, and the request, where it is certain or harmless that a server may see it (again).
@@ -332,7 +333,7 @@ impl Outgoing {
             head.extensions.clear();
             return (Failure::Closed, Some(head));
         }
-        let failure = failure_of(error.error());
+        let failure = Failure::of(error.error());
         let harmless = match failure {
             Failure::Reset { refused: true, .. } => true,
             // It may have done its work before the connection ended.
@@ -450,136 +451,11 @@ fn note(connection: &Connection, decided: &Decided, record: &mut Record) {
     }
 }
 
-/// Applies what the route changes, and says so in headers. Gives the path without query, and the Host to send.
-fn rewrite(
-    head: &mut Parts,
-    forwarding: &Forwarding,
-    path: &str,
-    authority: Authority,
-) -> Result<(String, Authority), Failure> {
-    let key = &forwarding.cluster.key;
-    let operation = format!("{}:{}/*", key.host, key.port);
-    let original_path = forwarding
-        .path
-        .as_ref()
-        .map(|_| with_query(path, &head.uri));
-    headers::mark_request(
-        &mut head.headers,
-        RouteMarks {
-            original_path: original_path.as_deref(),
-            original_host: forwarding.authority.as_ref().map(|_| authority.as_str()),
-            operation: Some(&operation),
-            timeout: forwarding.timeout,
-        },
-    );
-    let authority = match &forwarding.authority {
-        Some(new) => Authority::try_from(new.as_bytes()).map_err(|_| Failure::BadRequest)?,
-        None => authority,
-    };
-    let path = match &forwarding.path {
-        Some(new) => new.clone(),
-        None => path.to_owned(),
-    };
-    Ok((path, authority))
-}
-
-/// Gives the head the form that the server's protocol asks for: Host or `:authority`, path or whole address.
-fn address_head(
-    head: &mut Parts,
-    version: Version,
-    authority: &Authority,
-    path: &str,
-) -> Result<(), Failure> {
-    let target = PathAndQuery::try_from(with_query(path, &head.uri).into_bytes())
-        .map_err(|_| Failure::BadRequest)?;
-    let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(target);
-    match version {
-        Version::Http1 => {
-            let host =
-                HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;
-            head.headers.insert(HOST, host);
-            head.version = http::Version::HTTP_11;
-        }
-        Version::Http2 => {
-            head.headers.remove(HOST);
-            uri.scheme = Some(Scheme::HTTP);
-            uri.authority = Some(authority.clone());
-            head.version = http::Version::HTTP_2;
-        }
-    }
-    head.uri = match (version, path) {
-        // `OPTIONS *` has no path to put behind an authority.
-        (Version::Http2, "*") if head.method == Method::OPTIONS => Uri::from_static("*"),
-        (_, _) => Uri::from_parts(uri).map_err(|_| Failure::BadRequest)?,
-    };
-    head.extensions.clear();
-    Ok(())
-}
-
-fn with_query(path: &str, uri: &Uri) -> String {
-    match uri.query() {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    }
-}
-
 /// What a server is spoken to in. Where nobody declared it, in what the client speaks.
 fn version_for(protocol: Protocol, client: Version) -> Version {
     match protocol {
         Protocol::Http2 => Version::Http2,
         Protocol::Auto => client,
         Protocol::Http | Protocol::Tls | Protocol::Tcp | Protocol::Udp => Version::Http1,
-    }
-}
-
-fn with_retries(failure: Failure, retried: bool) -> Failure {
-    match failure {
-        Failure::Connect { cause, .. } => Failure::Connect { cause, retried },
-        Failure::Reset { refused, .. } => Failure::Reset { refused, retried },
-        Failure::NoRoute
-        | Failure::NoCluster
-        | Failure::NoEndpoint
-        | Failure::Closed
-        | Failure::UpstreamProtocol
-        | Failure::Timeout
-        | Failure::ClientClosed
-        | Failure::BadRequest
-        | Failure::OldVersion
-        | Failure::Connected => failure,
-    }
-}
-
-fn failure_of(error: &hyper::Error) -> Failure {
-    if error.is_parse() {
-        return Failure::UpstreamProtocol;
-    }
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(stream) = cause.downcast_ref::<h2::Error>() {
-            return failure_of_stream(stream);
-        }
-        source = cause.source();
-    }
-    Failure::Closed
-}
-
-fn failure_of_stream(error: &h2::Error) -> Failure {
-    if error.is_io() || error.is_go_away() {
-        return match error.reason() {
-            Some(h2::Reason::NO_ERROR) | None => Failure::Closed,
-            Some(_) => Failure::UpstreamProtocol,
-        };
-    }
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => Failure::Reset {
-            refused: true,
-            retried: false,
-        },
-        Some(_) if error.is_reset() && error.is_remote() => Failure::Reset {
-            refused: false,
-            retried: false,
-        },
-        Some(_) | None => Failure::UpstreamProtocol,
     }
 }

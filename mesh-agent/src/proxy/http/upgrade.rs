@@ -5,9 +5,10 @@ use std::rc::Rc;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 
-use crate::proxy::connection::{Connection, Tunnel};
+use crate::proxy::connection::Connection;
 use crate::proxy::record::Record;
 use crate::proxy::stream::{Stream, Timed};
+use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::pool::Lease;
 
 /// Relays between both sides once each has left HTTP. `lease` counts as a load on the server until the end.

@@ -84,7 +84,7 @@ fn refused() {
     );
     let mut plan = Plan::outbound(Protocol::Http, &[refusing()]);
     plan.routes = vec![with(forward_to(None), |_, forward| {
-        forward.retry.attempts = 0
+        forward.retry.attempts = 0;
     })];
     let once = expected
         .replace("retried and the latest reset reason", "reset reason")

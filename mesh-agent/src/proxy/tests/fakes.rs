@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use crate::intercept::ListenSpec;
 use crate::model::*;
 use crate::proxy::record::{Flag, Hop, Stats};
+use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
-use crate::proxy::worker::Who;
 use crate::proxy::{Handle, Settings, Workers};
 
 pub(super) const HOST: &str = "web.default.svc.cluster.local";

@@ -293,3 +293,16 @@ async fn draining_lets_streams_end_and_opens_no_more() {
         .await;
     assert!(late.is_err());
 }
+
+#[tokio::test]
+async fn idle_clients_stay() {
+    let server = Http2Server::start().await;
+    let mesh = Plan::outbound(Protocol::Http2, &[server.address]).start();
+    let mut sender = connect(mesh.address).await;
+    for _ in 0..2 {
+        let response = sender.send_request(request("/x", vec![])).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        // Longer than the head of an HTTP/1 request may take.
+        tokio::time::sleep(Duration::from_millis(900)).await;
+    }
+}

@@ -98,6 +98,26 @@ fn draining_leaves_relays_alone_until_the_deadline() {
 }
 
 #[test]
+fn draining_does_not_wait_for_the_silent() {
+    let silent = Server::start(|client| {
+        client.rest().ok();
+    });
+    for mut plan in [
+        Plan::outbound(Protocol::Http, &[silent.address]),
+        Plan::inbound(Protocol::Http, silent.address),
+        Plan::gateway(&[silent.address]),
+    ] {
+        plan.original = Some(silent.address);
+        let mut mesh = plan.start();
+        let mut client = mesh.client();
+        std::thread::sleep(Duration::from_millis(300));
+        let took = drain(&mut mesh, Duration::from_secs(10));
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert_eq!(client.rest().unwrap(), "");
+    }
+}
+
+#[test]
 fn stopping_is_at_once() {
     let server = Server::start(|client| {
         client.rest().ok();

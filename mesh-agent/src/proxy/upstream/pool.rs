@@ -14,7 +14,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Instant;
 
-use crate::proxy::http::body::RequestBody;
+use crate::proxy::http::upload::RequestBody;
 use crate::proxy::stream::Stream;
 use crate::sys::socket::Source;
 

@@ -1,0 +1,258 @@
+//! What the connections of one pod or gateway share on one worker: whose they are, what is decided for them, and how
+//! they reach servers.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
+
+use crate::intercept::ListenSpec;
+use crate::model::{Cluster, Labels, Pod, PodId, SourceMode};
+use crate::proxy::Accepted;
+use crate::proxy::connection;
+use crate::proxy::record::Hop;
+use crate::proxy::stream::Stream;
+use crate::proxy::upstream::pool::{Limits, Pool};
+use crate::proxy::upstream::{ConnectError, Connector};
+use crate::proxy::worker::{Phase, Worker};
+use crate::route::{self, Client, Decision, HttpScope, Inbound, Outbound, Request};
+use crate::sys::socket::Source;
+
+/// Whose connections they are.
+#[derive(Clone, Debug)]
+pub(super) enum Who {
+    /// A pod's.
+    Pod {
+        pod: PodId,
+        ports: ListenSpec,
+        source: SourceMode,
+    },
+    /// A gateway's.
+    Gateway {
+        port: u16,
+        namespace: Arc<str>,
+        labels: Labels,
+    },
+}
+
+/// What the connections of one pod or gateway share on one thread. It lives as long as the last of them.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) worker: Rc<Worker>,
+    pub(super) who: Who,
+    pub(super) pool: Rc<Pool>,
+    connector: Connector,
+    /// The thread's own copy of the phase, so that connections do not meet those of other threads there.
+    phase: watch::Receiver<Phase>,
+    /// The pod as last seen: it may be gone from the world before its connections are.
+    last: RefCell<Option<Arc<Pod>>>,
+    /// Counts what the listeners take.
+    pub(super) accepted: Arc<Accepted>,
+    _alive: mpsc::Sender<Infallible>,
+}
+
+/// How long an idle client is left alone once its connection is to end: a request may be on its way.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How much a pod's call to itself may have on the way.
+const PIPE: usize = 64 * 1024;
+
+impl Site {
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        who: Who,
+        connector: Connector,
+        phase: watch::Receiver<Phase>,
+        accepted: Arc<Accepted>,
+        alive: mpsc::Sender<Infallible>,
+    ) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            who,
+            pool: Rc::default(),
+            connector,
+            phase,
+            last: RefCell::default(),
+            accepted,
+            _alive: alive,
+        }
+    }
+
+    /// How far along it is, and how that changes.
+    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Runs a connection, or a part of one, until it ends or must.
+    pub(super) fn spawn(self: &Rc<Self>, connection: impl Future<Output = ()> + 'static) {
+        let mut phase = self.phase.clone();
+        // A panic in it ends this task and nothing else: tokio catches it.
+        spawn_local(async move {
+            tokio::select! {
+                biased;
+                _ = until(&mut phase, Phase::Stopped) => {}
+                () = connection => {}
+            }
+        });
+    }
+
+    /// Waits until the connections are to come to an end.
+    pub(super) async fn drained(&self) {
+        until(&mut self.phase.clone(), Phase::Draining).await;
+    }
+
+    /// Waits until who has said nothing yet need no longer be waited for.
+    pub(super) async fn farewell(&self) {
+        self.drained().await;
+        tokio::time::sleep(FAREWELL).await;
+    }
+
+    /// Whether they are to come to an end.
+    pub(super) fn is_draining(&self) -> bool {
+        *self.phase.borrow() != Phase::Serving
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let settings = &self.worker.settings;
+        Limits {
+            idle_per_key: settings.pool_idle_connections,
+            idle_for: settings.pool_idle_timeout,
+            streams: settings.http2_streams,
+        }
+    }
+
+    /// Where a connection of the pod goes.
+    pub(super) fn route_outbound(&self, destination: SocketAddr) -> Outbound {
+        route::outbound(&self.worker.world.load(), destination)
+    }
+
+    /// What the pod serves on a port.
+    pub(super) fn route_inbound(&self, port: u16) -> Inbound {
+        match self.pod() {
+            Some(pod) => route::inbound(&pod, port),
+            None => Inbound::Tcp,
+        }
+    }
+
+    /// Where a request goes.
+    pub(super) fn decide(&self, scope: &HttpScope, request: &Request<'_>) -> Decision {
+        let world = self.worker.world.load();
+        let decide =
+            |client: &Client<'_>| route::decide(&world, scope, client, request, &mut &*self.worker);
+        match &self.who {
+            Who::Pod { pod: id, .. } => match world.pods.get(id) {
+                Some(pod) => decide(&Client::Pod(pod)),
+                // The world forgot the pod before its connections ended.
+                None => match self.last.borrow().as_deref() {
+                    Some(pod) => decide(&Client::Pod(pod)),
+                    None => decide(&Client::Pod(&unknown(id))),
+                },
+            },
+            Who::Gateway {
+                namespace, labels, ..
+            } => decide(&Client::Gateway { namespace, labels }),
+        }
+    }
+
+    /// Which endpoint of a cluster takes a request or connection.
+    pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        let load = |address| self.pool.load(address);
+        route::endpoint(cluster, tried, load, &mut &*self.worker)
+    }
+
+    /// The pod, as the newest snapshot that knows it has it.
+    fn pod(&self) -> Option<Arc<Pod>> {
+        let Who::Pod { pod: id, .. } = &self.who else {
+            return None;
+        };
+        let newest = self.worker.world.load().pods.get(id).cloned();
+        let mut last = self.last.borrow_mut();
+        if newest.is_some() {
+            last.clone_from(&newest);
+        }
+        last.clone()
+    }
+
+    /// Whether an address is the pod's own.
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        self.pod()
+            .is_some_and(|pod| pod.addresses.contains(&address))
+    }
+
+    /// What the pod's Service calls what it does on a port: `HOST:PORT/*`.
+    pub(super) fn operation(&self, port: u16) -> Option<String> {
+        let pod = self.pod()?;
+        let served = pod.inbound.get(&port)?;
+        let world = self.worker.world.load();
+        let number = match world.services.get(&served.service)?.ports.as_slice() {
+            [only] => only.number,
+            _ => port,
+        };
+        Some(format!("{}:{number}/*", served.service))
+    }
+
+    /// Opens a connection to a server. A pod that is its own server is served in the process, by way of its inbound
+    /// side, as the chains have it.
+    pub(super) async fn connect(
+        self: &Rc<Self>,
+        address: SocketAddr,
+        source: Source,
+    ) -> Result<Stream, ConnectError> {
+        if source == Source::Pod && self.is_own(address.ip()) {
+            return Ok(self.call_self(address));
+        }
+        self.connect_beyond(address, source).await
+    }
+
+    /// Opens a connection, whoever may be behind the address.
+    pub(super) async fn connect_beyond(
+        &self,
+        address: SocketAddr,
+        source: Source,
+    ) -> Result<Stream, ConnectError> {
+        self.worker.counters.upstream_connections.add(1);
+        let limit = self.worker.settings.connect_timeout;
+        let stream = self.connector.connect(address, source, limit).await?;
+        Ok(Stream::tcp(stream))
+    }
+
+    fn call_self(self: &Rc<Self>, address: SocketAddr) -> Stream {
+        let (near, far) = Stream::pipe(PIPE);
+        let open = self.worker.counters.open(Hop::Inbound);
+        let serving = connection::inbound_from_self(Rc::clone(self), far, address);
+        self.spawn(async move {
+            serving.await;
+            drop(open);
+        });
+        near
+    }
+}
+
+/// Stands in for a pod that no snapshot has shown yet: no labels, so no rule that asks for any applies.
+fn unknown(id: &PodId) -> Pod {
+    Pod {
+        id: id.clone(),
+        uid: None,
+        labels: Labels::new(),
+        addresses: Vec::new(),
+        ready: true,
+        local: None,
+        inbound: Default::default(),
+    }
+}
+
+/// Waits until the phase is `wanted` or a later one, and says which.
+pub(super) async fn until(phase: &mut watch::Receiver<Phase>, wanted: Phase) -> Phase {
+    let reached = |now: &Phase| *now == wanted || *now == Phase::Stopped;
+    // The sender lives in a task of this thread; where that is gone everything is.
+    phase
+        .wait_for(reached)
+        .await
+        .map_or(Phase::Stopped, |now| *now)
+}
