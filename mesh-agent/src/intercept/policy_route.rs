@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
 use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -41,9 +41,11 @@ const PRESERVE_MASK: u32 = 0xfff;
 const PROTOCOL: u8 = 137;
 /// Metric of the first route that names a device.
 const DEVICE_METRIC: u32 = 10;
+/// Metric of the IPv6 route that names the loopback device.
+const LOOPBACK_METRIC6: u32 = 1;
 const LOOPBACK: u32 = 1;
 /// The address that the proxy serves its pod from over IPv6: unlike 127/8, it does not exist by itself.
-const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+pub const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// What is asked of the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Spec {
     pub source4: Option<Ipv4Addr>,
     /// Whether the namespace has IPv6.
     pub ipv6: bool,
+    /// The pod's IPv6 address, likewise. `None`: the kernel finds one.
+    pub source6: Option<Ipv6Addr>,
     /// The devices that an application may have bound itself to.
     pub devices: Vec<Device>,
     /// Interfaces whose incoming TCP is delivered locally, whatever its destination; with ranges, to these alone.
@@ -67,6 +71,8 @@ pub struct Device {
     pub index: u32,
     /// Its IPv4 address.
     pub source4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub source6: Option<Ipv6Addr>,
 }
 
 /// What the namespace was like before. An agent that takes over from another needs the other's.
@@ -232,13 +238,17 @@ impl Spec {
             if ipv6 && !self.ipv6 {
                 continue;
             }
-            if ipv6 || self.source4.is_some() {
-                objects.push(route(ipv6, LOOPBACK, self.source4, None));
+            let source = source(ipv6, self.source4, self.source6);
+            if ipv6 || source.is_some() {
+                // For IPv6 the kernel takes "none" for 1024, which would come after the devices.
+                let metric = ipv6.then_some(LOOPBACK_METRIC6);
+                objects.push(route(ipv6, LOOPBACK, source, metric));
             }
             if self.capture_mark.is_some() {
                 for (metric, device) in (DEVICE_METRIC..).zip(&self.devices) {
-                    if ipv6 || device.source4.is_some() {
-                        objects.push(route(ipv6, device.index, device.source4, Some(metric)));
+                    let source = self::source(ipv6, device.source4, device.source6);
+                    if ipv6 || source.is_some() {
+                        objects.push(route(ipv6, device.index, source, Some(metric)));
                     }
                 }
             }
@@ -385,11 +395,17 @@ fn sidecar6() -> AddressMessage {
     message
         .attributes
         .push(AddressAttribute::Address(IpAddr::V6(SIDECAR6)));
+    // Not preferred, so that nobody gets it as a source address without asking for it.
+    let mut lifetime = CacheInfo::default();
+    lifetime.ifa_valid = u32::MAX;
+    message
+        .attributes
+        .push(AddressAttribute::CacheInfo(lifetime));
     message
 }
 
 /// `local default dev DEVICE table 101 [src SOURCE] [metric METRIC]`
-fn route(ipv6: bool, device: u32, source4: Option<Ipv4Addr>, metric: Option<u32>) -> Object {
+fn route(ipv6: bool, device: u32, source: Option<IpAddr>, metric: Option<u32>) -> Object {
     let mut message = RouteMessage::default();
     message.header.address_family = family(ipv6);
     message.header.table = TABLE as u8;
@@ -401,11 +417,12 @@ fn route(ipv6: bool, device: u32, source4: Option<Ipv4Addr>, metric: Option<u32>
         RouteScope::Host
     };
     message.attributes.push(RouteAttribute::Oif(device));
-    if let (false, Some(source)) = (ipv6, source4) {
-        // Without it the kernel finds no source address for a foreign destination on the loopback device.
+    if let Some(source) = source {
+        // For IPv4 the kernel finds no source address for a foreign destination on the loopback device; for IPv6 it
+        // would find the one that the loopback device happens to have.
         message
             .attributes
-            .push(RouteAttribute::PrefSource(IpAddr::V4(source).into()));
+            .push(RouteAttribute::PrefSource(source.into()));
     }
     if let Some(metric) = metric {
         message.attributes.push(RouteAttribute::Priority(metric));
@@ -449,6 +466,14 @@ fn rule(ipv6: bool, priority: u32) -> RuleMessage {
         .attributes
         .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
     message
+}
+
+fn source(ipv6: bool, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Option<IpAddr> {
+    if ipv6 {
+        v6.map(IpAddr::V6)
+    } else {
+        v4.map(IpAddr::V4)
+    }
 }
 
 fn family(ipv6: bool) -> AddressFamily {

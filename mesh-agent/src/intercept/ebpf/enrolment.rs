@@ -3,7 +3,7 @@
 //! Everything is put in place first, with the policy's two switches off; a self-test proves that it works; then one write
 //! to one map turns both directions on. Undoing goes the other way round.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use aya::maps::MapError;
@@ -34,6 +34,9 @@ pub(super) struct PodEnrolment {
     index: u32,
     addresses: Vec<IpAddr>,
     capture: CapturePolicy,
+    /// Whether the proxy has IPv6 listeners. They may be there although the namespace has no IPv6.
+    listens6: bool,
+    /// Whether the namespace has IPv6, and listeners for it.
     ipv6: bool,
     plan: Plan,
     routes: Option<PolicyRoute>,
@@ -64,7 +67,8 @@ impl PodEnrolment {
             index,
             addresses: target.addresses.to_vec(),
             capture: target.policy.clone(),
-            ipv6: target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some(),
+            listens6: target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some(),
+            ipv6: false,
             plan: Plan::default(),
             routes: None,
             lookup: None,
@@ -100,9 +104,11 @@ impl PodEnrolment {
         self.agent.state().take_over(self.cookie)
     }
 
-    fn look(&self) -> Result<Surroundings, InterceptError> {
-        Surroundings::look(&self.netns)
-            .map_err(|e| self.step("listing the addresses and routes of", e))
+    fn look(&mut self) -> Result<Surroundings, InterceptError> {
+        let surroundings = Surroundings::look(&self.netns)
+            .map_err(|e| self.step("listing the addresses and routes of", e))?;
+        self.ipv6 = self.listens6 && surroundings.addresses.iter().any(|(_, ip)| ip.is_ipv6());
+        Ok(surroundings)
     }
 
     fn make_plan(&self, surroundings: &Surroundings) -> Result<Plan, InterceptError> {
@@ -121,7 +127,6 @@ impl PodEnrolment {
 
     /// Which policy routes the pod needs.
     fn spec(&self, surroundings: &Surroundings) -> Spec {
-        let source4 = self.addresses.iter().find_map(|ip| v4(*ip));
         let excluded = |index| {
             self.capture
                 .exclude_interfaces
@@ -133,16 +138,15 @@ impl PodEnrolment {
             .values()
             .filter(|&&index| index != LOOPBACK_INTERFACE && !excluded(index))
             .filter_map(|&index| {
-                let mut of_device = surroundings
-                    .addresses
-                    .iter()
-                    .filter(|(device, _)| *device == index)
-                    .map(|(_, ip)| *ip)
-                    .peekable();
-                of_device.peek()?;
+                let of_device = || {
+                    let addresses = surroundings.addresses.iter();
+                    addresses.filter(move |(device, _)| *device == index)
+                };
+                of_device().next()?;
                 Some(Device {
                     index,
-                    source4: of_device.find_map(v4),
+                    source4: of_device().find_map(|(_, ip)| v4(*ip)),
+                    source6: of_device().find_map(|(_, ip)| v6(*ip)),
                 })
             })
             .collect();
@@ -152,8 +156,9 @@ impl PodEnrolment {
         };
         Spec {
             capture_mark: Some(CAPTURE_MARK),
-            source4,
+            source4: self.addresses.iter().find_map(|ip| v4(*ip)),
             ipv6: self.ipv6,
+            source6: self.addresses.iter().find_map(|ip| v6(*ip)),
             devices,
             virtual_interfaces: self
                 .capture
@@ -483,6 +488,14 @@ fn switched(mut policy: Policy, on: bool) -> Policy {
         policy.flags &= !(POLICY_OUTBOUND | POLICY_INBOUND);
     }
     policy
+}
+
+/// An address that others can be reached from: a link-local one serves its link alone.
+fn v6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(address).filter(|ip| !ip.is_unicast_link_local()),
+        IpAddr::V4(_) => None,
+    }
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_ebpf::abi::ABI_VERSION;
 use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::mount_points;
@@ -172,7 +172,14 @@ impl Pins {
         if let Some(version) = self.directory.parent() {
             let _ = fs::remove_dir(version);
         }
-        remove_file(&self.run.join("agents").join(&self.name))
+        remove_file(&self.run.join("agents").join(&self.name))?;
+        // So does a bpffs of our own, whose only other files are the kernel's.
+        let own = own_bpffs(&self.run);
+        if self.base == own && versions(&own)?.is_empty() {
+            let _ = umount2(&own, MntFlags::MNT_DETACH);
+            let _ = fs::remove_dir(&own);
+        }
+        Ok(())
     }
 }
 
@@ -239,7 +246,7 @@ impl Other {
 /// `/sys/fs/bpf/mesh-agent` where bpffs is there, otherwise a bpffs of our own.
 fn usual_base(run: &Path) -> Result<PathBuf, PinError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = run.join("bpf");
+    let own = own_bpffs(run);
     let mounted: Vec<PathBuf> = mount_points(&mounts, "bpf").collect();
     if mounted.iter().any(|path| path == Path::new(BPFFS)) {
         return Ok(Path::new(BPFFS).join("mesh-agent"));
@@ -257,6 +264,11 @@ fn usual_base(run: &Path) -> Result<PathBuf, PinError> {
     )
     .map_err(failed("mounting bpffs at", &own))?;
     Ok(own)
+}
+
+/// Where a bpffs of our own is mounted.
+fn own_bpffs(run: &Path) -> PathBuf {
+    run.join("bpf")
 }
 
 /// Opens and locks; `None` where somebody else has the lock.
@@ -277,15 +289,18 @@ fn lock(path: &Path, create: bool) -> io::Result<Option<Flock<File>>> {
 /// The directories of agents of any version, by agent.
 fn pinned(base: &Path) -> Result<BTreeMap<String, PathBuf>, PinError> {
     let mut found = BTreeMap::new();
-    for version in names(base)? {
-        if version.starts_with('v') {
-            let version = base.join(version);
-            for name in names(&version)? {
-                found.insert(name.clone(), version.join(name));
-            }
+    for version in versions(base)? {
+        for name in names(&version)? {
+            found.insert(name.clone(), version.join(name));
         }
     }
     Ok(found)
+}
+
+fn versions(base: &Path) -> Result<Vec<PathBuf>, PinError> {
+    let names = names(base)?.into_iter();
+    let versions = names.filter(|name| name.starts_with('v'));
+    Ok(versions.map(|name| base.join(name)).collect())
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, PinError> {
