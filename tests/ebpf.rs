@@ -17,12 +17,12 @@ use mesh_ebpf::abi::CAPTURE_MARK;
 use mesh_ebpf::decide::Reason;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use world::{Agent, Connection, Net, PATIENCE, Server, World, addresses, check};
+use world::{Agent, Connection, Net, PATIENCE, Server, Test, World, addresses, check};
 
 /// The tests, by name. In a process that one of the tests has started to play an agent, this does not return.
-pub fn tests() -> Vec<(&'static str, fn() -> Result<()>)> {
+pub fn tests() -> Vec<Test> {
     loss::play_agent_if_asked();
-    let mut tests: Vec<(&'static str, fn() -> Result<()>)> = vec![
+    let mut tests: Vec<Test> = vec![
         ("ebpf::probe", probe),
         ("ebpf::outbound", outbound),
         ("ebpf::inbound", inbound),
@@ -47,7 +47,9 @@ pub fn tests() -> Vec<(&'static str, fn() -> Result<()>)> {
 }
 
 fn probe() -> Result<()> {
-    let agent = Agent::start()?;
+    let mut agent = Agent::start()?;
+    // With log records, so that the verifier sees that part of the programs as well.
+    agent.options.log_connections = true;
     Ebpf::probe(&agent.options)?;
     for program in agent.ebpf.programs() {
         let count = program.verified_instructions.context("no statistics")?;

@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use mesh_agent::model::{CapturePolicy, FailPolicy};
 use mesh_agent::netns::NetNs;
 
-use super::world::{Agent, Connection, Net, Server, World, check, failure};
+use super::world::{Agent, Connection, Net, Server, Test, World, check, failure};
 use super::{servers, traces, walk};
 
 /// Names the pod, the directory and the policy for a process that plays an agent.
 const ROLE: &str = "MESH_TEST_EBPF_AGENT";
 
-pub fn tests() -> Vec<(&'static str, fn() -> Result<()>)> {
+pub fn tests() -> Vec<Test> {
     vec![
         ("ebpf::closed_listeners_refuse", closed_listeners_refuse),
         ("ebpf::closed_listeners_open", closed_listeners_open),

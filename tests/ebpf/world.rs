@@ -123,6 +123,9 @@ pub fn addresses(number: usize) -> [IpAddr; 2] {
     .map(|text| text.parse().expect("an address"))
 }
 
+/// A test, by name.
+pub type Test = (&'static str, fn() -> Result<()>);
+
 /// An agent with its own directories, which go when it is dropped.
 pub struct Agent {
     pub ebpf: Ebpf,
@@ -142,6 +145,7 @@ impl Agent {
         let options = Options {
             pin_dir: None,
             run_dir: run.to_owned(),
+            log_connections: false,
         };
         Ok(Self {
             ebpf: Ebpf::start(&options)?,

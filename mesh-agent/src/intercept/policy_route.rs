@@ -14,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Nla};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
 use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -144,6 +144,19 @@ impl PolicyRoute {
         self.spec = spec;
         self.apply(NLM_F_REPLACE)?;
         Ok(true)
+    }
+
+    /// Removes what an earlier agent made and this one does not want: rules for other interfaces, routes with other
+    /// addresses.
+    pub fn remove_others(&self) -> Result<(), PolicyRouteError> {
+        let mut netlink = self.netlink()?;
+        let wanted: Vec<Key> = self.spec.messages().iter().map(Object::key).collect();
+        for object in list(&mut netlink)? {
+            if !wanted.contains(&object.key()) {
+                object.remove(&mut netlink)?;
+            }
+        }
+        Ok(())
     }
 
     /// What was found at the start, for an agent that takes over.
@@ -284,7 +297,49 @@ enum Object {
     Route(RouteMessage),
 }
 
+/// What makes a rule or a route what it is; the kernel adds more when it lists one.
+#[derive(Debug, PartialEq, Eq)]
+enum Key {
+    Rule(AddressFamily, u8, Vec<RuleAttribute>),
+    Route(AddressFamily, Vec<RouteAttribute>),
+}
+
 impl Object {
+    fn key(&self) -> Key {
+        match self {
+            Self::Rule(rule) => {
+                let essential = |attribute: &&RuleAttribute| {
+                    matches!(
+                        attribute,
+                        RuleAttribute::Priority(_)
+                            | RuleAttribute::FwMark(_)
+                            | RuleAttribute::FwMask(_)
+                            | RuleAttribute::Iifname(_)
+                            | RuleAttribute::Destination(_)
+                    )
+                };
+                let mut essentials: Vec<_> =
+                    rule.attributes.iter().filter(essential).cloned().collect();
+                essentials.sort_by_key(Nla::kind);
+                Key::Rule(rule.header.family, rule.header.dst_len, essentials)
+            }
+            Self::Route(route) => {
+                let essential = |attribute: &&RouteAttribute| {
+                    matches!(
+                        attribute,
+                        RouteAttribute::Oif(_)
+                            | RouteAttribute::PrefSource(_)
+                            | RouteAttribute::Priority(_)
+                    )
+                };
+                let mut essentials: Vec<_> =
+                    route.attributes.iter().filter(essential).cloned().collect();
+                essentials.sort_by_key(Nla::kind);
+                Key::Route(route.header.address_family, essentials)
+            }
+        }
+    }
+
     /// Adds it; `Ok(false)` where it was there.
     fn add(&self, netlink: &mut Netlink, route_flags: u16) -> Result<bool, PolicyRouteError> {
         let (message, flags) = match self {
@@ -337,6 +392,11 @@ impl fmt::Display for Object {
             Self::Route(route) => write!(f, " {:?}", route.attributes),
         }
     }
+}
+
+/// The rules and routes that bear our protocol number.
+fn list(netlink: &mut Netlink) -> Result<Vec<Object>, PolicyRouteError> {
+    surroundings::ours(netlink).map_err(|e| error("listing", "rules and routes", e))
 }
 
 /// What the kernel is asked for beside rules and routes, and whether it is an IPv6 matter. The accepted socket of an app

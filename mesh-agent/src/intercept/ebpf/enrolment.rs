@@ -92,7 +92,13 @@ impl PodEnrolment {
         let routes = PolicyRoute::install(&self.netns, self.spec(&surroundings), before)
             .map_err(|e| self.step("setting up the policy routes of", e))?;
         self.note(Some(routes.before().clone()))?;
+        let cleared = if self.is_shared() {
+            Ok(())
+        } else {
+            routes.remove_others()
+        };
         self.routes = Some(routes);
+        cleared.map_err(|e| self.step("removing an earlier agent's routes from", e))?;
         self.write_listeners(listeners)?;
         self.attach_lookup()?;
         let mut state = self.agent.state();
@@ -117,7 +123,7 @@ impl PodEnrolment {
             addresses: self.addresses.clone(),
             surroundings: surroundings.clone(),
             ipv6: self.ipv6,
-            sees_ingress: self.agent.object.sees_ingress(),
+            sees_ingress: self.agent.sees_ingress,
         };
         plan(&self.capture, &facts).map_err(|e| InterceptError::Unsupported {
             what: format!("{}: {e}", self.name),
@@ -214,7 +220,7 @@ impl PodEnrolment {
     }
 
     fn attach_lookup(&mut self) -> Result<(), InterceptError> {
-        let link = self.agent.object.attach_lookup(self.index, &self.netns)?;
+        let link = self.agent.object().attach_lookup(self.index, &self.netns)?;
         let link = pin(&self.agent.state().pins, &lookup_pin(self.cookie), link)?;
         self.lookup = Some(link);
         Ok(())

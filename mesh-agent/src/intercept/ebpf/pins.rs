@@ -138,10 +138,11 @@ impl Pins {
         };
         let path = self.run.join("agents").join(&self.name);
         let text = serde_json::to_vec(&self.notes).map_err(failed("writing", &path))?;
+        // In place, for the lock is on this file, and cut off afterwards: at no moment is there less than a whole note.
         let mut write = || {
             self.file.rewind()?;
-            self.file.set_len(0)?;
-            self.file.write_all(&text)
+            self.file.write_all(&text)?;
+            self.file.set_len(text.len() as u64)
         };
         write().map_err(failed("writing", &path))
     }
@@ -195,11 +196,10 @@ impl Other {
     fn open(directory: Option<PathBuf>, file: PathBuf) -> Result<Self, PinError> {
         // Created where it is missing, so that two successors do not clear up at the same time.
         let lock = lock(&file, true).map_err(failed("locking", &file))?;
-        // A note that is half written, or of another version, is no note.
-        let notes = fs::read(&file)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
+        // What cannot be read was written by another version. What follows the first value is left of an older one.
+        let text = fs::read(&file).unwrap_or_default();
+        let mut values = serde_json::Deserializer::from_slice(&text).into_iter::<Notes>();
+        let notes = values.next().and_then(Result::ok).unwrap_or_default();
         Ok(Self {
             directory,
             file,

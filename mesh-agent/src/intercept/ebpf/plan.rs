@@ -336,3 +336,6 @@ fn bits(key: &CidrKey) -> Vec<bool> {
 fn is_loopback(range: IpNet) -> bool {
     range.prefix_len() > 0 && range.network().is_loopback()
 }
+
+#[cfg(test)]
+mod tests;
