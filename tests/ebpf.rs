@@ -9,9 +9,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use mesh_agent::intercept::Interceptor;
 use mesh_agent::intercept::ebpf::Ebpf;
-use mesh_agent::model::{CapturePolicy, CidrSet, PortSet};
+use mesh_agent::intercept::{Interceptor, Target};
+use mesh_agent::model::{CapturePolicy, CidrSet, PodId, PortSet};
 use mesh_agent::sys::socket::{PROXY_MARK, Source, listen, upstream};
 use mesh_ebpf::abi::CAPTURE_MARK;
 use mesh_ebpf::decide::Reason;
@@ -37,6 +37,7 @@ pub fn tests() -> Vec<Test> {
         ("ebpf::odd_sockets", odd_sockets),
         ("ebpf::without_ipv6", without_ipv6),
         ("ebpf::open_connections_survive", open_connections_survive),
+        ("ebpf::update", update),
         ("ebpf::repair", repair),
         ("ebpf::failed_enrolment_leaves_nothing", failed_enrolment),
         ("ebpf::recreated_pod", recreated_pod),
@@ -464,6 +465,46 @@ fn open_connections_survive() -> Result<()> {
     check(pod, "203.0.113.5:80", "direct").context("a repair does not start it again")?;
     enrolled.enrolment.withdraw()?;
     alive(&mut before).context("opened before enrolment, after withdrawal")
+}
+
+fn update() -> Result<()> {
+    let world = World::new(1)?;
+    let agent = Agent::start()?;
+    let pod = &world.pods[0];
+    let _beyond = servers(&world.node, &[80, 81])?;
+    let _own = servers(pod, &[8080])?;
+    let mut enrolled = agent.enrol(pod, 0, &CapturePolicy::default())?;
+    let mut steered = Connection::open(pod, "203.0.113.5:81")?.expect("out", "203.0.113.5:81")?;
+    enrolled.enrolment.stop_steering()?;
+    check(pod, "203.0.113.5:80", "direct")?;
+    // Taken back, with another policy, a second address and other listeners.
+    pod.ip("addr add 10.77.0.98/24 dev eth0")?;
+    let mut addresses = addresses(0).to_vec();
+    addresses.push("10.77.0.98".parse()?);
+    let listeners = listen_elsewhere(pod)?;
+    enrolled.enrolment.update(&Target {
+        pod: &PodId {
+            namespace: "default".into(),
+            name: "pod".into(),
+        },
+        netns: &pod.ns,
+        addresses: &addresses,
+        policy: &CapturePolicy {
+            exclude_outbound_ports: vec![81],
+            ..CapturePolicy::default()
+        },
+        listeners: &listeners,
+    })?;
+    enrolled.recorder = None;
+    let _recorder = world::Recorder::start(listeners)?;
+    for to in ["203.0.113.5", "[2001:db8::5]"] {
+        check(pod, &format!("{to}:80"), "out")?;
+        check(pod, &format!("{to}:81"), "direct")?;
+    }
+    check(pod, "10.77.0.98:8080", "direct")?;
+    check(&world.node, "10.77.0.98:8080", "in")?;
+    ensure!(!enrolled.enrolment.repair()?, "an update leaves nothing to repair");
+    steered.echo().context("steered before the update")
 }
 
 fn repair() -> Result<()> {

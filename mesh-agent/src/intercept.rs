@@ -36,6 +36,12 @@ pub trait Interceptor: Send + Sync {
 
 /// A pod that is being steered. Dropping it withdraws, and logs what could not be undone.
 pub trait Enrolment: Send {
+    /// Follows a change of the pod's addresses, policy or listeners; also takes back a pod after [`stop_steering`].
+    /// Connections that the proxy carries are left alone.
+    ///
+    /// [`stop_steering`]: Enrolment::stop_steering
+    fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError>;
+
     /// Whether everything is still as `enrol` left it. What is missing is put back; `Ok(true)` says that something was.
     fn repair(&mut self) -> Result<bool, InterceptError>;
 

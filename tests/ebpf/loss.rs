@@ -167,6 +167,8 @@ fn killed_agent_refuses() -> Result<()> {
     // A successor takes the pod over at once, and then clears up.
     let agent = Agent::start_in(run.path())?;
     refused(pod, BOTH_WAYS[0]).context("not enrolled yet")?;
+    // The first agent had another idea of the pod: a rule that the second does not want.
+    pod.ip("rule add priority 102 iif gone0 ipproto tcp table 101 protocol 137")?;
     let enrolled = agent.enrol(pod, 0, &with(FailPolicy::Refuse))?;
     for to in BOTH_WAYS {
         check(pod, to, "out")?;

@@ -146,6 +146,7 @@ impl Agent {
             pin_dir: None,
             run_dir: run.to_owned(),
             log_connections: false,
+            ..Options::default()
         };
         Ok(Self {
             ebpf: Ebpf::start(&options)?,

@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod enrolment;
+mod entries;
 mod load;
 mod log;
 mod pins;
@@ -40,11 +41,6 @@ use pins::{Other, Pins};
 
 pub use load::ProgramReport;
 
-/// Istio's port for what a pod opens.
-const OUTBOUND_PORT: u16 = 15001;
-/// Istio's port for what is opened to a pod.
-const INBOUND_PORT: u16 = 15006;
-
 /// Where the eBPF mode keeps its things.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -53,6 +49,10 @@ pub struct Options {
     pub pin_dir: Option<PathBuf>,
     /// A directory that lasts until the next boot, the same for each agent of this node.
     pub run_dir: PathBuf,
+    /// The port, inside a pod, for what it opens.
+    pub outbound_port: u16,
+    /// The port, inside a pod, for what is opened to it.
+    pub inbound_port: u16,
     /// Whether the programs write a log record, at level debug, for each connection they steer, refuse or see
     /// established. That costs time in the hooks, so the default is whether anybody listens at that level.
     pub log_connections: bool,
@@ -61,6 +61,7 @@ pub struct Options {
 /// The eBPF mode, running.
 pub struct Ebpf {
     agent: Arc<Agent>,
+    listen: ListenSpec,
 }
 
 /// What all enrolments of this agent share.
@@ -90,6 +91,8 @@ impl Default for Options {
         Self {
             pin_dir: None,
             run_dir: PathBuf::from("/run/mesh-agent"),
+            outbound_port: 15001,
+            inbound_port: 15006,
             log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
         }
     }
@@ -148,6 +151,11 @@ impl Ebpf {
                 state: Mutex::new(state),
                 _log: log,
             }),
+            listen: ListenSpec {
+                transparent: true,
+                outbound_port: options.outbound_port,
+                inbound_port: options.inbound_port,
+            },
         })
     }
 
@@ -207,11 +215,7 @@ impl Interceptor for Ebpf {
     }
 
     fn listen(&self) -> ListenSpec {
-        ListenSpec {
-            transparent: true,
-            outbound_port: OUTBOUND_PORT,
-            inbound_port: INBOUND_PORT,
-        }
+        self.listen
     }
 
     fn enrol(&self, target: &Target<'_>) -> Result<Box<dyn Enrolment>, InterceptError> {

@@ -7,14 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
 use aya::programs::links::PinnedLink;
 use mesh_ebpf::abi::{
     CAPTURE_MARK, LISTENER_INBOUND, LISTENER_OUTBOUND, LISTENER_TEST, LISTENERS_PER_POD,
     LOOPBACK_INTERFACE, POLICY_INBOUND, POLICY_OUTBOUND, Policy, slot,
 };
 
-use super::load::Maps;
+use super::entries::gone;
 use super::pins::PodNote;
 use super::plan::{Facts, Plan, plan};
 use super::{Agent, State, lookup_pin, others, pin, self_test};
@@ -288,6 +287,36 @@ impl PodEnrolment {
             && state.maps.hold(&self.plan)
     }
 
+    /// Brings maps, rules and routes to what the pod is now; says whether they were not.
+    fn refresh(&mut self) -> Result<bool, InterceptError> {
+        let surroundings = self.look()?;
+        let plan = self.make_plan(&surroundings)?;
+        let mut changed = false;
+        if plan != self.plan || !self.is_written() {
+            let old = std::mem::replace(&mut self.plan, plan);
+            self.write_plan()?;
+            let mut state = self.agent.state();
+            let written = state
+                .maps
+                .pods
+                .insert(self.cookie, self.index, 0)
+                .and_then(|()| state.maps.erase(&old.without(&self.plan)));
+            drop(state);
+            written.map_err(|e| self.step("writing the policy of", e))?;
+            changed = true;
+        }
+        let spec = self.spec(&surroundings);
+        if let Some(routes) = &mut self.routes {
+            let repaired = routes.change(spec);
+            let before = routes.before().clone();
+            if repaired.map_err(|e| self.step("repairing the policy routes of", e))? {
+                self.note(Some(before))?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
     fn undo(&mut self) -> Result<(), InterceptError> {
         if !std::mem::take(&mut self.enrolled) {
             return Ok(());
@@ -358,32 +387,18 @@ impl PodEnrolment {
 }
 
 impl Enrolment for PodEnrolment {
+    fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
+        self.addresses = target.addresses.to_vec();
+        self.capture = target.policy.clone();
+        self.listens6 = target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some();
+        // The listeners first: once the pod is steered, somebody must be there.
+        self.write_listeners(target.listeners)?;
+        self.refresh()?;
+        self.steer(true)
+    }
+
     fn repair(&mut self) -> Result<bool, InterceptError> {
-        let surroundings = self.look()?;
-        let plan = self.make_plan(&surroundings)?;
-        let mut changed = false;
-        if plan != self.plan || !self.is_written() {
-            let old = std::mem::replace(&mut self.plan, plan);
-            self.write_plan()?;
-            let mut state = self.agent.state();
-            let written = state
-                .maps
-                .pods
-                .insert(self.cookie, self.index, 0)
-                .and_then(|()| state.maps.erase(&old.without(&self.plan)));
-            drop(state);
-            written.map_err(|e| self.step("writing the policy of", e))?;
-            changed = true;
-        }
-        let spec = self.spec(&surroundings);
-        if let Some(routes) = &mut self.routes {
-            let repaired = routes.change(spec);
-            let before = routes.before().clone();
-            if repaired.map_err(|e| self.step("repairing the policy routes of", e))? {
-                self.note(Some(before))?;
-                changed = true;
-            }
-        }
+        let changed = self.refresh()?;
         if self.test().is_ok() {
             return Ok(changed);
         }
@@ -411,81 +426,6 @@ impl Drop for PodEnrolment {
         if let Err(e) = self.undo() {
             tracing::warn!(pod = self.name, error = ?e, "not everything could be undone");
         }
-    }
-}
-
-impl Maps {
-    /// Writes the entries of a plan, but for its policy.
-    fn write(&mut self, plan: &Plan) -> Result<(), MapError> {
-        for key in &plan.addresses {
-            self.addresses.insert(key, 1, 0)?;
-        }
-        for (key, value) in &plan.ports {
-            self.ports.insert(key, value, 0)?;
-        }
-        for ((prefix, key), value) in &plan.cidrs {
-            self.cidrs.insert(&Key::new(*prefix, *key), value, 0)?;
-        }
-        for key in &plan.owners {
-            self.owners.insert(key, 1, 0)?;
-        }
-        for (key, value) in &plan.interfaces {
-            self.interfaces.insert(key, value, 0)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the entries of a plan are there.
-    fn hold(&self, plan: &Plan) -> bool {
-        plan.addresses
-            .iter()
-            .all(|key| self.addresses.get(key, 0).is_ok())
-            && plan
-                .owners
-                .iter()
-                .all(|key| self.owners.get(key, 0).is_ok())
-            && plan
-                .ports
-                .iter()
-                .all(|(key, value)| self.ports.get(key, 0).is_ok_and(|v| v == *value))
-            && plan.cidrs.iter().all(|((prefix, key), value)| {
-                let key = Key::new(*prefix, *key);
-                self.cidrs.get(&key, 0).is_ok_and(|v| v == *value)
-            })
-            && plan
-                .interfaces
-                .iter()
-                .all(|(key, value)| self.interfaces.get(key, 0).is_ok_and(|v| v == *value))
-    }
-
-    /// Removes the entries of a plan.
-    fn erase(&mut self, plan: &Plan) -> Result<(), MapError> {
-        let mut result = Ok(());
-        for key in &plan.addresses {
-            result = result.and(gone(self.addresses.remove(key)));
-        }
-        for key in plan.ports.keys() {
-            result = result.and(gone(self.ports.remove(key)));
-        }
-        for (prefix, key) in plan.cidrs.keys() {
-            result = result.and(gone(self.cidrs.remove(&Key::new(*prefix, *key))));
-        }
-        for key in &plan.owners {
-            result = result.and(gone(self.owners.remove(key)));
-        }
-        for key in plan.interfaces.keys() {
-            result = result.and(gone(self.interfaces.remove(key)));
-        }
-        result
-    }
-}
-
-/// What is not there need not be removed.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        result => result,
     }
 }
 
