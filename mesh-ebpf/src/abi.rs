@@ -248,6 +248,17 @@ impl Address {
         }
     }
 
+    /// The sixteen bytes.
+    #[inline(always)]
+    pub const fn bytes(self) -> [u8; 16] {
+        let [a, b, c, d] = self.words_be;
+        let ([a0, a1, a2, a3], [b0, b1, b2, b3]) = (a.to_ne_bytes(), b.to_ne_bytes());
+        let ([c0, c1, c2, c3], [d0, d1, d2, d3]) = (c.to_ne_bytes(), d.to_ne_bytes());
+        [
+            a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3,
+        ]
+    }
+
     /// Whether it is an IPv4 address.
     #[inline(always)]
     pub const fn is_v4(self) -> bool {
@@ -297,4 +308,48 @@ mod host {
         InterfaceKey,
         Policy
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+
+    #[test]
+    fn addresses_are_told_apart() {
+        for (text, v4, loopback) in [
+            ("127.0.0.1", true, true),
+            ("127.255.255.255", true, true),
+            ("128.0.0.1", true, false),
+            ("0.0.0.0", true, true),
+            ("1.0.0.127", true, false),
+            ("::", false, true),
+            ("::1", false, true),
+            ("::2", false, false),
+            ("::ffff:127.0.0.1", true, true),
+            ("::ffff:0:127.0.0.1", false, false),
+            ("1::1", false, false),
+            ("7f00::", false, false),
+        ] {
+            let ip: IpAddr = text.parse().expect("an address");
+            let address = Address::from(ip);
+            assert_eq!(address.is_v4(), v4, "{text}");
+            assert_eq!(address.is_loopback(), loopback, "{text}");
+            let v6 = match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            assert_eq!(address.bytes(), v6.octets());
+        }
+    }
+
+    #[test]
+    fn slots_do_not_overlap() {
+        let last = slot(3, LISTENER_TEST, true);
+        assert_eq!(last + 1, slot(4, LISTENER_OUTBOUND, false));
+        assert_eq!(
+            slot(MAX_PODS - 1, LISTENER_TEST, true) + 1,
+            MAX_PODS * LISTENERS_PER_POD
+        );
+    }
 }

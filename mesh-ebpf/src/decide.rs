@@ -398,3 +398,129 @@ const fn refuse(reason: Reason) -> Decision {
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pod with nothing but a policy and listeners. Policies with more to them are tested where they are made, in the
+    /// agent.
+    struct Bare {
+        policy: Policy,
+        listening: &'static [u32],
+    }
+
+    impl Lookups for Bare {
+        fn policy(&self, pod: u32) -> Option<Policy> {
+            (pod == 0).then_some(self.policy)
+        }
+        fn owns(&self, key: &AddressKey) -> bool {
+            key.address == Address::v4([10, 0, 0, 1])
+        }
+        fn port(&self, _: &PortKey) -> u32 {
+            0
+        }
+        fn cidr(&self, _: &CidrKey) -> Option<u32> {
+            None
+        }
+        fn owner(&self, _: &OwnerKey) -> bool {
+            false
+        }
+        fn interface(&self, _: &InterfaceKey) -> u32 {
+            0
+        }
+        fn listens(&self, slot: u32) -> bool {
+            self.listening.contains(&slot)
+        }
+    }
+
+    const ALL: &[u32] = &[0, 1, 2, 3];
+
+    fn bare(flags: u32, listening: &'static [u32]) -> Bare {
+        let on_agent_loss = crate::abi::FAIL_REFUSE;
+        Bare {
+            policy: Policy {
+                flags: flags | POLICY_ALL_OUTBOUND | POLICY_ALL_INBOUND | POLICY_IPV6,
+                on_agent_loss,
+            },
+            listening,
+        }
+    }
+
+    fn to(destination: Address) -> Flow {
+        Flow {
+            pod: 0,
+            destination,
+            port: 80,
+            mark: 0,
+            interface: 0,
+            user: 0,
+            group: 0,
+        }
+    }
+
+    fn from(remote: Address, local: Address) -> Packet {
+        Packet {
+            pod: 0,
+            local,
+            port: 80,
+            remote,
+            interface: 0,
+        }
+    }
+
+    const POD: Address = Address::v4([10, 0, 0, 1]);
+    const ELSEWHERE: Address = Address::v4([203, 0, 113, 5]);
+
+    #[test]
+    fn the_switches_turn_off_what_is_new_and_keep_what_is_on_its_way() {
+        let off = bare(0, ALL);
+        assert_eq!(connect(&off, &to(ELSEWHERE)).reason, Reason::Off);
+        let inbound = from(ELSEWHERE, POD);
+        assert_eq!(lookup(&off, &inbound).verdict, Verdict::Pass);
+        let on_its_way = from(POD, ELSEWHERE);
+        assert_eq!(lookup(&off, &on_its_way).verdict, Verdict::Outbound);
+        let on = bare(POLICY_OUTBOUND | POLICY_INBOUND, ALL);
+        assert_eq!(connect(&on, &to(ELSEWHERE)).verdict, Verdict::Outbound);
+        assert_eq!(lookup(&on, &inbound).verdict, Verdict::Inbound);
+    }
+
+    #[test]
+    fn a_self_test_works_before_anything_else_does_and_with_the_proxys_mark() {
+        let testing = bare(0, &[LISTENER_TEST, LISTENER_TEST + 1]);
+        let idle = bare(0, ALL);
+        for address in [TEST_ADDRESS4, TEST_ADDRESS6] {
+            let flow = Flow {
+                mark: PROXY_MARK,
+                ..to(address)
+            };
+            assert_eq!(connect(&testing, &flow).verdict, Verdict::Test);
+            let packet = from(POD, address);
+            assert_eq!(lookup(&testing, &packet).verdict, Verdict::Test);
+            assert_eq!(connect(&idle, &flow).reason, Reason::ProxyMark);
+            assert_eq!(lookup(&idle, &packet).verdict, Verdict::Outbound);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_not_there_is_left_alone() {
+        let maps = bare(POLICY_OUTBOUND | POLICY_INBOUND, ALL);
+        let flow = Flow {
+            pod: 1,
+            ..to(ELSEWHERE)
+        };
+        assert_eq!(connect(&maps, &flow).verdict, Verdict::Pass);
+        let packet = Packet {
+            pod: 1,
+            ..from(ELSEWHERE, POD)
+        };
+        assert_eq!(lookup(&maps, &packet).verdict, Verdict::Pass);
+    }
+
+    #[test]
+    fn reasons_are_numbered_in_order() {
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+        }
+    }
+}

@@ -4,12 +4,9 @@
     unsafe_code,
     reason = "a BPF program talks to the kernel through raw pointers"
 )]
-#![cfg_attr(
-    not(target_arch = "bpf"),
-    expect(
-        dead_code,
-        reason = "only the kernel calls the programs; the host checks their types"
-    )
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros of aya hand the context over by value"
 )]
 
 mod hooks;

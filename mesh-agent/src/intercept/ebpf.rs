@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod enrolment;
+mod entries;
 mod load;
 mod log;
 mod pins;
@@ -52,6 +53,9 @@ pub struct Options {
     pub outbound_port: u16,
     /// The port, inside a pod, for what is opened to it.
     pub inbound_port: u16,
+    /// Whether the programs write a log record, at level debug, for each connection they steer, refuse or see
+    /// established. That costs time in the hooks, so the default is whether anybody listens at that level.
+    pub log_connections: bool,
 }
 
 /// The eBPF mode, running.
@@ -62,7 +66,9 @@ pub struct Ebpf {
 
 /// What all enrolments of this agent share.
 struct Agent {
-    object: Object,
+    object: Mutex<Object>,
+    /// Whether `sk_lookup` programs see the interface of a packet.
+    sees_ingress: bool,
     cgroup: File,
     reports: Vec<ProgramReport>,
     state: Mutex<State>,
@@ -87,6 +93,7 @@ impl Default for Options {
             run_dir: PathBuf::from("/run/mesh-agent"),
             outbound_port: 15001,
             inbound_port: 15006,
+            log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
         }
     }
 }
@@ -103,12 +110,10 @@ impl Ebpf {
         let cgroup = cgroup::root(&options.run_dir)
             .map_err(|e| InterceptError::step("finding the root of cgroup2", e))?;
         // Before anything is pinned: a build without programs should not leave directories.
-        let log_level = log_level();
-        let object_at = |maps| Object::new(maps, log_level);
-        object_at(PathBuf::new())?;
+        Object::exists()?;
         let pins = Pins::create(options.pin_dir.as_deref(), &options.run_dir)
             .map_err(|e| InterceptError::step("making a place for pins", e))?;
-        let mut object = object_at(pins.maps())?;
+        let mut object = Object::new(&pins.maps(), options.log_connections);
         let mut hooks = object.attach(&cgroup)?;
         if !object.refuses_properly() {
             tracing::info!(
@@ -139,7 +144,8 @@ impl Ebpf {
         };
         Ok(Self {
             agent: Arc::new(Agent {
-                object,
+                sees_ingress: object.sees_ingress(),
+                object: Mutex::new(object),
                 cgroup,
                 reports: hooks.reports,
                 state: Mutex::new(state),
@@ -226,11 +232,14 @@ impl Agent {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn object(&self) -> MutexGuard<'_, Object> {
+        self.object.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Attaches the hooks for all pods once more: somebody has detached them by force.
     fn attach_again(&self) -> Result<(), InterceptError> {
+        let hooks = self.object().attach(&self.cgroup)?;
         let mut state = self.state();
-        let mut object = self.object.clone();
-        let hooks = object.attach(&self.cgroup)?;
         state.hooks.clear();
         for (name, link) in hooks.links {
             let link = pin(&state.pins, name, link)?;
@@ -295,15 +304,6 @@ fn others(state: &State) -> Result<Vec<Other>, InterceptError> {
         .pins
         .others()
         .map_err(|e| InterceptError::step("looking for other agents", e))
-}
-
-/// Log records cost time in the hooks, so they are only asked for where somebody reads them.
-fn log_level() -> u8 {
-    if LevelFilter::current() >= LevelFilter::DEBUG {
-        aya_log::Level::Debug as u8
-    } else {
-        0
-    }
 }
 
 /// Finds a namespace of which only the numbers are known: where it is mounted, or through a process in it.

@@ -5,6 +5,7 @@
 //! touched, and everything here can be told from what others made.
 
 mod netlink;
+mod object;
 mod surroundings;
 
 use std::collections::BTreeMap;
@@ -15,17 +16,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde::{Deserialize, Serialize};
 
 use crate::netns::NetNs;
 use crate::sys::socket::PRESERVE_MARK;
 use netlink::Netlink;
+use object::{Key, Object, interface_rule, mark_rule, route, source};
 
 pub use surroundings::{Route, Surroundings, set_up_loopback};
 
@@ -41,9 +39,11 @@ const PRESERVE_MASK: u32 = 0xfff;
 const PROTOCOL: u8 = 137;
 /// Metric of the first route that names a device.
 const DEVICE_METRIC: u32 = 10;
+/// Metric of the IPv6 route that names the loopback device.
+const LOOPBACK_METRIC6: u32 = 1;
 const LOOPBACK: u32 = 1;
 /// The address that the proxy serves its pod from over IPv6: unlike 127/8, it does not exist by itself.
-const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+pub const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// What is asked of the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct Spec {
     pub source4: Option<Ipv4Addr>,
     /// Whether the namespace has IPv6.
     pub ipv6: bool,
+    /// The pod's IPv6 address, likewise. `None`: the kernel finds one.
+    pub source6: Option<Ipv6Addr>,
     /// The devices that an application may have bound itself to.
     pub devices: Vec<Device>,
     /// Interfaces whose incoming TCP is delivered locally, whatever its destination; with ranges, to these alone.
@@ -67,6 +69,8 @@ pub struct Device {
     pub index: u32,
     /// Its IPv4 address.
     pub source4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub source6: Option<Ipv6Addr>,
 }
 
 /// What the namespace was like before. An agent that takes over from another needs the other's.
@@ -138,6 +142,19 @@ impl PolicyRoute {
         self.spec = spec;
         self.apply(NLM_F_REPLACE)?;
         Ok(true)
+    }
+
+    /// Removes what an earlier agent made and this one does not want: rules for other interfaces, routes with other
+    /// addresses.
+    pub fn remove_others(&self) -> Result<(), PolicyRouteError> {
+        let mut netlink = self.netlink()?;
+        let wanted: Vec<Key> = self.spec.messages().iter().map(Object::key).collect();
+        for object in list(&mut netlink)? {
+            if !wanted.contains(&object.key()) {
+                object.remove(&mut netlink)?;
+            }
+        }
+        Ok(())
     }
 
     /// What was found at the start, for an agent that takes over.
@@ -232,13 +249,17 @@ impl Spec {
             if ipv6 && !self.ipv6 {
                 continue;
             }
-            if ipv6 || self.source4.is_some() {
-                objects.push(route(ipv6, LOOPBACK, self.source4, None));
+            let source = source(ipv6, self.source4, self.source6);
+            if ipv6 || source.is_some() {
+                // For IPv6 the kernel takes "none" for 1024, which would come after the devices.
+                let metric = ipv6.then_some(LOOPBACK_METRIC6);
+                objects.push(route(ipv6, LOOPBACK, source, metric));
             }
             if self.capture_mark.is_some() {
                 for (metric, device) in (DEVICE_METRIC..).zip(&self.devices) {
-                    if ipv6 || device.source4.is_some() {
-                        objects.push(route(ipv6, device.index, device.source4, Some(metric)));
+                    let source = self::source(ipv6, device.source4, device.source6);
+                    if ipv6 || source.is_some() {
+                        objects.push(route(ipv6, device.index, source, Some(metric)));
                     }
                 }
             }
@@ -267,66 +288,9 @@ impl Spec {
     }
 }
 
-/// A rule or a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Object {
-    Rule(RuleMessage),
-    Route(RouteMessage),
-}
-
-impl Object {
-    /// Adds it; `Ok(false)` where it was there.
-    fn add(&self, netlink: &mut Netlink, route_flags: u16) -> Result<bool, PolicyRouteError> {
-        let (message, flags) = match self {
-            Self::Rule(rule) => (RouteNetlinkMessage::NewRule(rule.clone()), NLM_F_EXCL),
-            Self::Route(route) => (RouteNetlinkMessage::NewRoute(route.clone()), route_flags),
-        };
-        match netlink.change(message, NLM_F_CREATE | flags) {
-            Ok(()) => Ok(true),
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(e) => Err(error("adding", self, e)),
-        }
-    }
-
-    /// Removes it, if it is there.
-    fn remove(&self, netlink: &mut Netlink) -> Result<(), PolicyRouteError> {
-        let message = match self {
-            Self::Rule(rule) => RouteNetlinkMessage::DelRule(rule.clone()),
-            Self::Route(route) => RouteNetlinkMessage::DelRoute(route.clone()),
-        };
-        match netlink.change(message, 0) {
-            Ok(()) => Ok(()),
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    // ENODEV: the device went, and its routes with it.
-                    Some(libc::ENOENT | libc::ESRCH | libc::ENODEV)
-                ) =>
-            {
-                Ok(())
-            }
-            Err(e) => Err(error("removing", self, e)),
-        }
-    }
-}
-
-impl fmt::Display for Object {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, family) = match self {
-            Self::Rule(rule) => ("rule", rule.header.family),
-            Self::Route(route) => ("route", route.header.address_family),
-        };
-        let family = if family == AddressFamily::Inet6 {
-            "IPv6"
-        } else {
-            "IPv4"
-        };
-        write!(f, "the {family} {kind}")?;
-        match self {
-            Self::Rule(rule) => write!(f, " {:?}", rule.attributes),
-            Self::Route(route) => write!(f, " {:?}", route.attributes),
-        }
-    }
+/// The rules and routes that bear our protocol number.
+fn list(netlink: &mut Netlink) -> Result<Vec<Object>, PolicyRouteError> {
+    surroundings::ours(netlink).map_err(|e| error("listing", "rules and routes", e))
 }
 
 /// What the kernel is asked for beside rules and routes, and whether it is an IPv6 matter. The accepted socket of an app
@@ -385,78 +349,13 @@ fn sidecar6() -> AddressMessage {
     message
         .attributes
         .push(AddressAttribute::Address(IpAddr::V6(SIDECAR6)));
-    message
-}
-
-/// `local default dev DEVICE table 101 [src SOURCE] [metric METRIC]`
-fn route(ipv6: bool, device: u32, source4: Option<Ipv4Addr>, metric: Option<u32>) -> Object {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(ipv6);
-    message.header.table = TABLE as u8;
-    message.header.protocol = RouteProtocol::Other(PROTOCOL);
-    message.header.kind = RouteType::Local;
-    message.header.scope = if ipv6 {
-        RouteScope::Universe
-    } else {
-        RouteScope::Host
-    };
-    message.attributes.push(RouteAttribute::Oif(device));
-    if let (false, Some(source)) = (ipv6, source4) {
-        // Without it the kernel finds no source address for a foreign destination on the loopback device.
-        message
-            .attributes
-            .push(RouteAttribute::PrefSource(IpAddr::V4(source).into()));
-    }
-    if let Some(metric) = metric {
-        message.attributes.push(RouteAttribute::Priority(metric));
-    }
-    Object::Route(message)
-}
-
-/// `fwmark MARK/MASK lookup 101`
-fn mark_rule(ipv6: bool, mark: u32, mask: u32, priority: u32) -> Object {
-    let mut message = rule(ipv6, priority);
-    message.attributes.push(RuleAttribute::FwMark(mark));
-    message.attributes.push(RuleAttribute::FwMask(mask));
-    Object::Rule(message)
-}
-
-/// `iif INTERFACE [to RANGE] ipproto tcp lookup 101`
-fn interface_rule(ipv6: bool, interface: &str, range: Option<IpNet>) -> Object {
-    let mut message = rule(ipv6, PRIORITY_VIRTUAL);
+    // Not preferred, so that nobody gets it as a source address without asking for it.
+    let mut lifetime = CacheInfo::default();
+    lifetime.ifa_valid = u32::MAX;
     message
         .attributes
-        .push(RuleAttribute::Iifname(interface.to_owned()));
+        .push(AddressAttribute::CacheInfo(lifetime));
     message
-        .attributes
-        .push(RuleAttribute::IpProtocol(IpProtocol::Tcp));
-    if let Some(range) = range.filter(|range| range.prefix_len() > 0) {
-        message.header.dst_len = range.prefix_len();
-        message
-            .attributes
-            .push(RuleAttribute::Destination(range.network()));
-    }
-    Object::Rule(message)
-}
-
-fn rule(ipv6: bool, priority: u32) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = family(ipv6);
-    message.header.table = TABLE as u8;
-    message.header.action = RuleAction::ToTable;
-    message.attributes.push(RuleAttribute::Priority(priority));
-    message
-        .attributes
-        .push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-    message
-}
-
-fn family(ipv6: bool) -> AddressFamily {
-    if ipv6 {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    }
 }
 
 fn error(action: &'static str, object: impl fmt::Display, source: io::Error) -> PolicyRouteError {

@@ -25,24 +25,19 @@ const ECONNREFUSED: i32 = 111;
 /// `connect` on an `AF_INET` socket.
 #[inline(always)]
 pub fn v4(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: the kernel keeps the context alive for the program's run, and the field is readable in connect hooks.
-    let word_be = unsafe { (*ctx.sock_addr).user_ip4 };
+    let word_be = read!(ctx.sock_addr, user_ip4);
     connect(ctx, Address::v4_be(word_be))
 }
 
 /// `connect` on an `AF_INET6` socket, also to `::ffff:a.b.c.d`.
 #[inline(always)]
 pub fn v6(ctx: &SockAddrContext) -> i32 {
-    // SAFETY: as in `v4`. Word by word: the verifier wants context fields copied, each with one aligned load.
-    let words_be = unsafe {
-        let words = &raw const (*ctx.sock_addr).user_ip6;
-        [
-            (&raw const (*words)[0]).read_volatile(),
-            (&raw const (*words)[1]).read_volatile(),
-            (&raw const (*words)[2]).read_volatile(),
-            (&raw const (*words)[3]).read_volatile(),
-        ]
-    };
+    let words_be = [
+        read!(ctx.sock_addr, user_ip6[0]),
+        read!(ctx.sock_addr, user_ip6[1]),
+        read!(ctx.sock_addr, user_ip6[2]),
+        read!(ctx.sock_addr, user_ip6[3]),
+    ];
     connect(ctx, Address { words_be })
 }
 
@@ -59,8 +54,7 @@ fn connect(ctx: &SockAddrContext, destination: Address) -> i32 {
     };
     let (mark, interface) = socket(ctx);
     let owner = bpf_get_current_uid_gid();
-    // SAFETY: as in `v4`.
-    let port_be = unsafe { (*ctx.sock_addr).user_port } as u16;
+    let port_be = read!(ctx.sock_addr, user_port) as u16;
     let flow = Flow {
         pod,
         destination,
@@ -84,11 +78,23 @@ fn act(ctx: &SockAddrContext, flow: &Flow) -> i32 {
                 count(Reason::Failed);
                 return refuse();
             }
-            debug!(ctx, "steered: pod {} to port {}", flow.pod, flow.port);
+            debug!(
+                ctx,
+                "steered: pod {} to [{:i}]:{}",
+                flow.pod,
+                flow.destination.bytes(),
+                flow.port
+            );
             PROCEED
         }
         Verdict::Refuse => {
-            debug!(ctx, "refused: pod {} to port {}", flow.pod, flow.port);
+            debug!(
+                ctx,
+                "refused: pod {} to [{:i}]:{}",
+                flow.pod,
+                flow.destination.bytes(),
+                flow.port
+            );
             refuse()
         }
     }
@@ -96,26 +102,19 @@ fn act(ctx: &SockAddrContext, flow: &Flow) -> i32 {
 
 #[inline(always)]
 fn is_tcp(ctx: &SockAddrContext) -> bool {
-    // SAFETY: as in `v4`.
-    let kind = unsafe { (*ctx.sock_addr).type_ };
-    // SAFETY: as in `v4`.
-    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    let kind = read!(ctx.sock_addr, type_);
+    let protocol = read!(ctx.sock_addr, protocol);
     kind == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)
 }
 
 /// Mark and bound interface of the socket.
 #[inline(always)]
 fn socket(ctx: &SockAddrContext) -> (u32, u32) {
-    // SAFETY: as in `v4`; the union has one member that is not padding.
-    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    let socket = read!(ctx.sock_addr, __bindgen_anon_1.sk);
     if socket.is_null() {
         return (0, 0);
     }
-    // SAFETY: not null, and the kernel holds the socket while the hook runs.
-    let mark = unsafe { (&raw const (*socket).mark).read_volatile() };
-    // SAFETY: likewise.
-    let interface = unsafe { (&raw const (*socket).bound_dev_if).read_volatile() };
-    (mark, interface)
+    (read!(socket, mark), read!(socket, bound_dev_if))
 }
 
 #[inline(always)]

@@ -18,8 +18,7 @@ const REPLACE: u64 = 1;
 /// Who gets the packet.
 #[inline(always)]
 pub fn lookup(ctx: &SkLookupContext) -> u32 {
-    // SAFETY: the kernel keeps the context alive for the program's run, and the field is readable.
-    let protocol = unsafe { (*ctx.lookup).protocol };
+    let protocol = read!(ctx.lookup, protocol);
     if !armed() || protocol != IPPROTO_TCP {
         return SK_PASS;
     }
@@ -46,21 +45,19 @@ pub fn lookup(ctx: &SkLookupContext) -> u32 {
 
 #[inline(always)]
 fn packet(ctx: &SkLookupContext) -> Packet {
-    let context = ctx.lookup;
-    // SAFETY: as in `lookup`.
-    let ipv6 = unsafe { (*context).family } == AF_INET6;
+    let ipv6 = read!(ctx.lookup, family) == AF_INET6;
     let (local, remote) = addresses(ctx, ipv6);
     let interface = if MESH_KERNEL.load() & KERNEL_INGRESS != 0 {
-        // SAFETY: as in `lookup`; where the kernel lacks the field, the branch is dead to the verifier.
-        unsafe { (&raw const (*context).ingress_ifindex).read_volatile() }
+        // Where the kernel lacks the field, this branch is dead to the verifier.
+        read!(ctx.lookup, ingress_ifindex)
     } else {
         0
     };
     Packet {
         pod: MESH_POD.load(),
         local,
-        // SAFETY: as in `lookup`. This port is in host order already.
-        port: unsafe { (*context).local_port } as u16,
+        // This port is in host order already.
+        port: read!(ctx.lookup, local_port) as u16,
         remote,
         interface,
     }
@@ -70,31 +67,23 @@ fn packet(ctx: &SkLookupContext) -> Packet {
 /// merge the loads of two branches into one, from a pointer that it computed ("dereference of modified ctx ptr").
 #[inline(always)]
 fn addresses(ctx: &SkLookupContext, ipv6: bool) -> (Address, Address) {
-    // SAFETY: as in `lookup`.
-    let local4 = unsafe { (&raw const (*ctx.lookup).local_ip4).read_volatile() };
-    // SAFETY: as in `lookup`.
-    let remote4 = unsafe { (&raw const (*ctx.lookup).remote_ip4).read_volatile() };
-    // SAFETY: as in `lookup`; all zero for IPv4.
-    let local6 = unsafe { words(&raw const (*ctx.lookup).local_ip6) };
-    // SAFETY: as in `lookup`; all zero for IPv4.
-    let remote6 = unsafe { words(&raw const (*ctx.lookup).remote_ip6) };
+    let local4 = read!(ctx.lookup, local_ip4);
+    let remote4 = read!(ctx.lookup, remote_ip4);
+    let local6 = [
+        read!(ctx.lookup, local_ip6[0]),
+        read!(ctx.lookup, local_ip6[1]),
+        read!(ctx.lookup, local_ip6[2]),
+        read!(ctx.lookup, local_ip6[3]),
+    ];
+    let remote6 = [
+        read!(ctx.lookup, remote_ip6[0]),
+        read!(ctx.lookup, remote_ip6[1]),
+        read!(ctx.lookup, remote_ip6[2]),
+        read!(ctx.lookup, remote_ip6[3]),
+    ];
     if ipv6 {
         (Address { words_be: local6 }, Address { words_be: remote6 })
     } else {
         (Address::v4_be(local4), Address::v4_be(remote4))
-    }
-}
-
-/// Word by word: the verifier wants context fields copied, each with one aligned load.
-#[inline(always)]
-unsafe fn words(field: *const [u32; 4]) -> [u32; 4] {
-    // SAFETY: the caller passes a field of the live context.
-    unsafe {
-        [
-            (&raw const (*field)[0]).read_volatile(),
-            (&raw const (*field)[1]).read_volatile(),
-            (&raw const (*field)[2]).read_volatile(),
-            (&raw const (*field)[3]).read_volatile(),
-        ]
     }
 }

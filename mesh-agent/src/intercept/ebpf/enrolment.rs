@@ -3,18 +3,17 @@
 //! Everything is put in place first, with the policy's two switches off; a self-test proves that it works; then one write
 //! to one map turns both directions on. Undoing goes the other way round.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
 use aya::programs::links::PinnedLink;
 use mesh_ebpf::abi::{
     CAPTURE_MARK, LISTENER_INBOUND, LISTENER_OUTBOUND, LISTENER_TEST, LISTENERS_PER_POD,
     LOOPBACK_INTERFACE, POLICY_INBOUND, POLICY_OUTBOUND, Policy, slot,
 };
 
-use super::load::Maps;
+use super::entries::gone;
 use super::pins::PodNote;
 use super::plan::{Facts, Plan, plan};
 use super::{Agent, State, lookup_pin, others, pin, self_test};
@@ -34,6 +33,9 @@ pub(super) struct PodEnrolment {
     index: u32,
     addresses: Vec<IpAddr>,
     capture: CapturePolicy,
+    /// Whether the proxy has IPv6 listeners. They may be there although the namespace has no IPv6.
+    listens6: bool,
+    /// Whether the namespace has IPv6, and listeners for it.
     ipv6: bool,
     plan: Plan,
     routes: Option<PolicyRoute>,
@@ -64,7 +66,8 @@ impl PodEnrolment {
             index,
             addresses: target.addresses.to_vec(),
             capture: target.policy.clone(),
-            ipv6: target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some(),
+            listens6: target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some(),
+            ipv6: false,
             plan: Plan::default(),
             routes: None,
             lookup: None,
@@ -88,7 +91,13 @@ impl PodEnrolment {
         let routes = PolicyRoute::install(&self.netns, self.spec(&surroundings), before)
             .map_err(|e| self.step("setting up the policy routes of", e))?;
         self.note(Some(routes.before().clone()))?;
+        let cleared = if self.is_shared() {
+            Ok(())
+        } else {
+            routes.remove_others()
+        };
         self.routes = Some(routes);
+        cleared.map_err(|e| self.step("removing an earlier agent's routes from", e))?;
         self.write_listeners(listeners)?;
         self.attach_lookup()?;
         let mut state = self.agent.state();
@@ -100,9 +109,11 @@ impl PodEnrolment {
         self.agent.state().take_over(self.cookie)
     }
 
-    fn look(&self) -> Result<Surroundings, InterceptError> {
-        Surroundings::look(&self.netns)
-            .map_err(|e| self.step("listing the addresses and routes of", e))
+    fn look(&mut self) -> Result<Surroundings, InterceptError> {
+        let surroundings = Surroundings::look(&self.netns)
+            .map_err(|e| self.step("listing the addresses and routes of", e))?;
+        self.ipv6 = self.listens6 && surroundings.addresses.iter().any(|(_, ip)| ip.is_ipv6());
+        Ok(surroundings)
     }
 
     fn make_plan(&self, surroundings: &Surroundings) -> Result<Plan, InterceptError> {
@@ -111,7 +122,7 @@ impl PodEnrolment {
             addresses: self.addresses.clone(),
             surroundings: surroundings.clone(),
             ipv6: self.ipv6,
-            sees_ingress: self.agent.object.sees_ingress(),
+            sees_ingress: self.agent.sees_ingress,
         };
         plan(&self.capture, &facts).map_err(|e| InterceptError::Unsupported {
             what: format!("{}: {e}", self.name),
@@ -121,7 +132,6 @@ impl PodEnrolment {
 
     /// Which policy routes the pod needs.
     fn spec(&self, surroundings: &Surroundings) -> Spec {
-        let source4 = self.addresses.iter().find_map(|ip| v4(*ip));
         let excluded = |index| {
             self.capture
                 .exclude_interfaces
@@ -133,16 +143,15 @@ impl PodEnrolment {
             .values()
             .filter(|&&index| index != LOOPBACK_INTERFACE && !excluded(index))
             .filter_map(|&index| {
-                let mut of_device = surroundings
-                    .addresses
-                    .iter()
-                    .filter(|(device, _)| *device == index)
-                    .map(|(_, ip)| *ip)
-                    .peekable();
-                of_device.peek()?;
+                let of_device = || {
+                    let addresses = surroundings.addresses.iter();
+                    addresses.filter(move |(device, _)| *device == index)
+                };
+                of_device().next()?;
                 Some(Device {
                     index,
-                    source4: of_device.find_map(v4),
+                    source4: of_device().find_map(|(_, ip)| v4(*ip)),
+                    source6: of_device().find_map(|(_, ip)| v6(*ip)),
                 })
             })
             .collect();
@@ -152,8 +161,9 @@ impl PodEnrolment {
         };
         Spec {
             capture_mark: Some(CAPTURE_MARK),
-            source4,
+            source4: self.addresses.iter().find_map(|ip| v4(*ip)),
             ipv6: self.ipv6,
+            source6: self.addresses.iter().find_map(|ip| v6(*ip)),
             devices,
             virtual_interfaces: self
                 .capture
@@ -209,7 +219,7 @@ impl PodEnrolment {
     }
 
     fn attach_lookup(&mut self) -> Result<(), InterceptError> {
-        let link = self.agent.object.attach_lookup(self.index, &self.netns)?;
+        let link = self.agent.object().attach_lookup(self.index, &self.netns)?;
         let link = pin(&self.agent.state().pins, &lookup_pin(self.cookie), link)?;
         self.lookup = Some(link);
         Ok(())
@@ -380,7 +390,7 @@ impl Enrolment for PodEnrolment {
     fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
         self.addresses = target.addresses.to_vec();
         self.capture = target.policy.clone();
-        self.ipv6 = target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some();
+        self.listens6 = target.listeners.outbound6.is_some() && target.listeners.inbound6.is_some();
         // The listeners first: once the pod is steered, somebody must be there.
         self.write_listeners(target.listeners)?;
         self.refresh()?;
@@ -419,86 +429,19 @@ impl Drop for PodEnrolment {
     }
 }
 
-impl Maps {
-    /// Writes the entries of a plan, but for its policy.
-    fn write(&mut self, plan: &Plan) -> Result<(), MapError> {
-        for key in &plan.addresses {
-            self.addresses.insert(key, 1, 0)?;
-        }
-        for (key, value) in &plan.ports {
-            self.ports.insert(key, value, 0)?;
-        }
-        for ((prefix, key), value) in &plan.cidrs {
-            self.cidrs.insert(&Key::new(*prefix, *key), value, 0)?;
-        }
-        for key in &plan.owners {
-            self.owners.insert(key, 1, 0)?;
-        }
-        for (key, value) in &plan.interfaces {
-            self.interfaces.insert(key, value, 0)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the entries of a plan are there.
-    fn hold(&self, plan: &Plan) -> bool {
-        plan.addresses
-            .iter()
-            .all(|key| self.addresses.get(key, 0).is_ok())
-            && plan
-                .owners
-                .iter()
-                .all(|key| self.owners.get(key, 0).is_ok())
-            && plan
-                .ports
-                .iter()
-                .all(|(key, value)| self.ports.get(key, 0).is_ok_and(|v| v == *value))
-            && plan.cidrs.iter().all(|((prefix, key), value)| {
-                let key = Key::new(*prefix, *key);
-                self.cidrs.get(&key, 0).is_ok_and(|v| v == *value)
-            })
-            && plan
-                .interfaces
-                .iter()
-                .all(|(key, value)| self.interfaces.get(key, 0).is_ok_and(|v| v == *value))
-    }
-
-    /// Removes the entries of a plan.
-    fn erase(&mut self, plan: &Plan) -> Result<(), MapError> {
-        let mut result = Ok(());
-        for key in &plan.addresses {
-            result = result.and(gone(self.addresses.remove(key)));
-        }
-        for key in plan.ports.keys() {
-            result = result.and(gone(self.ports.remove(key)));
-        }
-        for (prefix, key) in plan.cidrs.keys() {
-            result = result.and(gone(self.cidrs.remove(&Key::new(*prefix, *key))));
-        }
-        for key in &plan.owners {
-            result = result.and(gone(self.owners.remove(key)));
-        }
-        for key in plan.interfaces.keys() {
-            result = result.and(gone(self.interfaces.remove(key)));
-        }
-        result
-    }
-}
-
-/// What is not there need not be removed.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        result => result,
-    }
-}
-
 fn switched(mut policy: Policy, on: bool) -> Policy {
     if !on {
         policy.flags &= !(POLICY_OUTBOUND | POLICY_INBOUND);
     }
     policy
+}
+
+/// An address that others can be reached from: a link-local one serves its link alone.
+fn v6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => Some(address).filter(|ip| !ip.is_unicast_link_local()),
+        IpAddr::V4(_) => None,
+    }
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

@@ -1,7 +1,7 @@
 //! Loads the BPF object, and shares its maps between the instances of its programs.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
@@ -29,15 +29,27 @@ const SHARED: [&str; 9] = [
     abi::MAP_STATS,
 ];
 
+/// The values that the loader borrows, for as long as it lives: every pod index, and one for no pod.
+static POD_INDEXES: [u32; abi::MAX_PODS as usize + 1] = {
+    let mut indexes = [0; abi::MAX_PODS as usize + 1];
+    let mut index = 0;
+    while index < indexes.len() {
+        indexes[index] = index as u32;
+        index += 1;
+    }
+    indexes
+};
+/// Likewise, every sum of `abi::KERNEL_*`.
+static KERNELS: [u32; 4] = [0, 1, 2, 3];
+/// Likewise, whether there are log records.
+static LOG_LEVELS: [u8; 2] = [0, aya_log::Level::Debug as u8];
+
 /// How this agent loads the object.
-#[derive(Clone, Debug)]
 pub struct Object {
-    /// Where the shared maps are pinned.
-    maps: PathBuf,
+    /// Kept, because a new one always reads the types of the whole kernel, which these programs do not need.
+    loader: EbpfLoader<'static>,
     /// What the kernel can do, a sum of `abi::KERNEL_*`.
     kernel: u32,
-    /// Up to which level the programs write log records; 0 is none.
-    log_level: u8,
 }
 
 /// The shared maps, opened.
@@ -77,19 +89,31 @@ pub struct Hooks {
 }
 
 impl Object {
-    /// How to load the object for an agent that pins its maps in `maps`: finds out what the kernel can do.
-    pub fn new(maps: PathBuf, log_level: u8) -> Result<Self, InterceptError> {
+    /// Whether this build has programs at all.
+    pub fn exists() -> Result<(), InterceptError> {
         if OBJECT.is_empty() {
             return Err(InterceptError::Unsupported {
                 what: "this build has no BPF programs".to_owned(),
                 remedy: "run `cargo xtask build`".to_owned(),
             });
         }
-        Ok(Self {
-            maps,
+        Ok(())
+    }
+
+    /// How to load the object for an agent that pins its maps in `maps`.
+    pub fn new(maps: &Path, log: bool) -> Self {
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .override_global(abi::ABI_SYMBOL, &1u32, true)
+            .override_global(aya_log::LEVEL, &LOG_LEVELS[usize::from(log)], true);
+        for name in SHARED {
+            loader.map_pin_path(name, maps.join(name));
+        }
+        Self {
+            loader,
             kernel: abi::KERNEL_INGRESS | abi::KERNEL_RETVAL,
-            log_level,
-        })
+        }
     }
 
     /// Whether `sk_lookup` programs see the interface of a packet.
@@ -106,7 +130,7 @@ impl Object {
     /// left out; only the error of the plainest attempt counts.
     pub fn attach(&mut self, cgroup: &File) -> Result<Hooks, InterceptError> {
         let mut lookup = self.without_if_needed(abi::KERNEL_INGRESS, |this| {
-            let mut instance = this.instance(u32::MAX)?;
+            let mut instance = this.instance(abi::MAX_PODS)?;
             load_lookup(&mut instance)?;
             report(&instance, abi::PROGRAM_LOOKUP)
         })?;
@@ -117,7 +141,7 @@ impl Object {
     }
 
     /// Loads an instance of the socket lookup for one pod and attaches it to the pod's namespace.
-    pub fn attach_lookup(&self, pod: u32, netns: &NetNs) -> Result<FdLink, InterceptError> {
+    pub fn attach_lookup(&mut self, pod: u32, netns: &NetNs) -> Result<FdLink, InterceptError> {
         let mut instance = self.instance(pod)?;
         let program = load_lookup(&mut instance)?;
         let id = program
@@ -132,7 +156,7 @@ impl Object {
     fn without_if_needed<T>(
         &mut self,
         feature: u32,
-        mut attempt: impl FnMut(&Self) -> Result<T, InterceptError>,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, InterceptError>,
     ) -> Result<T, InterceptError> {
         match attempt(self) {
             Ok(done) => Ok(done),
@@ -147,8 +171,8 @@ impl Object {
         }
     }
 
-    fn hooks(&self, cgroup: &File) -> Result<Hooks, InterceptError> {
-        let mut instance = self.instance(u32::MAX)?;
+    fn hooks(&mut self, cgroup: &File) -> Result<Hooks, InterceptError> {
+        let mut instance = self.instance(abi::MAX_PODS)?;
         let mut links = Vec::new();
         let mut reports = Vec::new();
         for name in [abi::PROGRAM_CONNECT4, abi::PROGRAM_CONNECT6] {
@@ -174,16 +198,11 @@ impl Object {
         })
     }
 
-    fn instance(&self, pod: u32) -> Result<Ebpf, InterceptError> {
-        let mut loader = EbpfLoader::new();
-        loader
-            .override_global(abi::ABI_SYMBOL, &1u32, true)
-            .override_global(abi::GLOBAL_POD, &pod, true)
-            .override_global(abi::GLOBAL_KERNEL, &self.kernel, true)
-            .override_global(aya_log::LEVEL, &self.log_level, true);
-        for name in SHARED {
-            loader.map_pin_path(name, self.maps.join(name));
-        }
+    fn instance(&mut self, pod: u32) -> Result<Ebpf, InterceptError> {
+        let loader = self
+            .loader
+            .override_global(abi::GLOBAL_POD, &POD_INDEXES[pod as usize], true)
+            .override_global(abi::GLOBAL_KERNEL, &KERNELS[self.kernel as usize], true);
         loader.load(OBJECT).map_err(|e| match e {
             EbpfError::ParseError(e) if e.to_string().contains(abi::ABI_SYMBOL) => {
                 InterceptError::Unsupported {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_ebpf::abi::ABI_VERSION;
 use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::mount_points;
@@ -138,10 +138,11 @@ impl Pins {
         };
         let path = self.run.join("agents").join(&self.name);
         let text = serde_json::to_vec(&self.notes).map_err(failed("writing", &path))?;
+        // In place, for the lock is on this file, and cut off afterwards: at no moment is there less than a whole note.
         let mut write = || {
             self.file.rewind()?;
-            self.file.set_len(0)?;
-            self.file.write_all(&text)
+            self.file.write_all(&text)?;
+            self.file.set_len(text.len() as u64)
         };
         write().map_err(failed("writing", &path))
     }
@@ -172,7 +173,14 @@ impl Pins {
         if let Some(version) = self.directory.parent() {
             let _ = fs::remove_dir(version);
         }
-        remove_file(&self.run.join("agents").join(&self.name))
+        remove_file(&self.run.join("agents").join(&self.name))?;
+        // So does a bpffs of our own, whose only other files are the kernel's.
+        let own = own_bpffs(&self.run);
+        if self.base == own && versions(&own)?.is_empty() {
+            let _ = umount2(&own, MntFlags::MNT_DETACH);
+            let _ = fs::remove_dir(&own);
+        }
+        Ok(())
     }
 }
 
@@ -188,11 +196,10 @@ impl Other {
     fn open(directory: Option<PathBuf>, file: PathBuf) -> Result<Self, PinError> {
         // Created where it is missing, so that two successors do not clear up at the same time.
         let lock = lock(&file, true).map_err(failed("locking", &file))?;
-        // A note that is half written, or of another version, is no note.
-        let notes = fs::read(&file)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
+        // What cannot be read was written by another version. What follows the first value is left of an older one.
+        let text = fs::read(&file).unwrap_or_default();
+        let mut values = serde_json::Deserializer::from_slice(&text).into_iter::<Notes>();
+        let notes = values.next().and_then(Result::ok).unwrap_or_default();
         Ok(Self {
             directory,
             file,
@@ -239,7 +246,7 @@ impl Other {
 /// `/sys/fs/bpf/mesh-agent` where bpffs is there, otherwise a bpffs of our own.
 fn usual_base(run: &Path) -> Result<PathBuf, PinError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = run.join("bpf");
+    let own = own_bpffs(run);
     let mounted: Vec<PathBuf> = mount_points(&mounts, "bpf").collect();
     if mounted.iter().any(|path| path == Path::new(BPFFS)) {
         return Ok(Path::new(BPFFS).join("mesh-agent"));
@@ -257,6 +264,11 @@ fn usual_base(run: &Path) -> Result<PathBuf, PinError> {
     )
     .map_err(failed("mounting bpffs at", &own))?;
     Ok(own)
+}
+
+/// Where a bpffs of our own is mounted.
+fn own_bpffs(run: &Path) -> PathBuf {
+    run.join("bpf")
 }
 
 /// Opens and locks; `None` where somebody else has the lock.
@@ -277,15 +289,18 @@ fn lock(path: &Path, create: bool) -> io::Result<Option<Flock<File>>> {
 /// The directories of agents of any version, by agent.
 fn pinned(base: &Path) -> Result<BTreeMap<String, PathBuf>, PinError> {
     let mut found = BTreeMap::new();
-    for version in names(base)? {
-        if version.starts_with('v') {
-            let version = base.join(version);
-            for name in names(&version)? {
-                found.insert(name.clone(), version.join(name));
-            }
+    for version in versions(base)? {
+        for name in names(&version)? {
+            found.insert(name.clone(), version.join(name));
         }
     }
     Ok(found)
+}
+
+fn versions(base: &Path) -> Result<Vec<PathBuf>, PinError> {
+    let names = names(base)?.into_iter();
+    let versions = names.filter(|name| name.starts_with('v'));
+    Ok(versions.map(|name| base.join(name)).collect())
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, PinError> {

@@ -16,7 +16,7 @@ use mesh_ebpf::abi::{
 };
 use mesh_ebpf::decide::Lookups;
 
-use crate::intercept::policy_route::Surroundings;
+use crate::intercept::policy_route::{SIDECAR6, Surroundings};
 use crate::model::{CapturePolicy, CidrSet, FailPolicy, PortSet, SourceMode};
 
 /// What there is to know about a pod besides its policy.
@@ -128,11 +128,14 @@ impl Plan {
     fn add_addresses(&mut self, facts: &Facts) {
         let pod = self.pod;
         let seen = facts.surroundings.addresses.iter().map(|(_, ip)| ip);
-        self.addresses = facts
-            .addresses
-            .iter()
-            .chain(seen)
-            .map(|&ip| AddressKey {
+        let mut addresses: BTreeSet<IpAddr> = facts.addresses.iter().chain(seen).copied().collect();
+        if facts.ipv6 {
+            // Not there yet when the pod is looked at for the first time. Its IPv4 sibling is in 127/8.
+            addresses.insert(SIDECAR6.into());
+        }
+        self.addresses = addresses
+            .into_iter()
+            .map(|ip| AddressKey {
                 pod,
                 address: Address::from(ip),
             })
@@ -333,3 +336,6 @@ fn bits(key: &CidrKey) -> Vec<bool> {
 fn is_loopback(range: IpNet) -> bool {
     range.prefix_len() > 0 && range.network().is_loopback()
 }
+
+#[cfg(test)]
+mod tests;

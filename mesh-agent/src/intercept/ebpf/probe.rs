@@ -86,18 +86,56 @@ fn connect(listener: &std::net::TcpListener) -> io::Result<()> {
     }
 }
 
-/// The first line of an error and of each of its causes.
+/// An error and its causes, each in brief.
 fn in_one_line(error: &InterceptError) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        if !line.ends_with(first) {
+        let text = brief(&error.to_string());
+        if !line.ends_with(&text) {
             line.push_str(": ");
-            line.push_str(first);
+            line.push_str(&text);
         }
         cause = error.source();
     }
     line
+}
+
+/// The first line of a text; of one with a verifier's log, what was done and the verifier's complaint, which comes right
+/// before its statistics.
+fn brief(text: &str) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    let Some((what, _)) = first.split_once(" Verifier output:") else {
+        return first.to_owned();
+    };
+    let statistics = ["verification time", "stack depth", "processed"];
+    let complaint = text
+        .lines()
+        .skip(1)
+        .map(str::trim)
+        .take_while(|line| !statistics.iter().any(|s| line.starts_with(s)))
+        .last();
+    format!("{what} {}", complaint.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifiers_log_becomes_one_line() {
+        let error = InterceptError::step(
+            "loading the BPF program mesh_lookup",
+            "the BPF_PROG_LOAD syscall returned EACCES. Verifier output: 0: R1=ctx() R10=fp0\n\
+             1: (61) r1 = *(u32 *)(r1 +0)\n\
+             dereference of modified ctx ptr R1 off=32 disallowed\n\
+             verification time 245 usec\n\
+             processed 29 insns (limit 1000000)",
+        );
+        assert_eq!(
+            in_one_line(&error),
+            "loading the BPF program mesh_lookup: the BPF_PROG_LOAD syscall returned EACCES. \
+             dereference of modified ctx ptr R1 off=32 disallowed"
+        );
+    }
 }

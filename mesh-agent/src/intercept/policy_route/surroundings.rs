@@ -15,7 +15,8 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Netlink;
-use super::{LOOPBACK, Object, PROTOCOL, TABLE};
+use super::object::Object;
+use super::{LOOPBACK, PROTOCOL, TABLE};
 use crate::netns::NetNs;
 
 /// A namespace at one moment.
