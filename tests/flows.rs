@@ -146,7 +146,7 @@ impl Scene {
         let before = self.accepted()?;
         let mut facts = match &row.act {
             Act::Call(call) => talk::call(self, call)?,
-            Act::Http(call) => talk::request(self, call)?,
+            Act::Http(call, host) => talk::request(self, call, host)?,
             Act::Do(action) => action(self)?,
         };
         let after = self.accepted()?;

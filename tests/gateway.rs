@@ -12,7 +12,7 @@ use crate::http::{self, Connection, Response};
 use crate::load::Load;
 use crate::manifests::{Manifests, PodObject, ServiceObject};
 use crate::servers::Server;
-use crate::{Run, Test};
+use crate::{InMode, Test, in_modes};
 
 const GATEWAY: &str = include_str!("data/walkthrough/user-app-gateway.yaml");
 const GATEWAY_ROUTES: &str = include_str!("data/walkthrough/user-app-gateway-virtualservice.yaml");
@@ -29,25 +29,13 @@ const VIP: [u8; 4] = [10, 96, 0, 20];
 
 /// In every mode that has an agent.
 pub fn tests() -> Vec<Test> {
-    let all: &[(&str, fn(Mode) -> Result<()>)] = &[
+    let tests: &[(&str, InMode)] = &[
         ("split_in_the_mesh", split_in_the_mesh),
         ("split_at_the_gateway", split_at_the_gateway),
         ("rewrite_under_load", rewrite_under_load),
         ("unknown_host_at_the_gateway", unknown_host_at_the_gateway),
     ];
-    let mut tests = Vec::new();
-    for (name, run) in all {
-        for mode in MESHED {
-            let run = *run;
-            tests.push(Test {
-                name: format!("walkthrough::{name}::{}", mode.name()),
-                lacking: mode.lacking(),
-                needs_root: true,
-                run: Run::boxed(move || run(mode)),
-            });
-        }
-    }
-    tests
+    in_modes("walkthrough", &MESHED, tests)
 }
 
 /// Dropped from the top: processes first, the world last.

@@ -18,13 +18,13 @@ use crate::flows::talk::{connect, converse, failure};
 use crate::http;
 use crate::load::Load;
 use crate::manifests::{ON_AGENT_LOSS, SOURCE};
-use crate::{Run, Test};
+use crate::{InMode, Test, in_modes};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Each in every mode that has an agent, but for what only the eBPF mode can do.
 pub fn tests() -> Vec<Test> {
-    let all: &[(&str, fn(Mode) -> Result<()>)] = &[
+    let all: &[(&str, InMode)] = &[
         ("killed_agent_refuses", killed_agent_refuses),
         ("stopped_agent_leaves_nothing", stopped_agent_leaves_nothing),
         (
@@ -40,27 +40,12 @@ pub fn tests() -> Vec<Test> {
         ("source_preserved", source_preserved),
         ("two_pods_at_once", two_pods_at_once),
     ];
-    let ebpf: &[(&str, fn(Mode) -> Result<()>)] = &[
+    let ebpf: &[(&str, InMode)] = &[
         ("killed_agent_opens", killed_agent_opens),
         ("killed_agent_holds", killed_agent_holds),
     ];
-    let on = |modes: &'static [Mode], tests: &[(&str, fn(Mode) -> Result<()>)]| {
-        let mut made = Vec::new();
-        for (name, run) in tests {
-            for mode in modes {
-                let (run, mode) = (*run, *mode);
-                made.push(Test {
-                    name: format!("life::{name}::{}", mode.name()),
-                    lacking: mode.lacking(),
-                    needs_root: true,
-                    run: Run::boxed(move || run(mode)),
-                });
-            }
-        }
-        made
-    };
-    let mut tests = on(&MESHED, all);
-    tests.extend(on(&[Mode::Ebpf], ebpf));
+    let mut tests = in_modes("life", &MESHED, all);
+    tests.extend(in_modes("life", &[Mode::Ebpf], ebpf));
     tests
 }
 

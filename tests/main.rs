@@ -26,6 +26,8 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Uid;
 
+use agent::Mode;
+
 /// One test.
 struct Test {
     name: String,
@@ -34,6 +36,12 @@ struct Test {
     needs_root: bool,
     run: Run,
 }
+
+/// A test that is the same whatever it runs in.
+type Plain = fn() -> Result<()>;
+
+/// A test that runs once in each mode.
+type InMode = fn(Mode) -> Result<()>;
 
 /// What a test does.
 struct Run(Box<dyn FnOnce() -> Result<()> + Send>);
@@ -76,13 +84,30 @@ fn run(mut arguments: Arguments) -> ExitCode {
 }
 
 /// Makes tests of plain functions that need root.
-fn rooted(functions: Vec<(&'static str, fn() -> Result<()>)>) -> impl Iterator<Item = Test> {
+fn rooted(functions: Vec<(&'static str, Plain)>) -> impl Iterator<Item = Test> {
     functions.into_iter().map(|(name, run)| Test {
         name: name.to_owned(),
         lacking: None,
         needs_root: true,
         run: Run::boxed(run),
     })
+}
+
+/// Makes a test of each function in each of the modes.
+fn in_modes(module: &str, modes: &[Mode], functions: &[(&str, InMode)]) -> Vec<Test> {
+    let mut tests = Vec::new();
+    for (name, run) in functions {
+        for mode in modes {
+            let (run, mode) = (*run, *mode);
+            tests.push(Test {
+                name: format!("{module}::{name}::{}", mode.name()),
+                lacking: mode.lacking(),
+                needs_root: true,
+                run: Run::boxed(move || run(mode)),
+            });
+        }
+    }
+    tests
 }
 
 impl Run {
@@ -111,7 +136,7 @@ impl Test {
                     mesh_tests::isolate()?;
                 }
                 // The logs live in this thread's own file system.
-                (run.0)().map_err(|e| if e.is::<Lacking>() { e } else { with_logs(e) })
+                (run.0)().map_err(|e| if e.is::<Lacking>() { e } else { with_logs(&e) })
             });
             match thread.join() {
                 Ok(Ok(())) => Ok(Completion::Completed),
@@ -126,7 +151,7 @@ impl Test {
 }
 
 /// Adds the end of every log that the test's processes wrote.
-fn with_logs(error: anyhow::Error) -> anyhow::Error {
+fn with_logs(error: &anyhow::Error) -> anyhow::Error {
     let mut text = format!("{error:#}");
     let logs = std::fs::read_dir(Path::new(mesh_tests::FILES).join("logs"));
     for entry in logs.into_iter().flatten().flatten() {

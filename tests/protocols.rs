@@ -21,28 +21,16 @@ use crate::flows::scene::Scene;
 use crate::http::read_head;
 use crate::manifests::ServiceObject;
 use crate::servers::{Server, any};
-use crate::{Run, Test};
+use crate::{InMode, Test, in_modes};
 
 /// In every mode that has an agent.
 pub fn tests() -> Vec<Test> {
-    let all: &[(&str, fn(Mode) -> Result<()>)] = &[
+    let tests: &[(&str, InMode)] = &[
         ("http2_to_an_http1_server", http2_to_an_http1_server),
         ("http2_to_an_http2_server", http2_to_an_http2_server),
         ("websocket", websocket),
     ];
-    let mut tests = Vec::new();
-    for (name, run) in all {
-        for mode in MESHED {
-            let run = *run;
-            tests.push(Test {
-                name: format!("protocols::{name}::{}", mode.name()),
-                lacking: mode.lacking(),
-                needs_root: true,
-                run: Run::boxed(move || run(mode)),
-            });
-        }
-    }
-    tests
+    in_modes("protocols", &MESHED, tests)
 }
 
 /// The client knows that HTTP/2 is spoken; the server only speaks HTTP/1.1.

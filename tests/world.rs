@@ -99,13 +99,13 @@ impl World {
         pod.ipv6 = options.ipv6.unwrap_or(network::pod_v6(number));
         pod.link = format!("veth{number}");
         network::join_bridge(&self.node, &pod).with_context(|| format!("joining pod {name}"))?;
-        for interface in &options.interfaces {
+        for interface in options.interfaces {
             if !state.second_bridge {
                 network::add_second_bridge(&self.node)?;
                 state.second_bridge = true;
             }
             state.links += 1;
-            network::join_second_bridge(&self.node, &pod, interface, state.links)
+            network::join_second_bridge(&self.node, &pod, &interface, state.links)
                 .with_context(|| format!("adding {} to pod {name}", interface.name))?;
         }
         state.pods.push(pod.clone());

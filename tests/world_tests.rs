@@ -14,7 +14,7 @@ use crate::agent::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub fn tests() -> Vec<(&'static str, fn() -> Result<()>)> {
+pub fn tests() -> Vec<(&'static str, crate::Plain)> {
     vec![
         ("world::pods_reach_each_other", pods_reach_each_other),
         ("world::outside_sees_the_pod", outside_sees_the_pod),

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use mesh_tests::{OUTSIDE_V4, Pod, PodOptions};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Facts;
 use super::names::APP;
 use super::scene::Scene;
 use super::talk::{connect, converse, failure, greet, hear, note_addresses};
+use super::{Facts, difference};
 use crate::agent::eventually;
 
 const EXTERNAL: ([u8; 4], u16) = (OUTSIDE_V4.octets(), 80);
@@ -133,26 +133,35 @@ pub fn recreated(scene: &Scene) -> Result<Facts> {
         .pod(&scene.client_object.clone().uid("the-second"))?;
     let mut facts = Facts::default();
     // A CNI plugin would wait for the enrolment. Until then connections are direct, and must work too.
-    eventually(Duration::from_secs(5), || {
-        let target = SocketAddr::from(EXTERNAL);
-        facts = Facts::default();
-        match client.run(|| connect(target, |_| Ok(()))) {
-            Ok(Ok(stream)) => {
-                facts.note("connect", "ok");
-                let noted = note_addresses(&stream, &mut facts);
-                converse(stream, &mut facts);
-                let captured = scene.accepted().is_ok_and(|n| n.outbound == 1);
-                noted.is_ok() && (captured || scene.agent.is_none())
-            }
-            Ok(Err(e)) => {
-                facts.note("connect", failure(&e));
-                true
-            }
-            Err(_) => true,
-        }
-    })
-    .context("the new pod's connections are not captured")?;
+    let captured = eventually(Duration::from_secs(5), || {
+        let before = scene.accepted().map_or(0, |n| n.outbound);
+        facts = attempt(&client);
+        let after = scene.accepted().map_or(0, |n| n.outbound);
+        // The old pod takes its count along, which was 0.
+        let count = difference(after, before);
+        facts.note("out", count);
+        facts.get("end") != "fin" || count > 0 || scene.agent.is_none()
+    });
+    captured.with_context(|| format!("not captured, but: {facts}"))?;
     Ok(facts)
+}
+
+/// One connection out of the pod.
+fn attempt(client: &Pod) -> Facts {
+    let mut facts = Facts::default();
+    let target = SocketAddr::from(EXTERNAL);
+    match client.run(|| connect(target, |_| Ok(()))) {
+        Ok(Ok(stream)) => {
+            facts.note("connect", "ok");
+            if let Err(e) = note_addresses(&stream, &mut facts) {
+                facts.note("error", e);
+            }
+            converse(stream, &mut facts);
+        }
+        Ok(Err(e)) => facts.note("connect", failure(&e)),
+        Err(e) => facts.note("error", e),
+    }
+    facts
 }
 
 /// Writes the wish into both Pods' manifests and waits until the agent has followed. Nothing without an agent.

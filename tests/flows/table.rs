@@ -51,8 +51,8 @@ pub struct Row {
 pub enum Act {
     /// A connection to an echo server.
     Call(Call),
-    /// A connection with one HTTP request.
-    Http(Call),
+    /// A connection with one HTTP request for this host.
+    Http(Call, &'static str),
     /// Something longer; it returns its own facts.
     Do(fn(&Scene) -> Result<Facts>),
 }
@@ -169,12 +169,15 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 2,
         title: "app to a Service with HTTP",
-        act: Act::Http(Call {
-            to: "vip:80",
-            ..CALL
-        }),
+        act: Act::Http(
+            Call {
+                to: "vip:80",
+                ..CALL
+            },
+            "remote-svc",
+        ),
         same: "connect=ok peer=vip:80 own=client status=200 who=outside seen=client \
-               server=envoy timed=true request=GET+/hello?a=b+HTTP/1.1 host=test.example",
+               server=envoy timed=true request=GET+/hello?a=b+HTTP/1.1 host=remote-svc",
         none: NO_ROUTE,
         ..ROW
     },
@@ -443,11 +446,14 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 22,
         title: "from another machine to an app port with HTTP",
-        act: Act::Http(Call {
-            from: Place::Outside,
-            to: "app:8080",
-            ..CALL
-        }),
+        act: Act::Http(
+            Call {
+                from: Place::Outside,
+                to: "app:8080",
+                ..CALL
+            },
+            "test.example",
+        ),
         same: "connect=ok peer=app:8080 own=* status=200 who=app seen=* server=* timed=* \
                request=GET+/hello?a=b+HTTP/1.1 host=test.example",
         mesh: "out=0 in=1 seen=127.0.0.6",
@@ -474,7 +480,7 @@ pub const ROWS: &[Row] = &[
         title: "inbound to a port where no app listens",
         act: call_from(Place::Outside, "app:9009"),
         none: "connect=ECONNREFUSED out=0 in=0",
-        mesh: "connect=ok peer=app:9009 own=* end=closed out=0 in=1",
+        mesh: "connect=ok peer=* own=* end=closed out=0 in=1",
         ..ROW
     },
     Row {
@@ -567,7 +573,7 @@ pub const ROWS: &[Row] = &[
         title: "destination refuses",
         act: call("external:9"),
         none: "connect=ECONNREFUSED out=0 in=0",
-        mesh: "connect=ok peer=external:9 own=client end=closed out=1 in=0",
+        mesh: "connect=ok peer=* own=* end=closed out=1 in=0",
         ..ROW
     },
     Row {
@@ -575,7 +581,7 @@ pub const ROWS: &[Row] = &[
         title: "destination is a black hole",
         act: call("hole:80"),
         none: "connect=timeout out=0 in=0",
-        mesh: "connect=ok peer=hole:80 own=client end=closed out=1 in=0",
+        mesh: "connect=ok peer=* own=* end=closed out=1 in=0",
         ..ROW
     },
     Row {

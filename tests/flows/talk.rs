@@ -30,13 +30,18 @@ pub fn call(scene: &Scene, call: &Call) -> Result<Facts> {
             note_addresses(&stream, &mut facts)?;
             converse(stream, &mut facts);
         }
+        // Accepted, and closed again before `connect` could return.
+        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
+            facts.note("connect", "ok");
+            facts.note("end", "closed");
+        }
         Err(e) => facts.note("connect", failure(&e)),
     }
     Ok(facts)
 }
 
-/// Makes the row's connection and sends one HTTP request.
-pub fn request(scene: &Scene, call: &Call) -> Result<Facts> {
+/// Makes the row's connection and sends one HTTP request for `host`.
+pub fn request(scene: &Scene, call: &Call, host: &str) -> Result<Facts> {
     let mut facts = Facts::default();
     let stream = match dial(scene, call)? {
         Ok(stream) => stream,
@@ -47,7 +52,7 @@ pub fn request(scene: &Scene, call: &Call) -> Result<Facts> {
     };
     facts.note("connect", "ok");
     note_addresses(&stream, &mut facts)?;
-    let response = http::get(stream, "test.example", "/hello?a=b")?;
+    let response = http::get(stream, host, "/hello?a=b")?;
     facts.note("status", response.status);
     facts.note("server", response.header("server"));
     let timed = !response.header("x-envoy-upstream-service-time").is_empty();
