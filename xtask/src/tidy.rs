@@ -11,25 +11,30 @@ use anyhow::{Context, Result};
 /// Which modules of the agent a module may use, itself and what is below it aside. The longest entry that fits a module
 /// holds. Data flows one way, and this is what keeps it so.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("admin", &["model", "metrics", "ready"]),
-    ("cli", &["intercept::iptables"]),
+    // Of `config` it shows what was rejected, and nothing else.
+    (
+        "admin",
+        &["config", "log", "model", "pod", "proxy", "ready"],
+    ),
+    // Of `config` it chooses how strict it is, and nothing else.
+    ("cli", &["config", "model"]),
+    // A verb that is whole in itself: it needs no agent and no manifests.
+    (
+        "cli::iptables",
+        &["cli", "intercept", "model", "netns", "sys"],
+    ),
     ("config", &["model"]),
     ("intercept", &["model", "netns", "sys"]),
-    ("metrics", &[]),
+    ("log", &["cli"]),
     ("model", &[]),
     ("netns", &["sys"]),
-    ("pod", &["intercept", "metrics", "model", "netns", "ready"]),
+    (
+        "pod",
+        &["intercept", "model", "netns", "proxy", "ready", "sys"],
+    ),
     (
         "proxy",
-        &[
-            "intercept",
-            "metrics",
-            "model",
-            "netns",
-            "route",
-            "shutdown",
-            "sys",
-        ],
+        &["intercept", "model", "netns", "route", "shutdown", "sys"],
     ),
     ("ready", &[]),
     ("route", &["model"]),
@@ -39,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Where everything meets: these may use all.
-const ROOTS: &[&str] = &["lib", "main", "agent"];
+const ROOTS: &[&str] = &["lib", "main", "agent", "gateway", "process", "ask"];
 
 /// Where unsafe code may stand.
 const UNSAFE: &[&str] = &[
@@ -174,7 +179,7 @@ fn used_modules(text: &str) -> Vec<String> {
         for path in expand(&code[at + "crate::".len()..]) {
             let names: Vec<&str> = path
                 .split("::")
-                .filter(|name| name.starts_with(|c: char| c.is_lowercase()))
+                .filter(|name| *name != "self" && name.starts_with(|c: char| c.is_lowercase()))
                 .take(2)
                 .collect();
             if !names.is_empty() {

@@ -5,7 +5,7 @@ mod linker;
 mod rustup;
 mod system;
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -73,6 +73,14 @@ pub fn ensure(screen: Screen, choice: Choice) -> Result<Toolchain, Missing> {
             return Ok(found);
         }
     }
+    let failure = (choice == Choice::Auto)
+        .then(Failure::of_this_machine)
+        .flatten();
+    if let Some(reason) = failure.as_ref().and_then(Failure::recent) {
+        return Err(Missing {
+            reason: format!("{reason} (tried within the hour; `--toolchain system` tries again)"),
+        });
+    }
     let mut reasons = Vec::new();
     for &compiler in ways {
         match Toolchain::set_up(screen, compiler) {
@@ -84,9 +92,43 @@ pub fn ensure(screen: Screen, choice: Choice) -> Result<Toolchain, Missing> {
             }
         }
     }
-    Err(Missing {
-        reason: reasons.join("; "),
-    })
+    let reason = reasons.join("; ");
+    if let Some(failure) = failure {
+        failure.remember(&reason);
+    }
+    Err(Missing { reason })
+}
+
+/// Why setting one up failed, kept for a while: a machine without a network would try in vain, and slowly, every time.
+struct Failure {
+    file: PathBuf,
+}
+
+impl Failure {
+    fn of_this_machine() -> Option<Self> {
+        Some(Self {
+            file: workspace::cache().ok()?.join("no-bpf-toolchain"),
+        })
+    }
+
+    fn recent(&self) -> Option<String> {
+        let age = fs::metadata(&self.file)
+            .ok()?
+            .modified()
+            .ok()?
+            .elapsed()
+            .ok()?;
+        if age > Duration::from_secs(3600) {
+            return None;
+        }
+        fs::read_to_string(&self.file).ok()
+    }
+
+    /// Where it cannot be kept, the next run tries again.
+    fn remember(&self, reason: &str) {
+        let _ = self.file.parent().map(fs::create_dir_all);
+        let _ = fs::write(&self.file, reason);
+    }
 }
 
 impl Toolchain {

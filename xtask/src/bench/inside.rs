@@ -278,8 +278,14 @@ impl<'a> Bench<'a> {
                     .arg("--manifests")
                     .arg(self.folder.join(format!("manifests-{}", subject.name())));
                 command
-                    .args(["--mode", subject.name(), "--node", "node1"])
-                    .env("TOKIO_WORKER_THREADS", "1")
+                    .args([
+                        "--mode",
+                        subject.name(),
+                        "--node",
+                        "node1",
+                        "--workers",
+                        "1",
+                    ])
                     .env("NO_COLOR", "1");
                 return Ok(Some(Running::start(subject.name(), command, &log)?));
             }
