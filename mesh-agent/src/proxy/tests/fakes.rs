@@ -156,6 +156,7 @@ impl Plan {
                 let cluster = Cluster {
                     key: key.clone(),
                     protocol: self.cluster_protocol,
+                    original_destination: false,
                     endpoints: endpoints
                         .iter()
                         .map(|&address| Endpoint { address, pod: None })
@@ -197,7 +198,7 @@ impl Plan {
     fn virtual_host(&self) -> Arc<VirtualHost> {
         Arc::new(VirtualHost {
             name: HOST.into(),
-            namespace: None,
+            next: None,
             routes: self.routes.iter().map(copy_route).collect(),
         })
     }

@@ -51,6 +51,7 @@ fn world() -> Snapshot {
     let cluster = Cluster {
         key: key.clone(),
         protocol: Protocol::Tcp,
+        original_destination: false,
         endpoints: vec![Endpoint {
             address: app,
             pod: None,
