@@ -212,6 +212,11 @@ fn refusal(
 }
 
 impl Connection {
+    /// Which endpoint of a cluster takes a request, or the connection.
+    pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        self.site.endpoint(cluster, tried)
+    }
+
     /// From which address servers are connected to.
     pub(super) fn source(&self) -> Source {
         match (&self.site.who, self.hop) {
@@ -346,10 +351,7 @@ impl Connection {
         let source = self.source();
         let (address, connected) = match target {
             Target::Cluster(cluster) => {
-                let address = self
-                    .site
-                    .endpoint(cluster, &[])
-                    .ok_or(Failure::NoEndpoint)?;
+                let address = self.endpoint(cluster, &[]).ok_or(Failure::NoEndpoint)?;
                 (address, self.site.connect(address, source).await)
             }
             Target::Original => {

@@ -193,7 +193,7 @@ impl Outgoing {
     ) -> Result<(Response<Incoming>, Lease), Failed> {
         let address = match &self.goal {
             Goal::Original => Some(connection.destination),
-            Goal::Cluster(cluster) => connection.site.endpoint(cluster, tried),
+            Goal::Cluster(cluster) => connection.endpoint(cluster, tried),
         };
         let Some(address) = address else {
             return Err(Failed {
