@@ -19,9 +19,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use world::{Agent, Connection, Net, PATIENCE, Server, Test, World, addresses, check};
 
-/// The tests, by name. In a process that one of the tests has started to play an agent, this does not return.
+/// To be called first of all, before anything is isolated: in a process that one of the tests has started to play an
+/// agent, it does so, and does not return.
+pub use loss::play_agent_if_asked;
+
+/// The tests, by name.
 pub fn tests() -> Vec<Test> {
-    loss::play_agent_if_asked();
     let mut tests: Vec<Test> = vec![
         ("ebpf::probe", probe),
         ("ebpf::outbound", outbound),
@@ -503,7 +506,10 @@ fn update() -> Result<()> {
     }
     check(pod, "10.77.0.98:8080", "direct")?;
     check(&world.node, "10.77.0.98:8080", "in")?;
-    ensure!(!enrolled.enrolment.repair()?, "an update leaves nothing to repair");
+    ensure!(
+        !enrolled.enrolment.repair()?,
+        "an update leaves nothing to repair"
+    );
     steered.echo().context("steered before the update")
 }
 

@@ -308,7 +308,7 @@ fn others(state: &State) -> Result<Vec<Other>, InterceptError> {
 
 /// Finds a namespace of which only the numbers are known: where it is mounted, or through a process in it.
 fn find_netns(id: NetNsId, cookie: u64) -> Option<NetNs> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = cgroup::mounts();
     let mounted = cgroup::mount_points(&mounts, "nsfs").collect::<Vec<_>>();
     let processes = fs::read_dir("/proc")
         .into_iter()

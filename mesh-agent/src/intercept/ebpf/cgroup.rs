@@ -40,7 +40,7 @@ pub enum CgroupError {
 
 /// Opens the root: at a mount of the node's, or else at an own one below `run`.
 pub fn root(run: &Path) -> Result<File, CgroupError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mounts();
     let found: Vec<PathBuf> = mount_points(&mounts, "cgroup2").collect();
     let path = match found.iter().find(|path| is_root(path)) {
         Some(path) => path.clone(),
@@ -50,6 +50,11 @@ pub fn root(run: &Path) -> Result<File, CgroupError> {
         return Err(CgroupError::NotRoot { path });
     }
     File::open(&path).map_err(|source| CgroupError::Open { path, source })
+}
+
+/// The text of `mountinfo`, as the calling thread sees the file system.
+pub fn mounts() -> String {
+    fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()
 }
 
 /// The mount points of a file system type, out of the text of `mountinfo`.

@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::mount_points;
+use super::cgroup::{mount_points, mounts};
 use crate::intercept::policy_route::Before;
 use crate::netns::NetNsId;
 
@@ -245,7 +245,7 @@ impl Other {
 
 /// `/sys/fs/bpf/mesh-agent` where bpffs is there, otherwise a bpffs of our own.
 fn usual_base(run: &Path) -> Result<PathBuf, PinError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mounts();
     let own = own_bpffs(run);
     let mounted: Vec<PathBuf> = mount_points(&mounts, "bpf").collect();
     if mounted.iter().any(|path| path == Path::new(BPFFS)) {
