@@ -20,6 +20,8 @@ use crate::netns::NetNsId;
 
 /// Where bpffs usually is.
 const BPFFS: &str = "/sys/fs/bpf";
+/// Our directory on it.
+const DIRECTORY: &str = "mesh-agent";
 /// The shared maps, below an agent's directory.
 const MAPS: &str = "maps";
 
@@ -174,7 +176,10 @@ impl Pins {
             let _ = fs::remove_dir(version);
         }
         remove_file(&self.run.join("agents").join(&self.name))?;
-        // So does a bpffs of our own, whose only other files are the kernel's.
+        // So does the directory around it, and a bpffs of our own, whose only other files are the kernel's.
+        if self.base == Path::new(BPFFS).join(DIRECTORY) {
+            let _ = fs::remove_dir(&self.base);
+        }
         let own = own_bpffs(&self.run);
         if self.base == own && versions(&own)?.is_empty() {
             let _ = umount2(&own, MntFlags::MNT_DETACH);
@@ -249,7 +254,7 @@ fn usual_base(run: &Path) -> Result<PathBuf, PinError> {
     let own = own_bpffs(run);
     let mounted: Vec<PathBuf> = mount_points(&mounts, "bpf").collect();
     if mounted.iter().any(|path| path == Path::new(BPFFS)) {
-        return Ok(Path::new(BPFFS).join("mesh-agent"));
+        return Ok(Path::new(BPFFS).join(DIRECTORY));
     }
     if mounted.contains(&own) {
         return Ok(own);
