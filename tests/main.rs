@@ -51,6 +51,7 @@ struct Run(Box<dyn FnOnce() -> Result<()> + Send>);
 struct Lacking(String);
 
 fn main() -> ExitCode {
+    ebpf::play_agent_if_asked();
     if let Some(code) = world_tests::supervised_program() {
         return code;
     }

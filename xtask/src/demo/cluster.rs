@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, TcpStream},
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -196,7 +196,12 @@ impl Cluster {
             command,
             &self.logs.join("node-port.log"),
         )?);
-        Ok(())
+        let node = self.world.node().clone();
+        wait_until("the node's port is open", START_PATIENCE, || {
+            Ok(node
+                .run(|| TcpStream::connect(("127.0.0.1", NODE_PORT)))?
+                .is_ok())
+        })
     }
 
     /// Starts the agent on the node and waits until it is ready.
