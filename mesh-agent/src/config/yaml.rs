@@ -1,7 +1,7 @@
 //! YAML as kubectl reads it, as a tree that remembers where everything stood.
 //!
 //! kubectl turns YAML 1.1 into JSON before anyone looks at it, so `on` is a boolean and `0644` is octal here too; what
-//! each plain scalar means is in [`scalar`]. Duplicate keys are errors; anchors and merge keys work, within a budget that
+//! each plain scalar means is in `scalar`. Duplicate keys are errors; anchors and merge keys work, within a budget that
 //! no honest manifest meets. Typed reading is in [`read`].
 
 use std::sync::Arc;
