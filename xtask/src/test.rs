@@ -132,7 +132,7 @@ fn executable_of(line: &str, name: &str) -> Option<PathBuf> {
 fn run_command(screen: Screen, command: &mut Command) -> Result<Counts> {
     let mut output = Output::default();
     let status = screen.lines("Testing", command, |progress, line| {
-        output.take(line, progress)
+        output.take(line, progress);
     })?;
     if !status.success() && output.counts.failed == 0 {
         for line in &output.block {
@@ -160,7 +160,12 @@ impl Output {
             self.subject = subject;
             self.block.clear();
         }
-        progress.passing(&line);
+        // The tests in namespaces take minutes, so a log shows them one by one.
+        if self.subject.is_empty() {
+            progress.line(&line);
+        } else {
+            progress.passing(&line);
+        }
         if line.contains(" ... ignored") {
             progress.keep(&format!("skipped: {}", line.trim_start_matches("test ")));
         }

@@ -51,6 +51,7 @@ const UNSAFE: &[&str] = &[
     "mesh-agent/src/sys.rs",
     "mesh-agent/src/sys/",
     "mesh-ebpf/src/",
+    "tests/raw.rs",
     "tests/world/sys.rs",
 ];
 

@@ -1,3 +1,5 @@
+//! Decisions by tables: what is asked for, and where it goes.
+
 use std::collections::HashMap;
 
 use super::*;

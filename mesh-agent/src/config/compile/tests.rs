@@ -1,3 +1,5 @@
+//! Worlds compiled from manifests, and what is said of those that do not fit.
+
 use std::net::SocketAddr;
 
 use crate::config::UnknownFields;

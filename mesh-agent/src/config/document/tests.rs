@@ -1,3 +1,5 @@
+//! Documents, and every complaint about one that is not what it should be.
+
 use super::*;
 
 fn complaints(text: &str) -> Vec<String> {

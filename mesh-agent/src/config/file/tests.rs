@@ -1,3 +1,5 @@
+//! A real directory, edited as people and tools edit one.
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! YAML as kubectl reads it, trap by trap.
+
 use super::*;
 
 fn one(text: &str) -> Node {

@@ -1,3 +1,5 @@
+//! What is in force after files appear, change, break and go.
+
 use std::fs::{self, FileTimes, OpenOptions};
 
 use tempfile::TempDir;
