@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     build,
     privilege::Privilege,
-    screen::{Progress, Screen, Step},
+    screen::{Screen, Step},
     toolchain::Choice,
     workspace,
 };
@@ -128,23 +128,26 @@ fn executable_of(line: &str, name: &str) -> Option<PathBuf> {
     Some(PathBuf::from(message.get("executable")?.as_str()?))
 }
 
-/// Runs a command that runs tests. One that broke down in between counts as a failure, for it ran not all of them.
+/// Runs a command that runs tests.
 fn run_command(screen: Screen, command: &mut Command) -> Result<Counts> {
     let mut output = Output::default();
     let status = screen.lines("Testing", command, |progress, line| {
-        output.take(line, progress);
-    })?;
-    if !status.success() && output.counts.failed == 0 {
-        for line in &output.block {
-            println!("      {line}");
+        for shown in output.take(line) {
+            match shown {
+                Shown::Passing(line) => progress.passing(&line),
+                Shown::Slow(line) => progress.line(&line),
+                Shown::Kept(line) => progress.keep(&line),
+            }
         }
-        screen.bad(&format!("the tests broke down: {status}"));
-        output.counts.failed = 1;
+    })?;
+    for line in output.finish(status.success()) {
+        screen.line(&line);
     }
     Ok(output.counts)
 }
 
-/// Makes sense of what test binaries print, one binary after the other.
+/// Makes sense of what test binaries print, one binary after the other. A binary that breaks off counts as a failure:
+/// nobody knows of the tests that it did not come to.
 #[derive(Debug, Default)]
 struct Output {
     counts: Counts,
@@ -152,41 +155,86 @@ struct Output {
     subject: String,
     /// Everything said since the last result.
     block: Vec<String>,
+    /// Tests have begun, and their result has not come.
+    running: bool,
+}
+
+/// What a line is to the screen.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    /// Of interest only while it happens.
+    Passing(String),
+    /// Worth a line in a log, where it is one of few.
+    Slow(String),
+    /// To stay.
+    Kept(String),
 }
 
 impl Output {
-    fn take(&mut self, line: String, progress: &Progress) {
+    fn take(&mut self, line: String) -> Vec<Shown> {
+        let mut shown = Vec::new();
         if let Some(subject) = subject_of(&line) {
+            shown.extend(self.broken_off().into_iter().map(Shown::Kept));
             self.subject = subject;
             self.block.clear();
         }
-        // The tests in namespaces take minutes, so a log shows them one by one.
-        if self.subject.is_empty() {
-            progress.line(&line);
+        self.running |= line.starts_with("running ") && line.contains(" test");
+        if let Some((test, why)) = line.split_once(" ... ignored") {
+            shown.push(Shown::Kept(format!(
+                "skipped: {}{why}",
+                test.trim_start_matches("test ").trim()
+            )));
+        } else if self.subject.is_empty() {
+            // The tests in namespaces take minutes, so a log shows them one by one.
+            shown.push(Shown::Slow(line.clone()));
         } else {
-            progress.passing(&line);
-        }
-        if line.contains(" ... ignored") {
-            progress.keep(&format!("skipped: {}", line.trim_start_matches("test ")));
+            shown.push(Shown::Passing(line.clone()));
         }
         let result = result_of(&line);
         self.block.push(line);
-        let Some(counts) = result else { return };
+        let Some(counts) = result else { return shown };
+        self.running = false;
         self.counts.add(counts);
         if counts.failed > 0 {
-            for line in &self.block {
-                progress.keep(line);
-            }
+            shown.extend(self.block.iter().cloned().map(Shown::Kept));
         }
         if counts != Counts::default() {
-            let subject = if self.subject.is_empty() {
-                "in namespaces"
-            } else {
-                &self.subject
-            };
-            progress.keep(&format!("{counts}: {subject}"));
+            shown.push(Shown::Kept(format!("{counts}: {}", self.name())));
         }
         self.block.clear();
+        shown
+    }
+
+    /// What is left to say at the end of it all.
+    fn finish(&mut self, success: bool) -> Vec<String> {
+        let mut lines = self.broken_off();
+        if !success && self.counts.failed == 0 {
+            self.counts.failed = 1;
+            lines.append(&mut self.block);
+            lines.push(format!("failed without saying which test: {}", self.name()));
+        }
+        lines
+    }
+
+    fn broken_off(&mut self) -> Vec<String> {
+        if !std::mem::take(&mut self.running) {
+            return Vec::new();
+        }
+        self.counts.failed += 1;
+        let mut lines = std::mem::take(&mut self.block);
+        lines.push(format!(
+            "broke off before its end, counted as 1 failed: {}",
+            self.name()
+        ));
+        lines
+    }
+
+    fn name(&self) -> &str {
+        if self.subject.is_empty() {
+            "in namespaces"
+        } else {
+            &self.subject
+        }
     }
 }
 
@@ -240,6 +288,67 @@ mod tests {
             })
         );
         assert_eq!(result_of("running 5 tests"), None);
+    }
+
+    #[test]
+    fn a_binary_that_breaks_off_is_a_failure() {
+        let mut output = Output::default();
+        for line in [
+            "     Running unittests src/lib.rs (target/debug/deps/mesh_agent-0123abcd)",
+            "running 300 tests",
+            "test one ... ok",
+            "thread 'two' has overflowed its stack",
+        ] {
+            output.take(line.to_owned());
+        }
+        let next = output.take(
+            "     Running unittests src/main.rs (target/debug/deps/xtask-0123abcd)".to_owned(),
+        );
+        assert!(next.contains(&Shown::Kept("thread 'two' has overflowed its stack".into())));
+        assert_eq!(
+            output.counts,
+            Counts {
+                passed: 0,
+                failed: 1,
+                skipped: 0
+            }
+        );
+        output.take("running 1 test".to_owned());
+        output.take(
+            "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out".to_owned(),
+        );
+        assert!(output.finish(false).is_empty());
+        assert_eq!(
+            output.counts,
+            Counts {
+                passed: 1,
+                failed: 1,
+                skipped: 0
+            }
+        );
+        output.take("running 5 tests".to_owned());
+        assert_eq!(output.finish(false).len(), 2);
+        assert_eq!(output.counts.failed, 2);
+    }
+
+    #[test]
+    fn a_failure_without_a_name_counts() {
+        let mut output = Output::default();
+        output.take("env: no such file".to_owned());
+        assert_eq!(output.finish(false).len(), 2);
+        assert_eq!(output.counts.failed, 1);
+    }
+
+    #[test]
+    fn what_is_skipped_says_why() {
+        let mut output = Output::default();
+        let shown = output.take("test flows::a::ebpf ... ignored, needs root; use sudo".to_owned());
+        assert_eq!(
+            shown,
+            [Shown::Kept(
+                "skipped: flows::a::ebpf, needs root; use sudo".into()
+            )]
+        );
     }
 
     #[test]
