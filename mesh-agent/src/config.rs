@@ -5,7 +5,7 @@
 //! 1. [`yaml`]: a text becomes trees that remember line and column.
 //! 2. [`document`]: a tree becomes an [`object::Object`], typed, and checked as Istio's webhook would check it.
 //! 3. [`inputs`]: the objects in force, with the last good version of each.
-//! 4. [`compile`]: the objects in force become a [`Snapshot`]; pure.
+//! 4. [`mod@compile`]: the objects in force become a [`Snapshot`]; pure.
 //!
 //! [`file::ManifestDir`] does all four for a directory, and again whenever it changes. [`load`] does them once, which is
 //! all that a command such as `analyze` needs:

@@ -145,10 +145,11 @@ pub fn outbound(snapshot: &Snapshot, destination: SocketAddr) -> Outbound {
     let Some(service) = snapshot.addresses.get(&destination.ip()) else {
         return requests();
     };
+    // One number may be there twice, for TCP and for UDP.
     let declared = service
         .ports
         .iter()
-        .find(|declared| declared.number == port);
+        .find(|declared| declared.number == port && declared.protocol != Protocol::Udp);
     let Some(declared) = declared else {
         return requests();
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::config::crd::core::{EndpointSliceBody, Metadata, PodSpec, PodStatus, ServiceSpec};
+use crate::config::document::group::{Group, group};
 use crate::config::object::{
     self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectId, Pod,
     Service, Source, VirtualService, duration,
@@ -15,6 +16,8 @@ use crate::config::problem::{Problem, Problems, Rejected, Severity};
 use crate::config::yaml::read::{Misfit, UnknownField, camel_case, read};
 use crate::config::yaml::{Node, SyntaxError, Value};
 use crate::config::{CompileOptions, UnknownFields};
+
+mod group;
 
 /// What a document turned out to be.
 #[derive(Debug)]
@@ -91,19 +94,6 @@ struct Reader<'a> {
     file: &'a Arc<FilePath>,
     options: &'a CompileOptions,
     documents: Vec<Document>,
-}
-
-/// What `apiVersion` and `kind` say.
-enum Group {
-    Known(Kind),
-    /// A list, and the kind that its items have unless they say otherwise.
-    List(Option<(String, String)>),
-    /// Of Istio or the Gateway API, and not acted on.
-    Unsupported,
-    /// Nothing of that name exists there.
-    Unknown(&'static str),
-    /// Somebody else's.
-    Foreign,
 }
 
 impl Reader<'_> {
@@ -190,47 +180,6 @@ impl Reader<'_> {
             outcome: Outcome::Broken(None),
             rejected: vec![source.reject(object, problem)],
         });
-    }
-}
-
-fn group(version: &str, kind: &str) -> Group {
-    let (group, version_name) = version.split_once('/').unwrap_or(("", version));
-    if let Some(item) = kind
-        .strip_suffix("List")
-        .filter(|_| !matches!(group, "networking.istio.io"))
-    {
-        let implied = (!item.is_empty()).then(|| (version.to_owned(), item.to_owned()));
-        return Group::List(implied);
-    }
-    match (group, kind) {
-        ("", "Service") => Group::Known(Kind::Service),
-        ("", "Pod") => Group::Known(Kind::Pod),
-        ("discovery.k8s.io", "EndpointSlice") => Group::Known(Kind::EndpointSlice),
-        ("networking.istio.io", _) if !matches!(version_name, "v1" | "v1beta1" | "v1alpha3") => {
-            Group::Unknown("write networking.istio.io/v1")
-        }
-        ("networking.istio.io", "VirtualService") => Group::Known(Kind::VirtualService),
-        ("networking.istio.io", "DestinationRule") => Group::Known(Kind::DestinationRule),
-        ("networking.istio.io", "Gateway") => Group::Known(Kind::Gateway),
-        (
-            "networking.istio.io",
-            "ServiceEntry" | "Sidecar" | "WorkloadEntry" | "WorkloadGroup" | "EnvoyFilter"
-            | "ProxyConfig",
-        ) => Group::Unsupported,
-        ("networking.istio.io", _) => match kind.strip_suffix("List") {
-            Some(item @ ("VirtualService" | "DestinationRule" | "Gateway" | "ServiceEntry")) => {
-                Group::List(Some((version.to_owned(), item.to_owned())))
-            }
-            _ => Group::Unknown("check the spelling of the kind"),
-        },
-        (
-            "security.istio.io"
-            | "telemetry.istio.io"
-            | "extensions.istio.io"
-            | "gateway.networking.k8s.io",
-            _,
-        ) => Group::Unsupported,
-        _ => Group::Foreign,
     }
 }
 

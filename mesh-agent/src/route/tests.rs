@@ -684,7 +684,13 @@ fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
         + &service(
             "db",
             "10.0.0.2",
-            &["tcp:80:5432", "tls:443:8443", "udp:53:53"],
+            &[
+                "tcp:80:5432",
+                "tls:443:8443",
+                "udp:53:53",
+                "tcp-dns:53:53",
+                "udp:54:54",
+            ],
         )
         + &service("any", "10.0.0.3", &["web:80:8080", ":9000:9000"])
         + &service(
@@ -709,7 +715,11 @@ fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
             "10.0.0.2:443",
             "tcp outbound|443||db.default.svc.cluster.local",
         ),
-        ("10.0.0.2:53", "passthrough"),
+        (
+            "10.0.0.2:53",
+            "tcp outbound|53||db.default.svc.cluster.local",
+        ),
+        ("10.0.0.2:54", "passthrough"),
         ("10.0.0.3:80", "detect any.default.svc.cluster.local:80"),
         ("10.0.0.3:9000", "detect any.default.svc.cluster.local:9000"),
         ("8.8.8.8:9000", "passthrough"),

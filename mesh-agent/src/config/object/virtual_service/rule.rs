@@ -1,0 +1,313 @@
+//! A rule of a VirtualService: what it matches and what it does.
+
+use std::sync::Arc;
+
+use crate::config::crd::StringMatch;
+use crate::config::crd::virtual_service::{HttpMatch, HttpRoute, Retries, Rewrite};
+use crate::config::object::name::GatewayName;
+use crate::config::object::virtual_service::{Action, Block, Rule, share};
+use crate::config::object::{self, Context, duration, regex};
+use crate::config::path::Path;
+use crate::config::problem::Problems;
+use crate::model::{PathMatch, Retry};
+
+/// Reads one of `http[]`; `None` where it sends requests nowhere.
+pub(super) fn read(
+    rule: HttpRoute,
+    context: &Context<'_>,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<Rule> {
+    check_rule(&rule, path, problems);
+    let HttpRoute {
+        name,
+        r#match,
+        route,
+        rewrite,
+        timeout,
+        retries,
+        // Checked above: none of them is there.
+        redirect: _,
+        direct_response: _,
+        delegate: _,
+        fault: _,
+        mirror: _,
+        mirrors: _,
+        mirror_percent: _,
+        mirror_percentage: _,
+        cors_policy: _,
+        headers: _,
+    } = rule;
+    let mut blocks: Vec<Block> = r#match
+        .into_iter()
+        .enumerate()
+        .map(|(index, block)| read_block(block, context, &path.key("match").index(index), problems))
+        .collect();
+    if blocks.is_empty() {
+        blocks.push(Block::default());
+    }
+    let shares = share::read(route, context, &path.key("route"), problems);
+    let (rewrite_uri, rewrite_authority) = match rewrite {
+        Some(rewrite) => read_rewrite(rewrite, &path.key("rewrite"), problems),
+        None => (None, None),
+    };
+    let timeout = timeout.and_then(|text| duration::read(&text, &path.key("timeout"), problems));
+    let retry = match retries {
+        Some(retries) => read_retries(&retries, &path.key("retries"), problems),
+        None => Retry::default(),
+    };
+    (!shares.is_empty()).then(|| Rule {
+        name: name.into(),
+        blocks,
+        action: Action {
+            shares,
+            rewrite_uri,
+            rewrite_authority,
+            timeout,
+            retry,
+        },
+    })
+}
+
+/// What may not stand together, and what this version does not do.
+fn check_rule(rule: &HttpRoute, path: &Path, problems: &mut Problems) {
+    let actions = [
+        (!rule.route.is_empty(), "route"),
+        (rule.redirect.is_some(), "redirect"),
+        (rule.direct_response.is_some(), "directResponse"),
+        (rule.delegate.is_some(), "delegate"),
+    ];
+    let written: Vec<&str> = actions
+        .iter()
+        .filter_map(|(there, name)| there.then_some(*name))
+        .collect();
+    match written.as_slice() {
+        [] => problems.error(
+            path,
+            "this rule does nothing",
+            "add route, redirect or directResponse",
+        ),
+        [_] => {}
+        [first, second, ..] => {
+            problems.error(
+                path,
+                format!("{first} and {second} cannot stand in one rule"),
+                "keep one of them",
+            );
+        }
+    }
+    let answers = rule.redirect.is_some() || rule.direct_response.is_some();
+    if answers && (rule.fault.is_some() || rule.rewrite.is_some()) {
+        let message = "fault and rewrite cannot stand beside redirect or directResponse";
+        problems.error(path, message, "remove them");
+    }
+    if rule.mirror.is_some() && !rule.mirrors.is_empty() {
+        problems.error(
+            &path.key("mirrors"),
+            "mirror and mirrors cannot stand in one rule",
+            "keep mirrors",
+        );
+    }
+    for (there, name) in [
+        (rule.redirect.is_some(), "redirect"),
+        (rule.direct_response.is_some(), "directResponse"),
+        (rule.delegate.is_some(), "delegate"),
+        (rule.fault.is_some(), "fault"),
+        (rule.mirror.is_some(), "mirror"),
+        (!rule.mirrors.is_empty(), "mirrors"),
+        (rule.cors_policy.is_some(), "corsPolicy"),
+        (rule.headers.is_some(), "headers"),
+    ] {
+        if there {
+            problems.unsupported(&path.key(name), name);
+        }
+    }
+    for (field, name) in [
+        (rule.mirror_percent, "mirrorPercent"),
+        (rule.mirror_percentage, "mirrorPercentage"),
+    ] {
+        if field.is_some() {
+            problems.without_effect(&path.key(name), name);
+        }
+    }
+}
+
+fn read_block(
+    block: HttpMatch,
+    context: &Context<'_>,
+    path: &Path,
+    problems: &mut Problems,
+) -> Block {
+    let HttpMatch {
+        name,
+        uri,
+        scheme,
+        method,
+        authority,
+        headers,
+        without_headers,
+        query_params,
+        port,
+        source_labels,
+        source_namespace,
+        gateways,
+        ignore_uri_case,
+        stat_prefix,
+    } = block;
+    for (there, name) in [
+        (scheme.is_some(), "scheme"),
+        (method.is_some(), "method"),
+        (authority.is_some(), "authority"),
+        (!headers.is_empty(), "headers"),
+        (!without_headers.is_empty(), "withoutHeaders"),
+        (!query_params.is_empty(), "queryParams"),
+    ] {
+        if there {
+            problems.unsupported(&path.key(name), &format!("matching by {name}"));
+        }
+    }
+    if !stat_prefix.is_empty() {
+        problems.without_effect(&path.key("statPrefix"), "statPrefix");
+    }
+    let gateways_path = path.key("gateways");
+    Block {
+        name: name.into(),
+        uri: uri.and_then(|uri| read_uri(uri, ignore_uri_case, &path.key("uri"), problems)),
+        port: match port {
+            Some(_) => object::port_number(port, &path.key("port"), problems),
+            None => None,
+        },
+        client_labels: object::labels(&source_labels),
+        client_namespace: (!source_namespace.is_empty()).then(|| source_namespace.into()),
+        gateways: gateways
+            .iter()
+            .enumerate()
+            .filter_map(|(index, name)| {
+                GatewayName::read(
+                    name,
+                    context.namespace,
+                    &gateways_path.index(index),
+                    problems,
+                )
+            })
+            .collect(),
+    }
+}
+
+fn read_uri(
+    uri: StringMatch,
+    ignore_case: bool,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<PathMatch> {
+    match uri {
+        StringMatch {
+            exact: Some(text),
+            prefix: None,
+            regex: None,
+        } => Some(if ignore_case {
+            PathMatch::ExactIgnoreCase(text.into())
+        } else {
+            PathMatch::Exact(text.into())
+        }),
+        StringMatch {
+            exact: None,
+            prefix: Some(text),
+            regex: None,
+        } => Some(if ignore_case {
+            PathMatch::PrefixIgnoreCase(text.into())
+        } else {
+            PathMatch::Prefix(text.into())
+        }),
+        StringMatch {
+            exact: None,
+            prefix: None,
+            regex: Some(text),
+        } => regex::read(&text, &path.key("regex"), problems).map(PathMatch::Regex),
+        StringMatch {
+            exact: None,
+            prefix: None,
+            regex: None,
+        } => None,
+        StringMatch { .. } => {
+            problems.error(
+                path,
+                "exact, prefix and regex exclude each other",
+                "keep one of them",
+            );
+            None
+        }
+    }
+}
+
+fn read_rewrite(
+    rewrite: Rewrite,
+    path: &Path,
+    problems: &mut Problems,
+) -> (Option<Arc<str>>, Option<Arc<str>>) {
+    let Rewrite {
+        uri,
+        authority,
+        uri_regex_rewrite,
+    } = rewrite;
+    if uri_regex_rewrite.is_some() {
+        if uri.is_empty() {
+            problems.unsupported(&path.key("uriRegexRewrite"), "uriRegexRewrite");
+        } else {
+            problems.error(
+                path,
+                "uri and uriRegexRewrite exclude each other",
+                "keep one of them",
+            );
+        }
+    } else if uri.is_empty() && authority.is_empty() {
+        problems.error(
+            path,
+            "this rewrite rewrites nothing",
+            "add uri or authority",
+        );
+    }
+    let text = |text: String| (!text.is_empty()).then(|| text.into());
+    (text(uri), text(authority))
+}
+
+fn read_retries(retries: &Retries, path: &Path, problems: &mut Problems) -> Retry {
+    let Retries {
+        attempts,
+        per_try_timeout,
+        retry_on,
+        retry_remote_localities,
+        retry_ignore_previous_hosts,
+        backoff,
+    } = retries;
+    let others = [
+        (per_try_timeout, "perTryTimeout"),
+        (retry_on, "retryOn"),
+        (retry_remote_localities, "retryRemoteLocalities"),
+        (retry_ignore_previous_hosts, "retryIgnorePreviousHosts"),
+        (backoff, "backoff"),
+    ];
+    let attempts = attempts.map_or(0, |attempts| attempts.0);
+    for (field, name) in others {
+        if field.is_some() && attempts == 0 {
+            problems.error(
+                &path.key(name),
+                format!("{name} without attempts"),
+                "set attempts above 0",
+            );
+        } else if field.is_some() {
+            problems.unsupported(&path.key(name), name);
+        }
+    }
+    match u32::try_from(attempts) {
+        Ok(attempts) => Retry { attempts },
+        Err(_) => {
+            problems.error(
+                &path.key("attempts"),
+                format!("{attempts} attempts are fewer than none"),
+                "write 0 or more",
+            );
+            Retry::default()
+        }
+    }
+}
