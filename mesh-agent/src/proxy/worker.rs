@@ -63,6 +63,10 @@ pub(super) struct Worker {
 /// More destinations than this whose servers speak first, and the memory starts anew.
 const SERVER_FIRST_LIMIT: usize = 4096;
 
+/// How long listeners stay open once nobody is sent to them any more. A handshake inside a node takes microseconds, one
+/// from another node a few round trips.
+const LAST_CALL: Duration = Duration::from_millis(200);
+
 /// Runs a worker until nobody can command it any more.
 pub(super) fn run(
     runtime: &tokio::runtime::Runtime,
@@ -128,19 +132,23 @@ fn serve(worker: &Rc<Worker>, command: Command) {
     });
 }
 
-/// Accepts until told otherwise. What waits in the queue at that time is still taken: those clients believe that
-/// they are connected.
+/// Accepts until told otherwise, and then for a moment longer: handshakes that were under way when steering ended arrive
+/// here, and their clients believe that they are connected.
 async fn accept(site: Rc<Site>, listener: TcpListener, hop: Hop) {
     let mut phase = site.phase();
+    let last_call = async {
+        if until(&mut phase, Phase::Draining).await == Phase::Draining {
+            tokio::select! {
+                _ = until(&mut phase, Phase::Stopped) => {}
+                () = tokio::time::sleep(LAST_CALL) => {}
+            }
+        }
+    };
+    let mut last_call = std::pin::pin!(last_call);
     loop {
         let accepted = tokio::select! {
             biased;
-            now = until(&mut phase, Phase::Draining) => {
-                if now == Phase::Draining {
-                    take_queue(&site, listener, hop);
-                }
-                return;
-            }
+            () = &mut last_call => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -148,6 +156,7 @@ async fn accept(site: Rc<Site>, listener: TcpListener, hop: Hop) {
             Err(error) => pause_after(&error, hop).await,
         }
     }
+    take_queue(&site, listener, hop);
 }
 
 fn take_queue(site: &Rc<Site>, listener: TcpListener, hop: Hop) {
