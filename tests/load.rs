@@ -98,7 +98,7 @@ impl Tally {
     }
 }
 
-/// Five requests on one connection.
+/// Up to five requests on one connection.
 fn ask(pod: &Pod, target: SocketAddr, host: &str, paths: &[&str], tally: &mut Tally) -> Result<()> {
     let stream = pod
         .run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)))?
@@ -117,6 +117,10 @@ fn ask(pod: &Pod, target: SocketAddr, host: &str, paths: &[&str], tally: &mut Ta
             .answers
             .entry(response.text().trim().to_owned())
             .or_default() += 1;
+        // As every client must: after such an answer the connection is over (RFC 9112, section 9.6).
+        if response.header("connection") == "close" {
+            break;
+        }
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ use super::FILES;
 use super::sys::fork;
 
 /// Gives the calling thread, and what it starts from now on, a network namespace of its own and a mount namespace in
-/// which `/run/netns`, `/run/mesh-agent`, [`FILES`] and `/sys/fs/bpf` are new and empty. Everything in them vanishes with the last process.
+/// which `/run` and `/sys/fs/bpf` are new and empty, with `/run/netns` and [`FILES`] in it. Everything in them vanishes with the last process.
 pub fn isolate() -> Result<()> {
     if !Uid::effective().is_root() {
         bail!("making network namespaces needs root; run it through sudo");
@@ -31,7 +31,9 @@ pub fn isolate() -> Result<()> {
         "unshare of the mount and network namespaces; in a container this needs --privileged",
     )?;
     make_private(Path::new("/"))?;
-    for directory in ["/run/netns", "/run/mesh-agent", FILES] {
+    // The agent, iptables and `ip` keep their state below /run; the host's has no part in this.
+    mount_new("tmpfs", "/run")?;
+    for directory in ["/run/netns", FILES] {
         fs::create_dir_all(directory).with_context(|| format!("creating {directory}"))?;
         mount_new("tmpfs", directory)?;
     }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     build,
     privilege::Privilege,
-    screen::{Progress, Screen},
+    screen::{Progress, Screen, Step},
     toolchain::Choice,
     workspace,
 };
@@ -47,21 +47,18 @@ impl fmt::Display for Counts {
 pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitCode> {
     screen.heading("Building");
     let built = build::run(screen, choice, false)?;
+    let packages = ["test", "--workspace", "--exclude", "mesh-tests"];
+    screen.step(
+        &Step::new("Building the unit tests").usually("1 to 2 minutes the first time"),
+        workspace::cargo().args(packages).arg("--no-run"),
+    )?;
     let mesh = build_mesh(screen)?;
 
     let mut counts = Counts::default();
-    let mut complete = true;
     screen.heading("Unit and documentation tests");
     let mut unit = workspace::cargo();
-    unit.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "mesh-tests",
-        "--no-fail-fast",
-    ])
-    .args(filter);
-    complete &= run_command(screen, "Testing", &mut unit, &mut counts)?;
+    unit.args(packages).arg("--no-fail-fast").args(filter);
+    counts.add(run_command(screen, &mut unit)?);
 
     screen.heading("Tests in namespaces");
     // Without root it skips by itself what needs root, and runs the rest.
@@ -78,9 +75,9 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
         command.arg(format!("MESH_WITHOUT_EBPF={}", missing.reason));
     }
     command.arg(&mesh).args(filter);
-    complete &= run_command(screen, "Testing", &mut command, &mut counts)?;
+    counts.add(run_command(screen, &mut command)?);
     println!("\n{counts}");
-    Ok(if counts.failed == 0 && complete {
+    Ok(if counts.failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -109,7 +106,7 @@ fn build_mesh(screen: Screen) -> Result<PathBuf> {
             Some(found) => path = Some(found),
             None if line.starts_with('{') => {}
             None => {
-                progress.passing(&line);
+                progress.line(&line);
                 said.push(line);
             }
         },
@@ -131,24 +128,20 @@ fn executable_of(line: &str, name: &str) -> Option<PathBuf> {
     Some(PathBuf::from(message.get("executable")?.as_str()?))
 }
 
-/// Runs a command that runs tests; whether it ran them all, that is, did not break down in between.
-fn run_command(
-    screen: Screen,
-    what: &str,
-    command: &mut Command,
-    counts: &mut Counts,
-) -> Result<bool> {
+/// Runs a command that runs tests. One that broke down in between counts as a failure, for it ran not all of them.
+fn run_command(screen: Screen, command: &mut Command) -> Result<Counts> {
     let mut output = Output::default();
-    let status = screen.lines(what, command, |progress, line| output.take(line, progress))?;
-    counts.add(output.counts);
+    let status = screen.lines("Testing", command, |progress, line| {
+        output.take(line, progress)
+    })?;
     if !status.success() && output.counts.failed == 0 {
         for line in &output.block {
             println!("      {line}");
         }
         screen.bad(&format!("the tests broke down: {status}"));
-        return Ok(false);
+        output.counts.failed = 1;
     }
-    Ok(true)
+    Ok(output.counts)
 }
 
 /// Makes sense of what test binaries print, one binary after the other.

@@ -214,6 +214,10 @@ fn refusal(
 impl Connection {
     /// Which endpoint of a cluster takes a request, or the connection.
     pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        // A headless Service's client has chosen its pod by name; a gateway's has not.
+        if cluster.original_destination && self.hop == Hop::Outbound {
+            return Some(self.destination);
+        }
         self.site.endpoint(cluster, tried)
     }
 

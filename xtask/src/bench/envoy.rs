@@ -42,6 +42,8 @@ pub fn find_or_install(run: impl Fn(&mut Command) -> Result<()>) -> Result<PathB
         ])
         .arg(&folder)
         .arg(&package);
+    // It goes into a folder of its own, so it cannot harm the system's Python, whoever runs it.
+    install.env("PIP_ROOT_USER_ACTION", "ignore");
     run(&mut install)?;
     if !is_binary(&binary) {
         bail!("{package} has no binary at {}", binary.display());

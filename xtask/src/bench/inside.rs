@@ -41,6 +41,10 @@ pub fn run(screen: Screen, options: &Options, tools: &Tools) -> Result<ExitCode>
 }
 
 fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> Result<()> {
+    let load = load_average();
+    if load.is_some_and(|load| load > 0.5) {
+        screen.warn("Other work runs on this machine, or has until now: the numbers will be rough");
+    }
     let bench = Bench::set_up(screen, options, tools, folder)?;
     let _server = bench.start_server()?;
     let mut measurements = Vec::new();
@@ -68,7 +72,7 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
         }
     }
     let report = Report {
-        conditions: bench.conditions()?,
+        conditions: bench.conditions(load)?,
         measurements,
     };
     screen.heading("Medians");
@@ -317,19 +321,29 @@ impl<'a> Bench<'a> {
         .with_context(|| format!("the end of its log:\n{}\n", running.tail(20)))
     }
 
-    fn conditions(&self) -> Result<Vec<String>> {
+    fn conditions(&self, load: Option<f64>) -> Result<Vec<String>> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
             .context("cannot read the kernel's version")?;
         let processors = thread::available_parallelism().map_or(0, usize::from);
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.map_or_else(|| "unknown".to_owned(), |load| load.to_string());
         Ok(vec![
-            format!("Linux {}, {processors} processors, load at the end {}", kernel.trim(), load.split(' ').next().unwrap_or("?")),
+            format!("Linux {}, {processors} processors, load at the start {load}", kernel.trim()),
             "mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node".to_owned(),
             format!("wrk with 1 thread: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
             "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
             format!("CPU µs/req: user and system time of the proxy's processes; congestion control {} everywhere", self.congestion_control),
         ])
     }
+}
+
+/// How much runs on this machine, over the last minute.
+fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg")
+        .ok()?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// Why a subject cannot be measured here.

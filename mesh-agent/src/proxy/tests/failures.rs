@@ -20,6 +20,13 @@ fn local(status: &str, text: &str, server: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}\r\ndate: -\r\n\r\n{text}")
 }
 
+/// A route that takes nothing of what these tests ask for.
+fn elsewhere() -> crate::model::Route {
+    with(forward_to(None), |when, _| {
+        when.uri = Some(crate::model::PathMatch::Exact("/elsewhere".into()));
+    })
+}
+
 #[track_caller]
 fn check(plan: Plan, request: &str, expected: &str, flag: Flag) {
     let mesh = plan.start();
@@ -30,7 +37,7 @@ fn check(plan: Plan, request: &str, expected: &str, flag: Flag) {
 #[test]
 fn no_route() {
     let mut plan = Plan::outbound(Protocol::Http, &[refusing()]);
-    plan.routes.clear();
+    plan.routes = vec![elsewhere()];
     check(
         plan,
         GET,
@@ -308,7 +315,7 @@ fn grpc_gets_its_own_form() {
         Flag::NoEndpoint,
     );
     let mut plan = Plan::outbound(Protocol::Http, &[]);
-    plan.routes.clear();
+    plan.routes = vec![elsewhere()];
     check(plan, GRPC, &grpc(12, "", "envoy"), Flag::NoRoute);
 }
 

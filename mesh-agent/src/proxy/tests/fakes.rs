@@ -189,6 +189,8 @@ impl Plan {
             }
             Hop::Outbound | Hop::Inbound => {}
         }
+        let private = BTreeMap::from([(port, self.virtual_host())]);
+        snapshot.undeclared.insert(HOST.into(), private);
         let pod = Arc::new(self.pod(port));
         snapshot.pods.insert(pod_id(), Arc::clone(&pod));
         snapshot.pods_by_address.insert(POD, pod);
