@@ -31,11 +31,6 @@ pub type Test = (&'static str, fn() -> Result<()>);
 
 /// The tests, by name.
 pub fn tests() -> Vec<Test> {
-    // Whatever the harness did so far, a child has one thing to do, and is no harness.
-    if let Ok(flags) = env::var(CHILD_FLAGS) {
-        let applied = child(&flags).inspect_err(|e| eprintln!("{e:#}"));
-        exit(i32::from(applied.is_err()));
-    }
     let mut tests: Vec<Test> = vec![
         ("iptables::listings_nft", || listings(&TOOLS[0])),
         ("iptables::listings_legacy", || listings(&TOOLS[1])),
@@ -47,6 +42,15 @@ pub fn tests() -> Vec<Test> {
     tests.extend(repair::tests());
     tests.extend(connections::tests());
     tests
+}
+
+/// To be called first of all, before anything is isolated: in a process that one of the tests has started to apply rules,
+/// it does so, and does not return.
+pub fn apply_if_asked() {
+    if let Ok(flags) = env::var(CHILD_FLAGS) {
+        let applied = child(&flags).inspect_err(|e| eprintln!("{e:#}"));
+        exit(i32::from(applied.is_err()));
+    }
 }
 
 /// What this program does where it is the child of a test: it applies rules to the namespace that is its standard input.

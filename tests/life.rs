@@ -1,5 +1,6 @@
 //! The life of an agent: killed, stopped, started twice, given broken manifests, reloaded under load.
 
+mod succession;
 mod traces;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -46,6 +47,7 @@ pub fn tests() -> Vec<Test> {
     ];
     let mut tests = in_modes("life", &MESHED, all);
     tests.extend(in_modes("life", &[Mode::Ebpf], ebpf));
+    tests.extend(succession::tests());
     tests
 }
 

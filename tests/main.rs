@@ -52,6 +52,7 @@ struct Lacking(String);
 
 fn main() -> ExitCode {
     ebpf::play_agent_if_asked();
+    iptables::apply_if_asked();
     if let Some(code) = world_tests::supervised_program() {
         return code;
     }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -16,12 +16,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_tests::{Pod, World};
 
 use crate::agent::{Agent, MESHED, Mode};
-use crate::flows::names::{REMOTE, VIP};
+use crate::flows::names::{APP, APP_NET1, CLIENT, CLIENT_NET1, REMOTE, VIP};
 use crate::flows::scene::Scene;
 use crate::http::read_head;
 use crate::manifests::ServiceObject;
 use crate::servers::{Server, any};
 use crate::{InMode, Test, in_modes};
+
+/// How long the end of a connection may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// In every mode that has an agent.
 pub fn tests() -> Vec<Test> {
@@ -29,8 +32,47 @@ pub fn tests() -> Vec<Test> {
         ("http2_to_an_http1_server", http2_to_an_http1_server),
         ("http2_to_an_http2_server", http2_to_an_http2_server),
         ("websocket", websocket),
+        ("calls_to_the_proxy_itself", calls_to_the_proxy_itself),
     ];
     in_modes("protocols", &MESHED, tests)
+}
+
+/// A connection to the proxy's own ports, at whatever address, ends at once: the proxy must not call itself. The addresses
+/// of `net1` are the pod's, but no manifest says so.
+fn calls_to_the_proxy_itself(mode: Mode) -> Result<()> {
+    let scene = Scene::build(mode, &[], true)?;
+    let addresses = |pair: (Ipv4Addr, Ipv6Addr)| [IpAddr::from(pair.0), IpAddr::from(pair.1)];
+    let own = addresses(CLIENT).into_iter().chain(addresses(CLIENT_NET1));
+    let app = addresses(APP).into_iter().chain(addresses(APP_NET1));
+    let ways = own
+        .map(|ip| (&scene.client, ip))
+        .chain(app.map(|ip| (scene.world.node(), ip)));
+    for (from, ip) in ways {
+        for port in [15001, 15006] {
+            let target = SocketAddr::new(ip, port);
+            let before = scene.accepted()?;
+            let stream = from.run(|| TcpStream::connect_timeout(&target, PATIENCE))?;
+            if let Ok(mut stream) = stream {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                // It is not HTTP, so nobody has an answer to it.
+                let _ = stream.write_all(b"\x00\x01\x02\x03");
+                let end = stream.read(&mut [0; 16]);
+                let ended = match &end {
+                    Ok(count) => *count == 0,
+                    Err(e) => e.kind() == io::ErrorKind::ConnectionReset,
+                };
+                ensure!(ended, "{} to {target}: {end:?}", from.name);
+            }
+            let after = scene.accepted()?;
+            let count = (after.outbound + after.inbound) - (before.outbound + before.inbound);
+            ensure!(
+                count <= 2,
+                "{} to {target} became {count} connections",
+                from.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The client knows that HTTP/2 is spoken; the server only speaks HTTP/1.1.

@@ -3,9 +3,10 @@
 //! runtime and reads what others publish.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -34,6 +35,9 @@ const BODY_LIMIT: usize = 4096;
 
 /// How long a client may take over its request.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a dead predecessor may hold a port.
+const LINGERING: Duration = Duration::from_secs(1);
 
 /// The listeners, bound: nothing that can fail is left.
 pub struct Endpoints {
@@ -79,7 +83,7 @@ impl Endpoints {
     pub async fn bind(addresses: &[(SocketAddr, Face, &str)]) -> anyhow::Result<Self> {
         let mut listeners = Vec::new();
         for (address, face, flag) in addresses {
-            let listener = TcpListener::bind(address).await.with_context(|| {
+            let listener = bind(*address).await.with_context(|| {
                 format!("cannot listen on {address}; is another agent running here? Choose another address with {flag}")
             })?;
             listeners.push((listener, *face));
@@ -91,6 +95,19 @@ impl Endpoints {
     pub fn serve(self, runtime: &Handle, admin: &Admin) {
         for (listener, face) in self.listeners {
             runtime.spawn(accept(listener, face, admin.clone()));
+        }
+    }
+}
+
+/// A predecessor that was killed a moment ago may still hold the port, through a child that it was just starting.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let patience = Instant::now() + LINGERING;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            result => return result,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The node agent: builds its parts, wires them, starts them in order, and takes them down again.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use tracing::{info, warn};
 use crate::cli::{ModeChoice, RunArgs};
 use crate::intercept::Interceptor;
 use crate::intercept::ebpf::{self, Ebpf};
-use crate::intercept::iptables::Iptables;
+use crate::intercept::iptables::{self, Iptables};
+use crate::intercept::journal::RUN;
+use crate::intercept::succession::{Places, Successor};
 use crate::model::CapturePolicy;
 use crate::pod::{self, Pods};
 use crate::process::{Identity, Process};
@@ -18,32 +21,39 @@ use crate::process::{Identity, Process};
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let process = Process::start(&args.process, capture_defaults(args))?;
     let node = args.node.clone().map_or_else(host_name, Ok)?;
-    let Choice {
-        interceptor,
-        sweep,
-        reason,
-    } = choose(args)?;
+    let (interceptor, reason) = choose(args)?;
     info!(%node, mode = %interceptor.mode(), %reason, "mesh-agent {}", env!("CARGO_PKG_VERSION"));
+    let successor = Arc::new(Successor::new(
+        interceptor,
+        Places {
+            pin_dir: args.bpffs.clone(),
+            ..Places::default()
+        },
+    ));
 
     let pods = Pods::new(
-        Arc::clone(&interceptor),
+        Arc::<Successor>::clone(&successor),
         Arc::clone(&process.workers),
         process.runtime.handle().clone(),
         args.process.drain,
     );
-    let mut first_round = Some((process.ready.hold("the pods of this node"), sweep));
+    let mode = Some((successor.mode().to_string(), reason));
+    let mut not_ready = Some(process.ready.hold("the pods of this node"));
+    let mut swept = false;
     let enrolled = move |complete: bool| {
-        if let Some((_, sweep)) = &mut first_round {
-            // Whatever a predecessor that died left steering these pods goes now that we steer them.
-            if let Some(sweep) = sweep.take() {
-                sweep();
-            }
-            if complete {
-                first_round = None;
-            }
+        // Whatever predecessors that died left in other pods goes now that ours are steered.
+        if !std::mem::replace(&mut swept, true)
+            && let Err(e) = successor.sweep()
+        {
+            warn!(
+                error = &e as &dyn std::error::Error,
+                "something of an agent that is gone remains"
+            );
+        }
+        if complete {
+            drop(not_ready.take());
         }
     };
-    let mode = Some((interceptor.mode().to_string(), reason));
     let identity = Identity {
         role: "agent",
         name: node,
@@ -57,48 +67,49 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     running
         .runtime
         .block_on(pod::run(pods, running.snapshots, enrolled, async move {
-            shutdown.asked().await
+            shutdown.asked().await;
         }));
     info!("every pod is as it was before; goodbye");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The mode in force.
-struct Choice {
-    interceptor: Arc<dyn Interceptor>,
-    /// Clears away what dead predecessors left; to be called once the pods are enrolled.
-    sweep: Option<Box<dyn FnOnce() + Send>>,
-    /// For people.
-    reason: String,
-}
+/// The mode in force, and why, for people.
+type Choice = (Arc<dyn Interceptor>, String);
 
 fn choose(args: &RunArgs) -> anyhow::Result<Choice> {
     match args.mode {
-        ModeChoice::Ebpf => ebpf(args, "asked for with --mode ebpf".to_owned())
-            .context("the eBPF mode cannot be had here; --mode iptables or --mode auto may"),
-        ModeChoice::Iptables => iptables(args, "asked for with --mode iptables".to_owned())
-            .context("the iptables mode cannot be had here; --mode ebpf or --mode auto may"),
+        ModeChoice::Ebpf => {
+            let ebpf = ebpf(args)
+                .context("the eBPF mode cannot be had here; --mode iptables or --mode auto may")?;
+            Ok((ebpf, "asked for with --mode ebpf".to_owned()))
+        }
+        ModeChoice::Iptables => {
+            let iptables = iptables(args)
+                .context("the iptables mode cannot be had here; --mode ebpf or --mode auto may")?;
+            Ok((iptables, "asked for with --mode iptables".to_owned()))
+        }
         ModeChoice::Auto => {
-            match ebpf(args, "the probe of the BPF programs succeeded".to_owned()) {
-                Ok(choice) => Ok(choice),
-                Err(no_ebpf) => {
-                    warn!(
-                        reason = format!("{no_ebpf:#}"),
-                        "no eBPF here; falling back to iptables"
-                    );
-                    match iptables(args, format!("eBPF cannot be had: {no_ebpf:#}")) {
-                        Ok(choice) => Ok(choice),
-                        Err(no_iptables) => bail!(
-                            "neither mode can be had here: eBPF: {no_ebpf:#}; iptables: {no_iptables:#}"
-                        ),
-                    }
+            let no_ebpf = match ebpf(args) {
+                Ok(ebpf) => {
+                    return Ok((ebpf, "the probe of the BPF programs succeeded".to_owned()));
                 }
+                Err(e) => e,
+            };
+            warn!(
+                reason = format!("{no_ebpf:#}"),
+                "no eBPF here; falling back to iptables"
+            );
+            match iptables(args) {
+                Ok(iptables) => Ok((iptables, format!("eBPF cannot be had: {no_ebpf:#}"))),
+                Err(no_iptables) => bail!(
+                    "neither mode can be had here: eBPF: {no_ebpf:#}; iptables: {no_iptables:#}"
+                ),
             }
         }
     }
 }
 
-fn ebpf(args: &RunArgs, reason: String) -> anyhow::Result<Choice> {
+fn ebpf(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
     let options = ebpf::Options {
         pin_dir: args.bpffs.clone(),
         outbound_port: args.outbound_port,
@@ -106,36 +117,18 @@ fn ebpf(args: &RunArgs, reason: String) -> anyhow::Result<Choice> {
         ..ebpf::Options::default()
     };
     Ebpf::probe(&options)?;
-    let ebpf = Arc::new(Ebpf::start(&options)?);
-    let interceptor: Arc<dyn Interceptor> = Arc::<Ebpf>::clone(&ebpf);
-    let sweep = move || {
-        if let Err(e) = ebpf.sweep() {
-            warn!(
-                error = &e as &dyn std::error::Error,
-                "something of an agent that is gone remains"
-            );
-        }
-    };
-    Ok(Choice {
-        interceptor,
-        sweep: Some(Box::new(sweep)),
-        reason,
-    })
+    Ok(Arc::new(Ebpf::start(&options)?))
 }
 
-fn iptables(args: &RunArgs, reason: String) -> anyhow::Result<Choice> {
-    let iptables = Iptables {
+fn iptables(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
+    let settings = iptables::Settings {
         profile: args.iptables_profile.into(),
         backend: args.iptables_backend.into(),
         outbound_port: args.outbound_port,
         inbound_port: args.inbound_port,
     };
-    iptables.probe()?;
-    Ok(Choice {
-        interceptor: Arc::new(iptables),
-        sweep: None,
-        reason,
-    })
+    settings.probe()?;
+    Ok(Arc::new(Iptables::start(settings, Path::new(RUN))?))
 }
 
 fn capture_defaults(args: &RunArgs) -> CapturePolicy {

@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{CapturePolicy, PodId};
 use crate::netns::NetNs;
 
@@ -14,10 +16,12 @@ pub mod ebpf;
 #[cfg(test)]
 mod equivalence;
 pub mod iptables;
+pub mod journal;
 pub mod policy_route;
+pub mod succession;
 
 /// How connections are steered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// Connect hooks, policy routing and `sk_lookup`.
     Ebpf,
@@ -33,8 +37,9 @@ pub trait Interceptor: Send + Sync {
     /// What the pod's listeners must be like for this mode; asked before `enrol`.
     fn listen(&self) -> ListenSpec;
 
-    /// Starts steering, in both directions, for both families. Whatever an earlier agent left in the namespace is
-    /// taken over or replaced. On an error the namespace is as it was.
+    /// Starts steering, in both directions, for both families. Whatever an earlier agent of this mode left in the
+    /// namespace is taken over or replaced; [`succession`] sees to what one of the other mode left. On an error nothing of
+    /// this agent is left in the namespace.
     fn enrol(&self, target: &Target<'_>) -> Result<Box<dyn Enrolment>, InterceptError>;
 }
 

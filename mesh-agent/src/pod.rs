@@ -135,7 +135,7 @@ impl Pods {
             match enrolled.enrolment.repair() {
                 Ok(false) => {}
                 Ok(true) => {
-                    warn!(%pod, "the steering of the pod had been tampered with; it is whole again")
+                    warn!(%pod, "the steering of the pod had been tampered with; it is whole again");
                 }
                 Err(e) => {
                     error!(%pod, error = chain(&e), "the steering of the pod could not be repaired");
@@ -430,7 +430,7 @@ fn withdraw(pod: &PodId, enrolment: Box<dyn Enrolment>) {
     match enrolment.withdraw() {
         Ok(()) => info!(%pod, "withdrawn"),
         Err(e) => {
-            error!(%pod, error = chain(&e), "something of the agent is left in the pod's namespace")
+            error!(%pod, error = chain(&e), "something of the agent is left in the pod's namespace");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! System calls that no library wraps, and sockets made the way both interception modes need them. All of the agent's
 //! `unsafe` lives in this folder.
 
+pub mod mounts;
 pub mod netns_cookie;
 pub mod socket;

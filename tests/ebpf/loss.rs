@@ -177,8 +177,8 @@ fn killed_agent_refuses() -> Result<()> {
         check(&world.node, to, "in")?;
     }
     let with_both = walk(run.path()).len();
-    agent.ebpf.sweep()?;
-    agent.ebpf.sweep().context("once more")?;
+    agent.sweep()?;
+    agent.sweep().context("once more")?;
     ensure!(walk(run.path()).len() < with_both);
     check(pod, BOTH_WAYS[0], "out")?;
     // What the first agent found is what the second leaves.
@@ -207,7 +207,7 @@ fn killed_agent_lets_pass() -> Result<()> {
     }
     let agent = Agent::start_in(run.path())?;
     let _enrolled = agent.enrol(pod, 0, &with(FailPolicy::Open))?;
-    agent.ebpf.sweep()?;
+    agent.sweep()?;
     check(pod, BOTH_WAYS[0], "out")?;
     check(&world.node, TO_POD[0], "in")
 }
@@ -230,14 +230,14 @@ fn killed_agent_holds() -> Result<()> {
             .map_err(|_| anyhow::anyhow!("it panicked"))??;
         ensure!(start.elapsed() >= Duration::from_millis(300));
         connection.expect("out", BOTH_WAYS[0])?.echo()?;
-        agent.ebpf.sweep().map_err(Into::into)
+        agent.sweep()
     })?;
     // Neither another host's connection nor one over IPv6 can be held; both are refused, not let past.
     OtherAgent::start(pod, run.path(), "hold")?.kill()?;
     refused(pod, BOTH_WAYS[1])?;
     refused(&world.node, TO_POD[0])?;
     let agent = Agent::start_in(run.path())?;
-    Ok(agent.ebpf.sweep()?)
+    agent.sweep()
 }
 
 fn a_sweep_spares_the_living() -> Result<()> {
@@ -246,7 +246,7 @@ fn a_sweep_spares_the_living() -> Result<()> {
     let living = OtherAgent::start(&world.pods[0], run.path(), "refuse")?;
     let agent = Agent::start_in(run.path())?;
     let _second = agent.enrol(&world.pods[1], 1, &CapturePolicy::default())?;
-    agent.ebpf.sweep()?;
+    agent.sweep()?;
     check(&world.pods[0], BOTH_WAYS[0], "out")?;
     check(&world.node, TO_POD[0], "in")?;
     // Both agents may have a pod at once: the routes stay for the one that remains.
@@ -263,7 +263,7 @@ fn a_sweep_spares_the_living() -> Result<()> {
     check(&world.pods[0], BOTH_WAYS[0], "out")?;
     check(&world.pods[0], BOTH_WAYS[1], "out")?;
     drop(living);
-    agent.ebpf.sweep()?;
+    agent.sweep()?;
     Ok(())
 }
 
@@ -277,7 +277,7 @@ fn a_sweep_cleans_other_pods() -> Result<()> {
     // The pod is not wanted any more: the successor enrols another.
     let agent = Agent::start_in(run.path())?;
     let _other = agent.enrol(&world.pods[1], 1, &CapturePolicy::default())?;
-    agent.ebpf.sweep()?;
+    agent.sweep()?;
     let after = traces(&world.pods[0])?;
     ensure!(after == before, "{after}\nbefore: {before}");
     for to in BOTH_WAYS {

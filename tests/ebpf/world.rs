@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_agent::intercept::ebpf::{Ebpf, Options};
+use mesh_agent::intercept::succession::{Places, Successor};
 use mesh_agent::intercept::{Enrolment, Interceptor, PodListeners, Target};
 use mesh_agent::model::{CapturePolicy, PodId};
 use mesh_agent::netns::NetNs;
@@ -128,7 +130,7 @@ pub type Test = (&'static str, fn() -> Result<()>);
 
 /// An agent with its own directories, which go when it is dropped.
 pub struct Agent {
-    pub ebpf: Ebpf,
+    pub ebpf: Arc<Ebpf>,
     pub options: Options,
     _run: Option<tempfile::TempDir>,
 }
@@ -149,10 +151,20 @@ impl Agent {
             ..Options::default()
         };
         Ok(Self {
-            ebpf: Ebpf::start(&options)?,
+            ebpf: Arc::new(Ebpf::start(&options)?),
             options,
             _run: None,
         })
+    }
+
+    /// Clears away what agents that are gone have left, as the agent does once its pods are enrolled.
+    pub fn sweep(&self) -> Result<()> {
+        let places = Places {
+            pin_dir: self.options.pin_dir.clone(),
+            run_dir: self.options.run_dir.clone(),
+        };
+        let ebpf: Arc<dyn Interceptor> = Arc::<Ebpf>::clone(&self.ebpf);
+        Ok(Successor::new(ebpf, places).sweep()?)
     }
 
     /// Enrols pod `number`, with a recorder in the place of the proxy.

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesh_agent::intercept::iptables::Iptables;
 use mesh_agent::intercept::iptables::apply::{apply, clean, stop_steering};
 use mesh_agent::intercept::iptables::interpret::{Flow, Owner, Verdict, interpret};
 use mesh_agent::intercept::iptables::options::{BackendChoice, InboundMode, Options};
 use mesh_agent::intercept::iptables::render::render;
 use mesh_agent::intercept::iptables::rule::{Hook, Protocol};
+use mesh_agent::intercept::iptables::{Iptables, Settings};
 use mesh_agent::intercept::{Interceptor, Mode, PodListeners, Target};
 use mesh_agent::model::{CapturePolicy, PodId};
 use mesh_agent::netns::NetNs;
@@ -40,7 +40,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn listeners(pod: &NetNs) -> Result<PodListeners> {
-    Ok(listen(pod, Iptables::default().listen())?)
+    Ok(listen(pod, Settings::default().listen())?)
 }
 
 /// Waits for a connection on a listener that does not block.
@@ -289,10 +289,12 @@ fn enrolment() -> Result<()> {
             policy: &policy,
             listeners: &proxy,
         };
-        let mode = Iptables {
+        let run_dir = tempfile::tempdir()?;
+        let settings = Settings {
             backend: BackendChoice::Forced(tools.backend),
-            ..Iptables::default()
+            ..Settings::default()
         };
+        let mode = Iptables::start(settings, run_dir.path())?;
         ensure!(mode.mode() == Mode::Iptables && !mode.listen().transparent);
         let before = super::namespace::surroundings(&pod)?;
         let steered = |is: bool| -> Result<()> {

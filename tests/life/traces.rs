@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::Pod;
 
+use crate::agent::Mode;
 use crate::flows::scene::Scene;
 
 /// Sysctls of a pod that the modes may touch.
@@ -48,6 +49,17 @@ pub fn difference(before: &Traces, after: &Traces) -> Vec<String> {
     let new = after.difference(before).map(|line| format!("+ {line}"));
     let lost = before.difference(after).map(|line| format!("- {line}"));
     new.chain(lost).collect()
+}
+
+/// Whether a trace is such as agents of this mode leave, and of no other.
+pub fn is_of(mode: Mode, line: &str) -> bool {
+    match mode {
+        Mode::None => false,
+        Mode::IptablesNft => line.contains("tables-nft-save: "),
+        Mode::IptablesLegacy => line.contains("tables-legacy-save: "),
+        // The rule that delivers what the connect hook has marked.
+        Mode::Ebpf => line.starts_with("pin /sys/fs/bpf/mesh-agent") || line.contains("rule: 100:"),
+    }
 }
 
 fn in_namespace(pod: &Pod, traces: &mut Traces) -> Result<()> {

@@ -3,8 +3,7 @@
 //! the connection was headed.
 //!
 //! Programs and maps are pinned: they go on when the agent is killed, and do then what the pod's policy for that case
-//! says. A successor enrols the pods anew, with programs of its own, and then [sweeps](Ebpf::sweep) what is left of its
-//! predecessor. An agent that ends in good order leaves nothing.
+//! says. A successor enrols the pods anew, with programs of its own, and ends what its predecessor's do to each. An agent that ends in good order leaves nothing.
 //!
 //! The hooks tell the agent's own connections by their mark. Users and groups are compared with those of the process
 //! that connects, whereas the nat chains look at the socket's creator: that differs for programs that change their user
@@ -21,7 +20,7 @@ mod probe;
 mod self_test;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,10 +29,8 @@ use mesh_ebpf::abi::MAX_PODS;
 use mesh_ebpf::decide::Reason;
 use tracing::level_filters::LevelFilter;
 
-use crate::intercept::policy_route::PolicyRoute;
+use crate::intercept::journal::{FileError, RUN};
 use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
-use crate::netns::{NetNs, NetNsId};
-use crate::sys::netns_cookie::netns_cookie;
 use enrolment::PodEnrolment;
 use load::{Maps, Object};
 use log::Forwarder;
@@ -90,7 +87,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             pin_dir: None,
-            run_dir: PathBuf::from("/run/mesh-agent"),
+            run_dir: PathBuf::from(RUN),
             outbound_port: 15001,
             inbound_port: 15006,
             log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
@@ -159,34 +156,6 @@ impl Ebpf {
         })
     }
 
-    /// Removes what agents that are gone have left: their programs, and the rules and routes of pods that this agent
-    /// has not enrolled. To be called once the pods are enrolled; until then the predecessor's programs guard them.
-    /// Living agents are left alone. Calling it again does no harm.
-    pub fn sweep(&self) -> Result<(), InterceptError> {
-        let state = self.agent.state();
-        let others = others(&state)?;
-        let (gone, living): (Vec<_>, Vec<_>) = others.into_iter().partition(Other::is_gone);
-        for other in gone {
-            for (cookie, note) in &other.notes {
-                let taken = state.pods.values().any(|mine| mine == cookie)
-                    || living.iter().any(|other| other.notes.contains_key(cookie));
-                if taken {
-                    continue;
-                }
-                let Some(netns) = find_netns(note.netns(), *cookie) else {
-                    continue;
-                };
-                if let Err(e) = PolicyRoute::remove_leftovers(&netns, &note.before) {
-                    tracing::warn!(error = &e as &dyn std::error::Error, "policy routes remain");
-                }
-            }
-            other
-                .remove()
-                .map_err(|e| InterceptError::step("removing a dead agent's pins", e))?;
-        }
-        Ok(())
-    }
-
     /// What the verifier made of each program.
     pub fn programs(&self) -> &[ProgramReport] {
         &self.agent.reports
@@ -222,6 +191,24 @@ impl Interceptor for Ebpf {
         let enrolment = PodEnrolment::start(&self.agent, target)?;
         Ok(Box::new(enrolment))
     }
+}
+
+/// Ends what agents of this mode that are gone still do to the pod with this cookie: for an agent of the other mode.
+pub fn clear(pin_dir: Option<&Path>, run_dir: &Path, cookie: u64) -> Result<(), InterceptError> {
+    release(&all(pin_dir, run_dir)?, cookie)
+}
+
+/// Removes the programs and maps of agents that are gone, and all that they wrote down.
+pub fn remove_dead(pin_dir: Option<&Path>, run_dir: &Path) -> Result<(), InterceptError> {
+    let removing = |e| InterceptError::step("removing a dead agent's pins", e);
+    for other in all(pin_dir, run_dir)? {
+        other.remove().map_err(removing)?;
+    }
+    pins::remove_empty(pin_dir, run_dir).map_err(removing)
+}
+
+fn all(pin_dir: Option<&Path>, run_dir: &Path) -> Result<Vec<Other>, InterceptError> {
+    pins::others(pin_dir, run_dir, None).map_err(looking)
 }
 
 // === impl Agent ===
@@ -271,18 +258,23 @@ impl State {
 
     /// Ends what agents that are gone still do to this pod.
     fn take_over(&self, cookie: u64) -> Result<(), InterceptError> {
-        for other in others(self)?.iter().filter(|other| other.is_gone()) {
-            if let Some(maps) = other.maps()
-                && let Err(e) = Maps::remove_from_pinned(&maps, cookie)
-            {
-                tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
-            }
-            other
-                .unpin(&lookup_pin(cookie))
-                .map_err(|e| InterceptError::step("detaching a dead agent's program", e))?;
-        }
-        Ok(())
+        release(&others(self)?, cookie)
     }
+}
+
+/// Ends what those of the agents that are gone still do to a pod. Their programs stay, for their other pods.
+fn release(others: &[Other], cookie: u64) -> Result<(), InterceptError> {
+    for other in others.iter().filter(|other| other.is_gone()) {
+        if let Some(maps) = other.maps()
+            && let Err(e) = Maps::remove_from_pinned(&maps, cookie)
+        {
+            tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
+        }
+        other
+            .unpin(&lookup_pin(cookie))
+            .map_err(|e| InterceptError::step("detaching a dead agent's program", e))?;
+    }
+    Ok(())
 }
 
 /// The name that a pod's socket lookup is pinned under.
@@ -300,29 +292,9 @@ fn pin(
 }
 
 fn others(state: &State) -> Result<Vec<Other>, InterceptError> {
-    state
-        .pins
-        .others()
-        .map_err(|e| InterceptError::step("looking for other agents", e))
+    state.pins.others().map_err(looking)
 }
 
-/// Finds a namespace of which only the numbers are known: where it is mounted, or through a process in it.
-fn find_netns(id: NetNsId, cookie: u64) -> Option<NetNs> {
-    let mounts = cgroup::mounts();
-    let mounted = cgroup::mount_points(&mounts, "nsfs").collect::<Vec<_>>();
-    let processes = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path().join("ns/net")));
-    mounted
-        .into_iter()
-        .chain(processes)
-        .filter(|path| is_netns(path, id))
-        .filter_map(|path| NetNs::open(&path).ok())
-        .find(|netns| netns_cookie(netns).is_ok_and(|found| found == cookie))
-}
-
-fn is_netns(path: &Path, id: NetNsId) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata(path).is_ok_and(|found| found.dev() == id.device && found.ino() == id.inode)
+fn looking(e: FileError) -> InterceptError {
+    InterceptError::step("looking for other agents", e)
 }

@@ -9,11 +9,14 @@
 //! ```
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sched::{CloneFlags, unshare};
 
 use crate::intercept::iptables::options::{BackendChoice, Options, Profile};
-use crate::intercept::policy_route::{PolicyRoute, PolicyRouteError, Spec};
+use crate::intercept::journal::{Journal, PodNote, number};
+use crate::intercept::policy_route::{Before, PolicyRoute, PolicyRouteError, Spec};
 use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
 use crate::model::SourceMode;
 use crate::netns::NetNs;
@@ -29,9 +32,9 @@ pub mod render;
 pub mod rule;
 pub mod saved;
 
-/// Steers pods with iptables.
+/// How pods are steered with iptables.
 #[derive(Clone, Debug)]
-pub struct Iptables {
+pub struct Settings {
     /// Which edition of the chains.
     pub profile: Profile,
     /// Who applies them.
@@ -42,7 +45,13 @@ pub struct Iptables {
     pub inbound_port: u16,
 }
 
-impl Default for Iptables {
+/// The iptables mode, running.
+pub struct Iptables {
+    settings: Settings,
+    journal: Arc<Mutex<Journal>>,
+}
+
+impl Default for Settings {
     fn default() -> Self {
         let options = Options::default();
         Self {
@@ -60,31 +69,43 @@ impl Interceptor for Iptables {
     }
 
     fn listen(&self) -> ListenSpec {
-        ListenSpec {
-            transparent: false,
-            outbound_port: self.outbound_port,
-            inbound_port: self.inbound_port,
-        }
+        self.settings.listen()
     }
 
     fn enrol(&self, target: &Target<'_>) -> Result<Box<dyn Enrolment>, InterceptError> {
         let netns = (target.netns.try_clone())
             .map_err(|e| InterceptError::step("opening the pod's network namespace again", e))?;
         let mut steered = Steered {
-            mode: self.clone(),
+            settings: self.settings.clone(),
+            journal: Arc::clone(&self.journal),
             pod: target.pod.to_string(),
+            number: number(&netns),
             netns,
-            options: self.options(target),
+            options: self.settings.options(target),
             preserve: None,
             state: State::Stopped,
         };
         // On an error the drop of `steered` removes what was done.
+        steered.note(Some(Before::default()))?;
         steered.update(target)?;
         Ok(Box::new(steered))
     }
 }
 
 impl Iptables {
+    /// Gets ready to steer. `run_dir` is a directory that lasts until the next boot, the same for each agent of this
+    /// node.
+    pub fn start(settings: Settings, run_dir: &Path) -> Result<Self, InterceptError> {
+        let journal = Journal::create(run_dir)
+            .map_err(|e| InterceptError::step("making a place for notes", e))?;
+        Ok(Self {
+            settings,
+            journal: Arc::new(Mutex::new(journal)),
+        })
+    }
+}
+
+impl Settings {
     /// Finds out whether this node can do it, by doing it in a namespace made for the purpose. The error says what is
     /// missing, and the remedy.
     pub fn probe(&self) -> Result<(), InterceptError> {
@@ -110,6 +131,15 @@ impl Iptables {
         })
     }
 
+    /// What the pods' listeners must be like.
+    pub fn listen(&self) -> ListenSpec {
+        ListenSpec {
+            transparent: false,
+            outbound_port: self.outbound_port,
+            inbound_port: self.inbound_port,
+        }
+    }
+
     /// The chains that a pod needs.
     fn options(&self, target: &Target<'_>) -> Options {
         let listeners = target.listeners;
@@ -127,9 +157,12 @@ impl Iptables {
 
 /// A pod with our chains.
 struct Steered {
-    mode: Iptables,
+    settings: Settings,
+    journal: Arc<Mutex<Journal>>,
     pod: String,
     netns: NetNs,
+    /// What the namespace is called in the journal.
+    number: u64,
     options: Options,
     /// What an app needs to be served with its client's address.
     preserve: Option<PolicyRoute>,
@@ -148,7 +181,7 @@ enum State {
 
 impl Enrolment for Steered {
     fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
-        self.options = self.mode.options(target);
+        self.options = self.settings.options(target);
         match target.policy.source {
             SourceMode::Sidecar => {}
             SourceMode::Preserve => self.preserve_source(target)?,
@@ -200,10 +233,19 @@ impl Steered {
         self.stop_steering()?;
         apply::clean(&self.netns, &self.options)?;
         self.state = State::Withdrawn;
-        match self.preserve.take() {
-            None => Ok(()),
-            Some(routes) => routes.remove().map_err(|e| step(&self.pod, e)),
+        if let Some(routes) = self.preserve.take() {
+            routes.remove().map_err(|e| step(&self.pod, e))?;
         }
+        self.note(None)
+    }
+
+    /// Tells successors of the pod, and of what its routing was like before.
+    fn note(&self, before: Option<Before>) -> Result<(), InterceptError> {
+        let note = before.map(|before| PodNote::new(&self.netns, Mode::Iptables, before));
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal
+            .note(self.number, note)
+            .map_err(|e| InterceptError::step(format!("writing a note about {}", self.pod), e))
     }
 
     /// The policy route that keeps both directions of a connection with a foreign address on the loopback device. Once
@@ -228,7 +270,7 @@ impl Steered {
                 self.preserve = Some(routes);
             }
         }
-        Ok(())
+        self.note(self.preserve.as_ref().map(|routes| routes.before().clone()))
     }
 }
 

@@ -187,28 +187,46 @@ fn arrival(site: &Site, accepted: &TcpStream, peer: SocketAddr, hop: Hop) -> Opt
         Who::Pod { ports, .. } => ports,
         Who::Gateway { .. } => return Some(destination),
     };
-    match refusal(destination, peer, ports, |address| site.is_own(address)) {
+    let local = |address: IpAddr| address.is_loopback() || site.is_own(address);
+    let arrival = Arrival {
+        destination,
+        // A pod may have more addresses than its manifest knows. What comes in is for one of them, and so is what no
+        // rule has redirected: it was opened to this very listener.
+        to_pod: hop == Hop::Inbound
+            || local(destination.ip())
+            || !ports.transparent && is_at(accepted, destination),
+        from_pod: local(peer.ip()),
+    };
+    match arrival.refusal(ports) {
         Some(why) => refuse(why),
         None => Some(destination),
     }
 }
 
-/// Why a connection must not be carried to where it was headed.
-fn refusal(
+fn is_at(accepted: &TcpStream, destination: SocketAddr) -> bool {
+    accepted
+        .local_addr()
+        .is_ok_and(|local| SocketAddr::new(local.ip().to_canonical(), local.port()) == destination)
+}
+
+/// What decides over whether a connection may be carried to where it was headed.
+struct Arrival {
     destination: SocketAddr,
-    peer: SocketAddr,
-    ports: &ListenSpec,
-    is_own: impl Fn(IpAddr) -> bool,
-) -> Option<&'static str> {
-    let local = |address: IpAddr| address.is_loopback() || is_own(address);
-    let proxy = [ports.outbound_port, ports.inbound_port].contains(&destination.port());
-    if proxy && local(destination.ip()) {
-        return Some("it was opened to the proxy itself, which would call itself for ever");
+    to_pod: bool,
+    from_pod: bool,
+}
+
+impl Arrival {
+    fn refusal(&self, ports: &ListenSpec) -> Option<&'static str> {
+        let proxy = [ports.outbound_port, ports.inbound_port];
+        if self.to_pod && proxy.contains(&self.destination.port()) {
+            return Some("it was opened to the proxy itself, which would call itself for ever");
+        }
+        if self.destination.ip().is_loopback() && !self.from_pod {
+            return Some("it comes from outside and was headed for the pod's loopback addresses");
+        }
+        None
     }
-    if destination.ip().is_loopback() && !local(peer.ip()) {
-        return Some("it comes from outside and was headed for the pod's loopback addresses");
-    }
-    None
 }
 
 impl Connection {
@@ -445,22 +463,25 @@ mod tests {
             outbound_port: 15001,
             inbound_port: 15006,
         };
-        let check = |destination: &str, peer: &str, refused: bool| {
-            let own: IpAddr = "10.0.0.7".parse().expect("an address");
-            let at = |text: &str| text.parse().expect("a socket address");
-            let why = refusal(at(destination), at(peer), &ports, |address| address == own);
-            assert_eq!(why.is_some(), refused, "{peer} to {destination}: {why:?}");
+        let check = |destination: &str, to_pod, from_pod, refused| {
+            let destination = destination.parse().expect("a socket address");
+            let arrival = Arrival {
+                destination,
+                to_pod,
+                from_pod,
+            };
+            let why = arrival.refusal(&ports);
+            assert_eq!(why.is_some(), refused, "{destination}: {why:?}");
         };
-        check("10.0.0.9:80", "10.0.0.7:4000", false);
-        check("10.0.0.7:80", "10.0.0.8:4000", false);
-        check("10.0.0.7:15001", "10.0.0.8:4000", true);
-        check("10.0.0.7:15006", "10.0.0.7:4000", true);
-        check("127.0.0.1:15001", "127.0.0.1:4000", true);
-        check("[::1]:15006", "[::1]:4000", true);
-        check("10.0.0.9:15001", "10.0.0.7:4000", false);
-        check("127.0.0.1:9000", "10.0.0.8:4000", true);
-        check("[::1]:9000", "[fd00::8]:4000", true);
-        check("127.0.0.1:9000", "127.0.0.1:4000", false);
-        check("127.0.0.1:9000", "10.0.0.7:4000", false);
+        check("10.0.0.9:80", false, true, false);
+        check("10.0.0.7:80", true, false, false);
+        check("10.0.0.7:15001", true, false, true);
+        check("10.0.0.7:15006", true, true, true);
+        check("[::1]:15006", true, true, true);
+        // Another pod's proxy is that pod's business.
+        check("10.0.0.9:15001", false, true, false);
+        check("127.0.0.1:9000", true, false, true);
+        check("[::1]:9000", true, false, true);
+        check("127.0.0.1:9000", true, true, false);
     }
 }

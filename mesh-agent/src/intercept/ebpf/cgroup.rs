@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
+use crate::sys::mounts::{mount_points, mounts};
+
 /// Why the root could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -52,25 +54,6 @@ pub fn root(run: &Path) -> Result<File, CgroupError> {
     File::open(&path).map_err(|source| CgroupError::Open { path, source })
 }
 
-/// The text of `mountinfo`, as the calling thread sees the file system.
-pub fn mounts() -> String {
-    fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default()
-}
-
-/// The mount points of a file system type, out of the text of `mountinfo`.
-pub fn mount_points<'a>(mountinfo: &'a str, kind: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
-    mountinfo.lines().filter_map(move |line| {
-        let (before, after) = line.split_once(" - ")?;
-        if after.split(' ').next()? != kind {
-            return None;
-        }
-        let path = before.split(' ').nth(4)?;
-        Some(PathBuf::from(
-            path.replace("\\040", " ").replace("\\011", "\t"),
-        ))
-    })
-}
-
 /// Every cgroup has this file but the root.
 fn is_root(path: &Path) -> bool {
     path.join("cgroup.procs").exists() && !path.join("cgroup.events").exists()
@@ -91,18 +74,4 @@ fn mount_own(path: &Path) -> Result<PathBuf, CgroupError> {
     )
     .map_err(|e| failed(e.into()))?;
     Ok(path.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_mounts_by_type() {
-        let text = "25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
-                    32 25 0:29 / /sys/fs/cgroup/a\\040b rw,relatime shared:3 - cgroup2 cgroup2 rw\n\
-                    33 25 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        let found: Vec<_> = mount_points(text, "cgroup2").collect();
-        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/a b")]);
-    }
 }

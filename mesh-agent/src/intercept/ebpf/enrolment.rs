@@ -14,11 +14,11 @@ use mesh_ebpf::abi::{
 };
 
 use super::entries::gone;
-use super::pins::PodNote;
 use super::plan::{Facts, Plan, plan};
 use super::{Agent, State, lookup_pin, others, pin, self_test};
+use crate::intercept::journal::PodNote;
 use crate::intercept::policy_route::{Before, Device, PolicyRoute, Spec, Surroundings};
-use crate::intercept::{Enrolment, InterceptError, PodListeners, Target};
+use crate::intercept::{Enrolment, InterceptError, Mode, PodListeners, Target};
 use crate::model::{CapturePolicy, CidrSet};
 use crate::netns::NetNs;
 use crate::sys::netns_cookie::netns_cookie;
@@ -179,17 +179,12 @@ impl PodEnrolment {
         let state = self.agent.state();
         Ok(others(&state)?
             .iter()
-            .find_map(|other| other.notes.get(&self.cookie))
+            .find_map(|other| other.entry.notes.get(&self.cookie))
             .map(|note| note.before.clone()))
     }
 
     fn note(&self, before: Option<Before>) -> Result<(), InterceptError> {
-        let id = self.netns.id();
-        let note = before.map(|before| PodNote {
-            inode: id.inode,
-            device: id.device,
-            before,
-        });
+        let note = before.map(|before| PodNote::new(&self.netns, Mode::Ebpf, before));
         self.agent
             .state()
             .pins
@@ -373,7 +368,7 @@ impl PodEnrolment {
         others(&self.agent.state()).is_ok_and(|others| {
             others
                 .iter()
-                .any(|other| !other.is_gone() && other.notes.contains_key(&self.cookie))
+                .any(|other| !other.is_gone() && other.entry.notes.contains_key(&self.cookie))
         })
     }
 

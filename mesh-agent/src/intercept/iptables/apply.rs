@@ -63,6 +63,13 @@ pub fn stop_steering(netns: &NetNs, options: &Options) -> Result<bool, Intercept
     session.remove(options, plan::stop_steering)
 }
 
+/// Whether there is a note of chains in the namespace, by whomever. It costs next to nothing to ask.
+pub fn is_noted(netns: &NetNs) -> bool {
+    Files::of(netns)
+        .and_then(|files| files.read())
+        .is_ok_and(|record| record != Record::default())
+}
+
 /// Removes every chain, every jump and every setting of ours, of both backends and families. Says whether there was
 /// anything.
 pub fn clean(netns: &NetNs, options: &Options) -> Result<bool, InterceptError> {
