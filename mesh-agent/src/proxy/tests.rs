@@ -1,7 +1,5 @@
 //! The proxy over loopback, byte by byte: real sockets on both sides, a hand-made world, no privilege.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod fakes;
 
 mod failures;
