@@ -196,7 +196,13 @@ impl Output {
         self.running = false;
         self.counts.add(counts);
         if counts.failed > 0 {
-            shown.extend(self.block.iter().cloned().map(Shown::Kept));
+            // What failed, and all that it said, stands under this heading; before it are the names of all the others.
+            let start = self
+                .block
+                .iter()
+                .position(|line| line == "failures:")
+                .unwrap_or_default();
+            shown.extend(self.block[start..].iter().cloned().map(Shown::Kept));
         }
         if counts != Counts::default() {
             shown.push(Shown::Kept(format!("{counts}: {}", self.name())));
@@ -329,6 +335,25 @@ mod tests {
         output.take("running 5 tests".to_owned());
         assert_eq!(output.finish(false).len(), 2);
         assert_eq!(output.counts.failed, 2);
+    }
+
+    #[test]
+    fn failures_are_shown_in_full_and_the_rest_is_not() {
+        let mut output = Output::default();
+        for line in [
+            "running 2 tests",
+            "test a ... ok",
+            "test b ... FAILED",
+            "failures:",
+            "---- b ----",
+            "1 is not 2",
+        ] {
+            output.take(line.to_owned());
+        }
+        let shown = output
+            .take("test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured".to_owned());
+        assert!(shown.contains(&Shown::Kept("1 is not 2".into())));
+        assert!(!shown.contains(&Shown::Kept("test a ... ok".into())));
     }
 
     #[test]
