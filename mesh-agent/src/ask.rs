@@ -1,6 +1,6 @@
 //! The commands that ask: a directory of manifests what is wrong with it, or a running agent what it does.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,18 +26,18 @@ pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
         .iter()
         .filter(|rejected| rejected.severity == Severity::Error)
         .count();
-    match args.output {
-        OutputFormat::Json => println!(
-            "{:#}",
-            Value::from_iter(rejected.iter().map(view::rejected))
-        ),
-        OutputFormat::Text => {
-            for rejected in &rejected {
-                println!("{rejected}");
-            }
-            println!("{errors} errors, {} warnings", rejected.len() - errors);
+    say(&match args.output {
+        OutputFormat::Json => {
+            let rejected = Value::from_iter(rejected.iter().map(view::rejected));
+            format!("{rejected:#}\n")
         }
-    }
+        OutputFormat::Text => {
+            let mut lines: Vec<_> = rejected.iter().map(ToString::to_string).collect();
+            let warnings = rejected.len() - errors;
+            lines.push(format!("{errors} errors, {warnings} warnings\n"));
+            lines.join("\n")
+        }
+    })?;
     Ok(if errors > 0 {
         ExitCode::from(2)
     } else {
@@ -48,10 +48,10 @@ pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
 /// `mesh-agent status`.
 pub fn status(args: &ClientArgs) -> anyhow::Result<ExitCode> {
     let status: Value = serde_json::from_str(&request(args.admin, "GET", "/status", "")?)?;
-    match args.output {
-        OutputFormat::Json => println!("{status:#}"),
-        OutputFormat::Text => print_status(&status),
-    }
+    say(&match args.output {
+        OutputFormat::Json => format!("{status:#}\n"),
+        OutputFormat::Text => status_text(&status),
+    })?;
     let ready = status["ready"] == true;
     Ok(if ready {
         ExitCode::SUCCESS
@@ -62,7 +62,7 @@ pub fn status(args: &ClientArgs) -> anyhow::Result<ExitCode> {
 
 /// `mesh-agent config`.
 pub fn config(args: &ClientArgs) -> anyhow::Result<ExitCode> {
-    print!("{}", request(args.admin, "GET", "/config_dump", "")?);
+    say(&request(args.admin, "GET", "/config_dump", "")?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,24 +72,25 @@ pub fn log(args: &LogArgs) -> anyhow::Result<ExitCode> {
         None => request(args.admin, "GET", "/logging", "")?,
         Some(filter) => request(args.admin, "POST", "/logging", filter)?,
     };
-    print!("{answer}");
+    say(&answer)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_status(status: &Value) {
+fn status_text(status: &Value) -> String {
+    let mut lines = Vec::new();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    println!(
+    lines.push(format!(
         "{} {} {}",
         text(&status["role"]),
         text(&status["name"]),
         text(&status["version"])
-    );
+    ));
     if status["mode"].is_string() {
-        println!(
+        lines.push(format!(
             "mode        {}: {}",
             text(&status["mode"]),
             text(&status["mode_reason"])
-        );
+        ));
     }
     let waiting: Vec<_> = status["waiting_for"]
         .as_array()
@@ -102,26 +103,37 @@ fn print_status(status: &Value) {
     } else {
         format!("no, waiting for {}", waiting.join(", "))
     };
-    println!("ready       {ready}");
-    println!("generation  {}", status["generation"]);
+    lines.push(format!("ready       {ready}"));
+    lines.push(format!("generation  {}", status["generation"]));
     for pod in status["pods"].as_array().into_iter().flatten() {
-        println!(
+        lines.push(format!(
             "pod         {:<40} {:<9} {}",
             text(&pod["pod"]),
             text(&pod["mode"]),
             text(&pod["state"])
-        );
+        ));
     }
     for rejected in status["rejected"].as_array().into_iter().flatten() {
-        println!(
-            "{:<11} {}:{}: {}: {}: {}",
+        lines.push(format!(
+            "{:<11} {}:{}: {}: {}: {}; {}",
             text(&rejected["severity"]),
             text(&rejected["file"]),
             rejected["line"],
             text(&rejected["object"]),
             text(&rejected["field"]),
-            text(&rejected["message"])
-        );
+            text(&rejected["message"]),
+            text(&rejected["remedy"])
+        ));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// Prints, unless whoever reads has seen enough.
+fn say(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("printing"),
     }
 }
 

@@ -162,6 +162,7 @@ pub struct ProcessArgs {
         long,
         default_value = "info",
         value_name = "FILTER",
+        value_parser = crate::log::check,
         env = "MESH_AGENT_LOG"
     )]
     pub log: String,
@@ -217,6 +218,7 @@ pub struct LogArgs {
     pub admin: SocketAddr,
 
     /// The new filter; none shows the one in force
+    #[arg(value_parser = crate::log::check)]
     pub filter: Option<String>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -40,6 +40,13 @@ pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<LogFilter> {
     Ok(LogFilter(handle))
 }
 
+/// Whether [`start`] would take this filter; for the command line.
+pub fn check(filter: &str) -> Result<String, String> {
+    parse(filter)
+        .map(|_| filter.to_owned())
+        .map_err(|e| e.to_string())
+}
+
 impl LogFilter {
     /// The filter in force.
     pub fn get(&self) -> String {
@@ -60,8 +67,9 @@ fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
             .any(|directive| directive.trim().split('=').next() == Some(target))
     });
     let whole = with_defaults.fold(filter.to_owned(), |whole, quiet| format!("{whole},{quiet}"));
-    EnvFilter::try_new(whole).with_context(|| {
-        format!("{filter:?} is no log filter; write `debug`, `warn`, or `info,access=info` for an access log")
+    // Its cause says the same again.
+    EnvFilter::try_new(whole).map_err(|e| {
+        anyhow!("{filter:?} is no log filter ({e}); write `debug`, `warn`, or `info,access=info` for an access log")
     })
 }
 

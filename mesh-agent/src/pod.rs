@@ -103,10 +103,11 @@ impl Pods {
         self.reports.clone()
     }
 
-    /// Makes the enrolled pods equal to the snapshot's. Returns whether every pod that should be enrolled is.
+    /// Makes the enrolled pods equal to the snapshot's. Returns whether every pod that should be enrolled, and is there,
+    /// is.
     pub fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
         self.finish_drained();
-        let wanted = self.wanted(snapshot);
+        let (wanted, missing) = self.wanted(snapshot);
         let actual: Vec<_> = self.enrolled.iter().map(Enrolled::actual).collect();
         for step in plan(&wanted, &actual) {
             match step {
@@ -118,10 +119,12 @@ impl Pods {
                 Step::Withdraw(index) => self.start_drain(index),
             }
         }
-        self.failures
-            .retain(|pod, _| wanted.iter().any(|wanted| &wanted.pod == pod));
+        self.failures.retain(|pod, _| {
+            missing.contains(pod) || wanted.iter().any(|wanted| &wanted.pod == pod)
+        });
         self.publish();
-        self.failures.is_empty()
+        // A Pod may outlive its namespace, or come before it; that is no reason not to be ready for the others.
+        self.failures.keys().all(|pod| missing.contains(pod))
     }
 
     /// Puts back what somebody took away from under an enrolled pod.
@@ -162,9 +165,10 @@ impl Pods {
         self.publish();
     }
 
-    /// The pods that should be enrolled, their namespaces opened. One whose namespace cannot be opened is a failure.
-    fn wanted(&mut self, snapshot: &Snapshot) -> Vec<Wanted> {
+    /// The pods that should be enrolled, their namespaces opened, and those whose namespaces cannot be.
+    fn wanted(&mut self, snapshot: &Snapshot) -> (Vec<Wanted>, Vec<PodId>) {
         let mut wanted = Vec::new();
+        let mut missing = Vec::new();
         for pod in snapshot.pods.values() {
             let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else {
                 continue;
@@ -176,17 +180,20 @@ impl Pods {
                     addresses: pod.addresses.clone(),
                     policy: local.capture.clone(),
                 }),
-                Err(e) => self.failed(
-                    &pod.id,
-                    format!(
-                        "its network namespace {} cannot be opened: {e}; check the annotation mesh-agent.io/netns",
-                        local.netns.display()
-                    ),
-                ),
+                Err(e) => {
+                    self.failed(
+                        &pod.id,
+                        format!(
+                            "its network namespace {} cannot be opened: {e}; check the annotation mesh-agent.io/netns",
+                            local.netns.display()
+                        ),
+                    );
+                    missing.push(pod.id.clone());
+                }
             }
         }
         wanted.sort_by(|a, b| a.pod.cmp(&b.pod));
-        wanted
+        (wanted, missing)
     }
 
     fn enrol(&mut self, wanted: &Wanted) {

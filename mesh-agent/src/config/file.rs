@@ -45,7 +45,7 @@ pub struct Update {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// It is not there, or not to be read.
-    #[error("the manifest directory {} cannot be read: {source}; create it, or name another one", path.display())]
+    #[error("the manifest directory {} cannot be read; create it, or name another one", path.display())]
     Unreadable {
         /// The directory.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The thread that watches it could not be started.
-    #[error("the watch of {} cannot be started: {source}; raise the limit of threads", path.display())]
+    #[error("the watch of {} cannot be started; raise the limit of threads", path.display())]
     NoThread {
         /// The directory.
         path: PathBuf,

@@ -164,7 +164,7 @@ fn a_directory_that_is_not_there_is_an_error_with_a_remedy() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("none");
     let message = format!(
-        "the manifest directory {} cannot be read: No such file or directory (os error 2); create it, or name another one",
+        "the manifest directory {} cannot be read; create it, or name another one",
         path.display()
     );
     let error = ManifestDir::open(&path, CompileOptions::default()).expect_err("it is not there");
