@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::agent::{Agent, MESHED, Mode, eventually};
 use crate::flows::Facts;
-use crate::flows::names::{APP_VIP, VIP, name};
+use crate::flows::names::{APP_VIP, SELF_VIP, VIP, name};
 use crate::flows::scene::Scene;
 use crate::flows::talk::{connect, converse, failure};
 use crate::http;
@@ -325,6 +325,14 @@ fn source_preserved(mode: Mode) -> Result<()> {
         inbound == 4,
         "of 4 connections in the agent accepted {inbound}"
     );
+    // A pod that calls itself by a Service is its own client.
+    for vip in [IpAddr::from(SELF_VIP.0), IpAddr::from(SELF_VIP.1)] {
+        let facts = talk(&scene.client, SocketAddr::new(vip, 9000))?;
+        ensure!(
+            ["client", "client6"].contains(&facts.get("seen")) && facts.get("end") == "fin",
+            "the client to itself by {vip}: {facts}"
+        );
+    }
     Ok(())
 }
 

@@ -21,7 +21,11 @@ use crate::process::{Identity, Process};
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let process = Process::start(&args.process, capture_defaults(args))?;
     let node = args.node.clone().map_or_else(host_name, Ok)?;
-    let (interceptor, reason) = choose(args)?;
+    let (interceptor, reason) =
+        choose(args).map_err(|e| match nix::unistd::geteuid().is_root() {
+            true => e,
+            false => e.context("steering the connections of pods needs root; try sudo"),
+        })?;
     info!(%node, mode = %interceptor.mode(), %reason, "mesh-agent {}", env!("CARGO_PKG_VERSION"));
     let successor = Arc::new(Successor::new(
         interceptor,

@@ -65,8 +65,10 @@ impl NetNs {
     ///
     /// Where the way back is barred: a thread of the agent must not go on in the wrong namespace.
     pub fn run<T>(&self, action: impl FnOnce() -> T) -> io::Result<T> {
-        let home = Home(Self::current()?);
+        let home = Self::current()?;
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+        // Only now is there a way to go back.
+        let home = Home(home);
         let result = action();
         drop(home);
         Ok(result)

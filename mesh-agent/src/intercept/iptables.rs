@@ -18,7 +18,7 @@ use crate::intercept::iptables::options::{BackendChoice, Options, Profile};
 use crate::intercept::journal::{Journal, PodNote, number};
 use crate::intercept::policy_route::{Before, PolicyRoute, PolicyRouteError, Spec};
 use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
-use crate::model::SourceMode;
+use crate::model::{FailPolicy, SourceMode};
 use crate::netns::NetNs;
 
 pub mod apply;
@@ -88,6 +88,12 @@ impl Interceptor for Iptables {
         // On an error the drop of `steered` removes what was done.
         steered.note(Some(Before::default()))?;
         steered.update(target)?;
+        if target.policy.on_agent_loss != FailPolicy::Refuse {
+            tracing::warn!(
+                pod = steered.pod,
+                "on-agent-loss: without an agent the chains refuse; `open` and `hold` need the eBPF mode"
+            );
+        }
         Ok(Box::new(steered))
     }
 }

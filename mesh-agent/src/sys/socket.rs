@@ -85,9 +85,13 @@ pub fn upstream(netns: &NetNs, destination: SocketAddr, source: Source) -> io::R
             }
             Source::Client(address) => {
                 socket.set_mark(PRESERVE_MARK)?;
-                socket.bind_device(Some(b"lo"))?;
-                set_transparent(&socket, domain)?;
-                bind_address(&socket, address)?;
+                // An address of the pod's own can be had without more: the pod calls itself. The answers to it seem to
+                // come in on the interface that has the address, so a socket bound to another would not get them.
+                if bind_address(&socket, address).is_err() {
+                    socket.bind_device(Some(b"lo"))?;
+                    set_transparent(&socket, domain)?;
+                    bind_address(&socket, address)?;
+                }
             }
         }
         Ok(socket)
