@@ -73,8 +73,7 @@ pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode
     } else {
         None
     };
-    let mut command =
-        privilege.command(std::env::current_exe().context("cannot find this program")?);
+    let mut command = privilege.command(workspace::this_program()?);
     command
         .arg("bench-inside")
         .arg("--agent")

@@ -15,7 +15,7 @@ use crate::{demo::place::Place, privilege::Privilege, screen::Screen, workspace}
 /// Enters the pod and runs the command there; its exit code is ours.
 pub fn run(screen: Screen, pod: &str, command: &[OsString]) -> Result<ExitCode> {
     if Privilege::get()? == Privilege::Sudo {
-        let mut again = Privilege::Sudo.command(std::env::current_exe()?);
+        let mut again = Privilege::Sudo.command(workspace::this_program()?);
         again.arg("exec").arg(pod).arg("--").args(command);
         return Err(again.exec()).context("cannot start sudo");
     }

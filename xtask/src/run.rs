@@ -21,8 +21,7 @@ pub fn run(screen: Screen, choice: Choice, options: &demo::Options) -> Result<Ex
     }
     screen.heading("Building");
     let built = build::run(screen, choice, false)?;
-    let mut command: Command =
-        privilege.command(std::env::current_exe().context("cannot find this program")?);
+    let mut command: Command = privilege.command(workspace::this_program()?);
     command
         .arg("demo")
         .arg("--agent")

@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::workspace;
+
 const PREFIX: &str = "mesh-agent-";
 
 /// The folder. It is removed when this is dropped, and when the process that made it is no more.
@@ -32,7 +34,7 @@ impl Scratch {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
             .with_context(|| format!("cannot open up {}", path.display()))?;
         let (reader, alive) = io::pipe().context("cannot make a pipe")?;
-        Command::new(std::env::current_exe().context("cannot find this program")?)
+        Command::new(workspace::this_program()?)
             .arg("remove-at-end")
             .arg(&path)
             .stdin(reader)

@@ -82,6 +82,17 @@ pub fn outside_cargo(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// This very program, to start it again. A build in the meantime may have put a new one in its place; the kernel then
+/// calls ours deleted.
+pub fn this_program() -> Result<PathBuf> {
+    let path = env::current_exe().context("cannot find this program")?;
+    let name = path.to_string_lossy();
+    match name.strip_suffix(" (deleted)") {
+        Some(replaced) if !path.exists() => Ok(PathBuf::from(replaced)),
+        Some(_) | None => Ok(path),
+    }
+}
+
 /// Looks a program up as the shell would, and where Debian keeps what root starts.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

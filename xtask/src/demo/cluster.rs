@@ -143,7 +143,7 @@ impl Cluster {
                     fs::write(&program, script)?;
                     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
                 }
-                None => symlink(std::env::current_exe()?, &program)?,
+                None => symlink(workspace::this_program()?, &program)?,
             }
             let (first, rest) = template
                 .command
@@ -186,7 +186,7 @@ impl Cluster {
 
     /// Starts kube-proxy's part: the node's port.
     pub fn start_node_port(&mut self) -> Result<()> {
-        let mut command = self.world.node().command(std::env::current_exe()?);
+        let mut command = self.world.node().command(workspace::this_program()?);
         command
             .arg("forward")
             .arg(NODE_PORT.to_string())
