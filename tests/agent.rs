@@ -47,7 +47,8 @@ impl Mode {
     /// What this machine lacks for it; tests of the mode are then skipped, and say so.
     pub fn lacking(self) -> Option<String> {
         let program = match self {
-            Self::None | Self::Ebpf => return None,
+            Self::None => return None,
+            Self::Ebpf => return without_ebpf(),
             Self::IptablesNft => "iptables-nft",
             Self::IptablesLegacy => "iptables-legacy",
         };
@@ -214,6 +215,12 @@ impl Agent {
         );
         serde_json::from_slice(&response.body).with_context(|| format!("GET {path} is not JSON"))
     }
+}
+
+/// Why this build has no BPF programs, where it has none: whoever built it says so.
+pub fn without_ebpf() -> Option<String> {
+    let reason = std::env::var("MESH_WITHOUT_EBPF").ok()?;
+    Some(format!("built without BPF programs: {reason}"))
 }
 
 /// Waits until `done`, asking every few milliseconds.

@@ -76,7 +76,10 @@ fn run(mut arguments: Arguments) -> ExitCode {
     let mut tests = Vec::new();
     tests.extend(rooted(world_tests::tests()));
     tests.extend(rooted(iptables::tests()));
-    tests.extend(rooted(ebpf::tests()));
+    tests.extend(rooted(ebpf::tests()).map(|test| Test {
+        lacking: agent::without_ebpf(),
+        ..test
+    }));
     tests.extend(flows::tests());
     tests.extend(life::tests());
     tests.extend(gateway::tests());
