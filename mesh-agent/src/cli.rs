@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::UnknownFields;
+use crate::log::{self, LogFormat};
 use crate::model::{FailPolicy, SourceMode};
 
 pub mod iptables;
@@ -162,7 +163,7 @@ pub struct ProcessArgs {
         long,
         default_value = "info",
         value_name = "FILTER",
-        value_parser = crate::log::check,
+        value_parser = log::check,
         env = "MESH_AGENT_LOG"
     )]
     pub log: String,
@@ -218,7 +219,7 @@ pub struct LogArgs {
     pub admin: SocketAddr,
 
     /// The new filter; none shows the one in force
-    #[arg(value_parser = crate::log::check)]
+    #[arg(value_parser = log::check)]
     pub filter: Option<String>,
 }
 
@@ -268,15 +269,6 @@ pub enum OutputFormat {
     /// For people.
     Text,
     /// For programs.
-    Json,
-}
-
-/// `--log-format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// A line per event.
-    Text,
-    /// A JSON object per line.
     Json,
 }
 

@@ -3,16 +3,24 @@
 use std::io::IsTerminal;
 
 use anyhow::{Context, anyhow};
+use clap::ValueEnum;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-use crate::cli::LogFormat;
-
 /// Targets that stay quiet unless the filter names them: the access log is asked for, not given, and aya's loader
 /// speaks of sections and relocations.
 const QUIET: [&str; 2] = ["access=off", "aya=warn"];
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line per event.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
 
 /// Reads and changes the filter in force.
 #[derive(Clone)]

@@ -16,8 +16,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         "admin",
         &["config", "log", "model", "pod", "proxy", "ready"],
     ),
-    // Of `config` it chooses how strict it is, and nothing else.
-    ("cli", &["config", "model"]),
+    // Of `config` and `log` it takes what can be chosen, and nothing else.
+    ("cli", &["config", "log", "model"]),
     // A verb that is whole in itself: it needs no agent and no manifests.
     (
         "cli::iptables",
@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("config", &["model"]),
     ("intercept", &["model", "netns", "sys"]),
-    ("log", &["cli"]),
+    ("log", &[]),
     ("model", &[]),
     ("netns", &["sys"]),
     (
