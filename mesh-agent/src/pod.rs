@@ -5,6 +5,7 @@
 //! thread where that is welcome. A pod that cannot be enrolled is reported and tried again; it never holds up another.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,6 +80,17 @@ enum Service {
     Draining(tokio::task::JoinHandle<()>),
 }
 
+/// The pods that should be enrolled.
+#[derive(Default)]
+struct Census {
+    /// Those whose namespaces are there.
+    wanted: Vec<Wanted>,
+    /// Those whose namespaces are not.
+    missing: Vec<PodId>,
+    /// Those of `wanted` whose namespaces could not be looked at; what is held of them stands in.
+    unseen: Vec<PodId>,
+}
+
 impl Pods {
     /// No pod is enrolled yet.
     pub fn new(
@@ -107,21 +119,36 @@ impl Pods {
     /// is.
     pub fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
         self.finish_drained();
-        let (wanted, missing) = self.wanted(snapshot);
+        let Census {
+            wanted,
+            missing,
+            unseen,
+        } = self.take_census(snapshot);
         let actual: Vec<_> = self.enrolled.iter().map(Enrolled::actual).collect();
-        for step in plan(&wanted, &actual) {
+        let steps = plan(&wanted, &actual);
+        // A failure stays for as long as its pod is missing, unseen, or still to be worked on.
+        let unsettled: Vec<_> = steps.iter().filter_map(Step::wanted).collect();
+        self.failures.retain(|pod, _| {
+            missing.contains(pod)
+                || unseen.contains(pod)
+                || unsettled.iter().any(|index| &wanted[*index].pod == pod)
+        });
+        for step in steps {
             match step {
                 Step::Enrol(index) => self.enrol(&wanted[index]),
                 Step::Update {
                     wanted: index,
                     actual,
                 } => self.update(actual, &wanted[index]),
-                Step::Withdraw(index) => self.start_drain(index),
+                Step::Withdraw(index) => {
+                    // Whose namespace is gone, or has been replaced, has nobody left to drain for, and what we hold of
+                    // it keeps its interfaces alive.
+                    let pod = &self.enrolled[index].pod;
+                    let gone = missing.contains(pod) || wanted.iter().any(|w| &w.pod == pod);
+                    self.start_drain(index, if gone { Duration::ZERO } else { self.drain });
+                }
             }
         }
-        self.failures.retain(|pod, _| {
-            missing.contains(pod) || wanted.iter().any(|wanted| &wanted.pod == pod)
-        });
         self.publish();
         // A Pod may outlive its namespace, or come before it; that is no reason not to be ready for the others.
         self.failures.keys().all(|pod| missing.contains(pod))
@@ -151,7 +178,7 @@ impl Pods {
     /// time, and then nothing of the agent is left in any pod.
     pub async fn withdraw_all(mut self) {
         for index in 0..self.enrolled.len() {
-            self.start_drain(index);
+            self.start_drain(index, self.drain);
         }
         for enrolled in self.enrolled.drain(..) {
             if let Service::Draining(task) = enrolled.service
@@ -165,21 +192,15 @@ impl Pods {
         self.publish();
     }
 
-    /// The pods that should be enrolled, their namespaces opened, and those whose namespaces cannot be.
-    fn wanted(&mut self, snapshot: &Snapshot) -> (Vec<Wanted>, Vec<PodId>) {
-        let mut wanted = Vec::new();
-        let mut missing = Vec::new();
+    /// The pods that should be enrolled, as their namespaces are found.
+    fn take_census(&mut self, snapshot: &Snapshot) -> Census {
+        let mut census = Census::default();
         for pod in snapshot.pods.values() {
             let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else {
                 continue;
             };
-            match NetNs::open(&local.netns) {
-                Ok(netns) => wanted.push(Wanted {
-                    pod: pod.id.clone(),
-                    netns: Arc::new(netns),
-                    addresses: pod.addresses.clone(),
-                    policy: local.capture.clone(),
-                }),
+            let netns = match NetNs::open(&local.netns) {
+                Ok(netns) => Arc::new(netns),
                 Err(e) => {
                     self.failed(
                         &pod.id,
@@ -188,12 +209,29 @@ impl Pods {
                             local.netns.display()
                         ),
                     );
-                    missing.push(pod.id.clone());
+                    let held = self.enrolled.iter().find(|enrolled| enrolled.pod == pod.id);
+                    match held {
+                        // Out of descriptors, say. That is no word about the pod, which stays as it is.
+                        Some(held) if e.kind() != io::ErrorKind::NotFound => {
+                            census.unseen.push(pod.id.clone());
+                            Arc::clone(&held.netns)
+                        }
+                        Some(_) | None => {
+                            census.missing.push(pod.id.clone());
+                            continue;
+                        }
+                    }
                 }
-            }
+            };
+            census.wanted.push(Wanted {
+                pod: pod.id.clone(),
+                netns,
+                addresses: pod.addresses.clone(),
+                policy: local.capture.clone(),
+            });
         }
-        wanted.sort_by(|a, b| a.pod.cmp(&b.pod));
-        (wanted, missing)
+        census.wanted.sort_by(|a, b| a.pod.cmp(&b.pod));
+        census
     }
 
     fn enrol(&mut self, wanted: &Wanted) {
@@ -273,7 +311,7 @@ impl Pods {
     }
 
     /// New connections go their own way from now on, those that are carried get the drain time.
-    fn start_drain(&mut self, index: usize) {
+    fn start_drain(&mut self, index: usize, deadline: Duration) {
         let enrolled = &mut self.enrolled[index];
         if enrolled.is_draining() {
             return;
@@ -287,7 +325,7 @@ impl Pods {
             std::mem::replace(&mut enrolled.service, ended)
         {
             drop(listeners);
-            enrolled.service = Service::Draining(self.runtime.spawn(handle.drain(self.drain)));
+            enrolled.service = Service::Draining(self.runtime.spawn(handle.drain(deadline)));
         }
     }
 

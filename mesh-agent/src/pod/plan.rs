@@ -35,6 +35,16 @@ pub(super) enum Step {
     Withdraw(usize),
 }
 
+impl Step {
+    /// Which wanted pod it is about.
+    pub(super) fn wanted(&self) -> Option<usize> {
+        match self {
+            Self::Enrol(index) | Self::Update { wanted: index, .. } => Some(*index),
+            Self::Withdraw(_) => None,
+        }
+    }
+}
+
 /// A pod is told by its namespace, not by its name or address: those are used again, the inode of a namespace that we
 /// hold open is not. Leaving comes before joining, so that a recreated pod never meets its predecessor.
 pub(super) fn plan(wanted: &[Wanted], actual: &[Actual<'_>]) -> Vec<Step> {
