@@ -34,13 +34,17 @@ pub fn tests() -> Vec<Test> {
         ("split_at_the_gateway", split_at_the_gateway),
         ("rewrite_under_load", rewrite_under_load),
         ("unknown_host_at_the_gateway", unknown_host_at_the_gateway),
+        (
+            "relabelled_gateway_stays_open",
+            relabelled_gateway_stays_open,
+        ),
     ];
     in_modes("walkthrough", &MESHED, tests)
 }
 
 /// Dropped from the top: processes first, the world last.
 struct Stage {
-    _gateway: Agent,
+    gateway: Agent,
     agent: Agent,
     _servers: Vec<Server>,
     manifests: Manifests,
@@ -69,13 +73,7 @@ impl Stage {
                     .label("version", version),
             )?;
         }
-        manifests.pod(
-            &PodObject::remote(
-                "istio-ingressgateway",
-                vec![gateway_pod.ipv4.into(), gateway_pod.ipv6.into()],
-            )
-            .namespace("istio-system"),
-        )?;
+        manifests.pod(&gateway_object(&gateway_pod))?;
         manifests.service(
             &ServiceObject::new(
                 "istio-ingressgateway",
@@ -100,7 +98,7 @@ impl Stage {
             "istio-system/istio-ingressgateway",
         )?;
         Ok(Self {
-            _gateway: gateway,
+            gateway,
             agent,
             _servers: servers,
             manifests,
@@ -122,6 +120,11 @@ impl Stage {
             path,
         )
     }
+}
+
+fn gateway_object(pod: &Pod) -> PodObject {
+    let addresses = vec![pod.ipv4.into(), pod.ipv6.into()];
+    PodObject::remote("istio-ingressgateway", addresses).namespace("istio-system")
 }
 
 fn connect(from: &Pod, target: SocketAddr) -> Result<TcpStream> {
@@ -204,6 +207,29 @@ fn unknown_host_at_the_gateway(mode: Mode) -> Result<()> {
     let stage = Stage::build(mode)?;
     let response = stage.ask_gateway("somebody-else.com", "/")?;
     ensure!(response.status == 404, "{response:?}");
+    Ok(())
+}
+
+/// Other labels on the gateway's pod may mean other routes; the port is open all the while.
+fn relabelled_gateway_stays_open(mode: Mode) -> Result<()> {
+    let stage = Stage::build(mode)?;
+    let generation =
+        || -> Result<Option<u64>> { Ok(stage.gateway.status()?["generation"].as_u64()) };
+    for round in 0..3 {
+        let before = generation()?;
+        let object = gateway_object(&stage.gateway_pod).label("round", &round.to_string());
+        stage.manifests.pod(&object)?;
+        eventually(Duration::from_secs(3), || {
+            let response = stage.ask_gateway("user-app.com", "/");
+            // A refusal ends the wait as well, and is seen below.
+            response.is_err() || generation().is_ok_and(|now| now > before)
+        })?;
+        for _ in 0..20 {
+            let response = stage.ask_gateway("user-app.com", "/")?;
+            ensure!(response.status == 200, "{response:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
     Ok(())
 }
 

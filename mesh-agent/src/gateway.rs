@@ -70,7 +70,7 @@ struct Gateway {
     workers: Arc<Workers>,
     ready: Ready,
     not_ready: Option<NotReady>,
-    serving: BTreeMap<Door, Handle>,
+    serving: BTreeMap<Door, Open>,
     drain: Duration,
 }
 
@@ -80,6 +80,12 @@ struct Door {
     listen: u16,
     server: u16,
     labels: Labels,
+}
+
+/// Who serves a door. The listeners are kept beside the workers' for when something else is to be served there.
+struct Open {
+    handle: Handle,
+    listeners: Vec<TcpListener>,
 }
 
 impl Gateway {
@@ -92,10 +98,11 @@ impl Gateway {
             .filter(|door| !wanted.contains(door))
             .cloned()
             .collect();
+        // A port that stays open changes hands, and is at no time closed.
+        let mut closing = BTreeMap::new();
         for door in unwanted {
-            if let Some(handle) = self.serving.remove(&door) {
-                info!(port = door.listen, "no longer listening");
-                tokio::spawn(handle.drain(self.drain));
+            if let Some(open) = self.serving.remove(&door) {
+                closing.insert(door.listen, open);
             }
         }
         let mut complete = !wanted.is_empty();
@@ -103,16 +110,22 @@ impl Gateway {
             if self.serving.contains_key(&door) {
                 continue;
             }
-            match self.open(&door) {
-                Ok(handle) => {
+            match self.open(&door, closing.get(&door.listen)) {
+                Ok(open) => {
                     info!(port = door.listen, server = door.server, "listening");
-                    self.serving.insert(door, handle);
+                    self.serving.insert(door, open);
                 }
                 Err(e) => {
                     error!(port = door.listen, "{e:#}");
                     complete = false;
                 }
             }
+        }
+        for (port, open) in closing {
+            if !self.serving.keys().any(|door| door.listen == port) {
+                info!(port, "no longer listening");
+            }
+            tokio::spawn(open.handle.drain(self.drain));
         }
         match (complete, &self.not_ready) {
             (true, _) => self.not_ready = None,
@@ -121,48 +134,30 @@ impl Gateway {
         }
     }
 
-    fn open(&self, door: &Door) -> anyhow::Result<Handle> {
-        let addresses = match self.bind {
-            Some(address) => vec![address],
-            None => vec![
-                IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            ],
+    /// Opens a door, on the listeners of `before` where it takes over from another.
+    fn open(&self, door: &Door, before: Option<&Open>) -> anyhow::Result<Open> {
+        let listeners = match before {
+            Some(before) => clones(&before.listeners)?,
+            None => listen_on_all(self.bind, door.listen)?,
         };
-        let mut listeners = Vec::new();
-        for address in addresses {
-            match listen(SocketAddr::new(address, door.listen)) {
-                Ok(listener) => listeners.push(listener),
-                // No IPv6 here: IPv4 is what there is.
-                Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) && !listeners.is_empty() => {
-                }
-                Err(e) => {
-                    let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
-                        "; give the process CAP_NET_BIND_SERVICE, or its Service a targetPort above 1023"
-                    } else {
-                        ""
-                    };
-                    return Err(e)
-                        .with_context(|| format!("cannot listen on port {}{remedy}", door.listen));
-                }
-            }
-        }
         let proxy = GatewayProxy {
-            listener: listeners,
+            listener: clones(&listeners)?,
             port: door.server,
             namespace: Arc::clone(&self.pod.namespace),
             labels: door.labels.clone(),
         };
-        self.workers
+        let handle = self
+            .workers
             .serve_gateway(proxy)
-            .context("handing the listeners to the workers")
+            .context("handing the listeners to the workers")?;
+        Ok(Open { handle, listeners })
     }
 
     async fn drain(self) {
         let draining: Vec<_> = self
             .serving
             .into_values()
-            .map(|handle| tokio::spawn(handle.drain(self.drain)))
+            .map(|open| tokio::spawn(open.handle.drain(self.drain)))
             .collect();
         for task in draining {
             if task.await.is_err() {
@@ -214,6 +209,39 @@ fn target_port(snapshot: &Snapshot, pod: &PodId, port: u16) -> Option<u16> {
         .collect();
     behind.sort();
     behind.first().map(|(_, target)| *target)
+}
+
+fn clones(listeners: &[TcpListener]) -> anyhow::Result<Vec<TcpListener>> {
+    let clones: std::io::Result<_> = listeners.iter().map(TcpListener::try_clone).collect();
+    clones.context("duplicating the listeners")
+}
+
+/// Listens at `bind`, or at every address of both families.
+fn listen_on_all(bind: Option<IpAddr>, port: u16) -> anyhow::Result<Vec<TcpListener>> {
+    let addresses = match bind {
+        Some(address) => vec![address],
+        None => vec![
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ],
+    };
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match listen(SocketAddr::new(address, port)) {
+            Ok(listener) => listeners.push(listener),
+            // No IPv6 here: IPv4 is what there is.
+            Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) && !listeners.is_empty() => {}
+            Err(e) => {
+                let remedy = if e.kind() == std::io::ErrorKind::PermissionDenied {
+                    "; give the process CAP_NET_BIND_SERVICE, or its Service a targetPort above 1023"
+                } else {
+                    ""
+                };
+                return Err(e).with_context(|| format!("cannot listen on port {port}{remedy}"));
+            }
+        }
+    }
+    Ok(listeners)
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {

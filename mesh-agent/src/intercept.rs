@@ -17,6 +17,7 @@ pub mod ebpf;
 mod equivalence;
 pub mod iptables;
 pub mod journal;
+mod netlink;
 pub mod policy_route;
 pub mod succession;
 

@@ -4,7 +4,6 @@
 //! [`TABLE`], says "deliver locally", and rules send marked connections there. Nothing else of the pod's routing is
 //! touched, and everything here can be told from what others made.
 
-mod netlink;
 mod object;
 mod surroundings;
 
@@ -20,9 +19,9 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo}
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde::{Deserialize, Serialize};
 
+use crate::intercept::netlink::Netlink;
 use crate::netns::NetNs;
-use crate::sys::socket::PRESERVE_MARK;
-use netlink::Netlink;
+use crate::sys::socket::{PRESERVE_MARK, SIDECAR6};
 use object::{Key, Object, interface_rule, mark_rule, route, source};
 
 pub use surroundings::{Route, Surroundings, set_up_loopback};
@@ -42,8 +41,6 @@ const DEVICE_METRIC: u32 = 10;
 /// Metric of the IPv6 route that names the loopback device.
 const LOOPBACK_METRIC6: u32 = 1;
 const LOOPBACK: u32 = 1;
-/// The address that the proxy serves its pod from over IPv6: unlike 127/8, it does not exist by itself.
-pub const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// What is asked of the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -188,7 +185,9 @@ impl PolicyRoute {
     fn apply(&mut self, flags: u16) -> Result<bool, PolicyRouteError> {
         let mut changed = self.set_sysctls()?;
         let mut netlink = self.netlink()?;
-        if self.spec.ipv6 && add_sidecar6(&mut netlink)? {
+        if self.spec.ipv6
+            && add_sidecar6(&mut netlink).map_err(|e| error("adding", "the address ::6", e))?
+        {
             self.before.added_sidecar6 = true;
             changed = true;
         }
@@ -323,21 +322,34 @@ fn restore(netns: &NetNs, netlink: &mut Netlink, before: &Before) -> Result<(), 
         write_sysctl(netns, name, value)?;
     }
     if before.added_sidecar6 {
-        match netlink.change(RouteNetlinkMessage::DelAddress(sidecar6()), 0) {
-            Ok(()) => {}
-            Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
-            Err(e) => return Err(error("removing", "the address ::6", e)),
-        }
+        remove_sidecar6(netlink).map_err(|e| error("removing", "the address ::6", e))?;
     }
     Ok(())
 }
 
-fn add_sidecar6(netlink: &mut Netlink) -> Result<bool, PolicyRouteError> {
+/// Gives the loopback device [`SIDECAR6`]; says whether it was missing.
+pub(super) fn add_sidecar6(netlink: &mut Netlink) -> io::Result<bool> {
     let message = RouteNetlinkMessage::NewAddress(sidecar6());
     match netlink.change(message, NLM_F_CREATE | NLM_F_EXCL) {
         Ok(()) => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-        Err(e) => Err(error("adding", "the address ::6", e)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes it away, if it is there.
+pub(super) fn remove_sidecar6(netlink: &mut Netlink) -> io::Result<()> {
+    match netlink.change(RouteNetlinkMessage::DelAddress(sidecar6()), 0) {
+        Err(e)
+            if !matches!(
+                e.raw_os_error(),
+                // A kernel without IPv6 has no such address either.
+                Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Err(e)
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -18,6 +18,12 @@ pub const PROXY_MARK: u32 = 0x539;
 /// directions of it on the loopback device.
 pub const PRESERVE_MARK: u32 = 0x111;
 
+/// Where the proxy serves its own pod from, as Istio's sidecar does.
+pub const SIDECAR4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+
+/// The same over IPv6. Unlike 127/8 it does not exist by itself.
+pub const SIDECAR6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
 /// User and group that the proxy's sockets belong to, as the nat chains expect.
 pub const PROXY_ID: u32 = 1337;
 
@@ -78,8 +84,8 @@ pub fn upstream(netns: &NetNs, destination: SocketAddr, source: Source) -> io::R
             Source::Sidecar => {
                 socket.set_mark(PROXY_MARK)?;
                 let address = match destination {
-                    SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
-                    SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)),
+                    SocketAddr::V4(_) => IpAddr::V4(SIDECAR4),
+                    SocketAddr::V6(_) => IpAddr::V6(SIDECAR6),
                 };
                 bind_address(&socket, address)?;
             }

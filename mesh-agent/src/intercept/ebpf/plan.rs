@@ -16,8 +16,9 @@ use mesh_ebpf::abi::{
 };
 use mesh_ebpf::decide::Lookups;
 
-use crate::intercept::policy_route::{SIDECAR6, Surroundings};
+use crate::intercept::policy_route::Surroundings;
 use crate::model::{CapturePolicy, CidrSet, FailPolicy, PortSet, SourceMode};
+use crate::sys::socket::SIDECAR6;
 
 /// What there is to know about a pod besides its policy.
 #[derive(Clone, Debug, Default)]

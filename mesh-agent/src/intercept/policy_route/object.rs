@@ -11,8 +11,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 
-use super::netlink::Netlink;
 use super::{PRIORITY_VIRTUAL, PROTOCOL, PolicyRouteError, TABLE, error};
+use crate::intercept::netlink::Netlink;
 
 /// A rule or a route.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::netlink::Netlink;
 use super::object::Object;
 use super::{LOOPBACK, PROTOCOL, TABLE};
+use crate::intercept::netlink::Netlink;
 use crate::netns::NetNs;
 
 /// A namespace at one moment.
