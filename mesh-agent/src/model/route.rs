@@ -37,7 +37,7 @@ pub struct VirtualHost {
 }
 
 /// One match block of one rule of a VirtualService, or the plain route of a Service.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// `http[].name`, with `.` and the match's name where it has one; `default` for the plain route of a Service.
     pub name: Arc<str>,
@@ -52,7 +52,7 @@ pub struct Route {
 }
 
 /// Conditions; all must hold, absent ones hold.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteMatch {
     /// `match.uri`, on the path without query.
     pub uri: Option<PathMatch>,
@@ -146,7 +146,7 @@ pub struct QueryMatch {
 }
 
 /// What a route does.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RouteAction {
     /// Send the request to one of the destinations.
     Forward(Forward),
@@ -157,7 +157,7 @@ pub enum RouteAction {
 }
 
 /// Where a request may go and what is done to it on the way.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Forward {
     /// Never empty. One destination takes everything, whatever its weight.
     pub destinations: Vec<Destination>,
