@@ -9,7 +9,7 @@ use crate::config::crd::core::{EndpointSliceBody, Metadata, PodSpec, PodStatus, 
 use crate::config::document::group::{Group, group};
 use crate::config::object::{
     self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectId, Pod,
-    Service, Source, VirtualService, duration,
+    Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry, duration,
 };
 use crate::config::path::Path;
 use crate::config::problem::{Problem, Problems, Rejected, Severity};
@@ -312,6 +312,24 @@ fn read_body(
                 context.namespace,
                 problems,
             )))
+        }
+        Kind::ServiceEntry => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            Some(Body::ServiceEntry(ServiceEntry::read(
+                spec, context, problems,
+            )))
+        }
+        Kind::WorkloadEntry => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            let entry = WorkloadEntry::read(spec, &Path::of("spec"), problems)?;
+            Some(Body::WorkloadEntry(entry))
+        }
+        Kind::Sidecar => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            Some(Body::Sidecar(Sidecar::read(spec, context, problems)))
         }
     }
 }

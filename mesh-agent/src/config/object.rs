@@ -20,7 +20,10 @@ pub use crate::config::object::endpoint_slice::EndpointSlice;
 pub use crate::config::object::gateway::Gateway;
 pub use crate::config::object::pod::Pod;
 pub use crate::config::object::service::Service;
+pub use crate::config::object::service_entry::ServiceEntry;
+pub use crate::config::object::sidecar::Sidecar;
 pub use crate::config::object::virtual_service::VirtualService;
+pub use crate::config::object::workload_entry::WorkloadEntry;
 
 pub mod destination_rule;
 pub mod duration;
@@ -30,7 +33,10 @@ pub mod name;
 pub mod pod;
 pub mod regex;
 pub mod service;
+pub mod service_entry;
+pub mod sidecar;
 pub mod virtual_service;
+pub mod workload_entry;
 
 /// The kinds that make up the mesh's world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +53,12 @@ pub enum Kind {
     DestinationRule,
     /// `networking.istio.io`.
     Gateway,
+    /// `networking.istio.io`.
+    ServiceEntry,
+    /// `networking.istio.io`.
+    WorkloadEntry,
+    /// `networking.istio.io`.
+    Sidecar,
 }
 
 /// Which object it is.
@@ -111,6 +123,9 @@ pub enum Body {
     VirtualService(VirtualService),
     DestinationRule(DestinationRule),
     Gateway(Gateway),
+    ServiceEntry(ServiceEntry),
+    WorkloadEntry(WorkloadEntry),
+    Sidecar(Sidecar),
 }
 
 impl Object {
@@ -151,6 +166,9 @@ impl Kind {
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::Sidecar => "Sidecar",
         }
     }
 }
