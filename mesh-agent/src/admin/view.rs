@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::{Admin, metrics};
-use crate::config::{Rejected, Severity};
 use crate::model::{
     Cluster, Destination, Forward, Gateway, GatewayListener, Inside, PathMatch, PathRewrite, Pod,
     Route, RouteAction, RouteTable, Service, Snapshot, Termination, VirtualHost,
@@ -13,7 +12,6 @@ use crate::pod::PodReport;
 /// `/status`.
 pub fn status(admin: &Admin) -> Value {
     let world = admin.world.load();
-    let complaints: Vec<_> = admin.rejected.load().iter().map(rejected).collect();
     json!({
         "role": admin.role,
         "name": admin.name,
@@ -23,25 +21,8 @@ pub fn status(admin: &Admin) -> Value {
         "ready": admin.ready.waiting_for().is_empty(),
         "waiting_for": admin.ready.waiting_for(),
         "generation": world.generation,
-        "rejected": complaints,
+        "rejected": **admin.rejected.load(),
         "pods": admin.pods.get(),
-    })
-}
-
-/// One complaint about a manifest.
-pub fn rejected(rejected: &Rejected) -> Value {
-    json!({
-        "severity": match rejected.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
-        "file": rejected.file,
-        "line": rejected.line,
-        "column": rejected.column,
-        "object": rejected.object,
-        "field": rejected.field,
-        "message": rejected.message,
-        "remedy": rejected.remedy,
     })
 }
 
