@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::UnknownFields;
+use crate::config::{Code, UnknownFields};
 use crate::log::{self, LogFormat};
 use crate::model::{FailPolicy, SourceMode};
 
@@ -177,16 +177,21 @@ pub struct ProcessArgs {
 #[derive(Debug, Args)]
 pub struct AnalyzeArgs {
     /// The directory of manifests
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "explain")]
+    pub manifests: Option<PathBuf>,
 
     /// What an unknown field in one of Istio's objects is: an error, or a warning
     #[arg(long, value_enum, default_value_t = UnknownFieldsChoice::Reject)]
     pub unknown_fields: UnknownFieldsChoice,
 
-    /// How the findings are printed
+    /// How the findings are printed. JSON is an object with `findings` (severity, code, file, line, column, end_line,
+    /// end_column, object, field, message, remedy, related) and `summary` (files, objects, errors, warnings, infos)
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
+
+    /// Say what a code means, such as IST0101, and analyze nothing
+    #[arg(long, value_name = "CODE", value_parser = code, conflicts_with = "manifests")]
+    pub explain: Option<Code>,
 }
 
 /// The commands that ask a running agent.
@@ -305,6 +310,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| format!("{text:?} is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+fn code(text: &str) -> Result<Code, String> {
+    Code::of(text).ok_or_else(|| "there is no such code".to_owned())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{error, info};
 
 use crate::cli::GatewayArgs;
-use crate::model::{CapturePolicy, Labels, PodId, Snapshot};
+use crate::model::{CapturePolicy, PodId, Snapshot};
 use crate::pod::Reports;
 use crate::process::{Identity, Process};
 use crate::proxy::{GatewayProxy, Handle, Workers};
@@ -74,12 +74,11 @@ struct Gateway {
     drain: Duration,
 }
 
-/// A port to listen on, and whose servers answer there.
+/// A port to listen on, and the port of the Gateways whose servers answer there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Door {
     listen: u16,
     server: u16,
-    labels: Labels,
 }
 
 /// Who serves a door. The listeners are kept beside the workers' for when something else is to be served there.
@@ -143,8 +142,7 @@ impl Gateway {
         let proxy = GatewayProxy {
             listener: clones(&listeners)?,
             port: door.server,
-            namespace: Arc::clone(&self.pod.namespace),
-            labels: door.labels.clone(),
+            pod: self.pod.clone(),
         };
         let handle = self
             .workers
@@ -173,19 +171,13 @@ fn doors(snapshot: &Snapshot, pod: &PodId) -> Vec<Door> {
     let Some(pod) = snapshot.pods.get(pod) else {
         return Vec::new();
     };
-    let selects = |selector: &Labels| {
-        selector
-            .iter()
-            .all(|(key, value)| pod.labels.get(key) == Some(value))
-    };
-    let mut doors: Vec<_> = snapshot
-        .gateways
-        .iter()
-        .filter(|gateway| selects(&gateway.selector))
-        .map(|gateway| Door {
-            listen: target_port(snapshot, &pod.id, gateway.port).unwrap_or(gateway.port),
-            server: gateway.port,
-            labels: pod.labels.clone(),
+    let ports = snapshot.gateway(pod).map(|gateway| gateway.ports.keys());
+    let mut doors: Vec<_> = ports
+        .into_iter()
+        .flatten()
+        .map(|port| Door {
+            listen: target_port(snapshot, &pod.id, *port).unwrap_or(*port),
+            server: *port,
         })
         .collect();
     doors.sort();

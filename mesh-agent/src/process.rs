@@ -7,12 +7,12 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admin::{Admin, Endpoints, Face};
 use crate::cli::ProcessArgs;
 use crate::config::file::Update;
-use crate::config::{CompileOptions, ManifestDir, Rejected, Severity};
+use crate::config::{Code, CompileOptions, ManifestDir, Rejected, Severity};
 use crate::log::{self, LogFilter};
 use crate::model::{CapturePolicy, Snapshot};
 use crate::pod::Reports;
@@ -165,9 +165,11 @@ fn report(update: &Update, in_force: &ArcSwap<Vec<Rejected>>) {
         .iter()
         .filter(|rejected| !before.contains(rejected))
     {
+        let code = rejected.code.map(Code::id);
         match rejected.severity {
-            Severity::Error => warn!("rejected: {rejected}"),
-            Severity::Warning => warn!("{rejected}"),
+            Severity::Error => warn!(code, "error: {rejected}"),
+            Severity::Warning => warn!(code, "warning: {rejected}"),
+            Severity::Info => debug!(code, "{rejected}"),
         }
     }
     for mended in before

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
 use crate::intercept::{ListenSpec, PodListeners};
-use crate::model::{Labels, PodId, Snapshot, SourceMode};
+use crate::model::{PodId, Snapshot, SourceMode};
 use crate::netns::NetNs;
 use crate::proxy::record::Counters;
 use crate::proxy::site::Who;
@@ -90,10 +90,8 @@ pub struct GatewayProxy {
     pub listener: Vec<TcpListener>,
     /// `servers[].port.number`.
     pub port: u16,
-    /// The gateway pod's namespace.
-    pub namespace: Arc<str>,
-    /// Its labels.
-    pub labels: Labels,
+    /// The gateway pod; what it serves is looked up in the newest snapshot.
+    pub pod: PodId,
 }
 
 /// A pod or gateway that is being served. Dropping it cuts its connections.
@@ -182,18 +180,13 @@ impl Workers {
         let GatewayProxy {
             listener,
             port,
-            namespace,
-            labels,
+            pod,
         } = proxy;
         let sockets: Vec<_> = listener
             .into_iter()
             .map(|listener| (listener, Hop::Gateway))
             .collect();
-        let who = Who::Gateway {
-            port,
-            namespace,
-            labels,
-        };
+        let who = Who::Gateway { port, pod };
         self.serve(&sockets, &who, || Connector::Plain)
     }
 

@@ -3,13 +3,15 @@
 //! No I/O, no clock, no randomness but what the caller hands in. The proxy calls these, and so do `explain` and the
 //! tests, so what they say is what happens.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use crate::model::{
-    ClientMatch, Cluster, ClusterKey, Destination, Endpoint, Forward, Labels, Pod, Protocol, Route,
-    RouteAction, RouteTable, Snapshot,
+    Abort, ClientMatch, Cluster, ClusterKey, Destination, Endpoint, Forward, Pod, Protocol, Route,
+    RouteAction, RouteTable, Snapshot, StreamTable, Unknown,
 };
 
 mod gateway;
@@ -21,31 +23,25 @@ mod path;
 pub enum Client<'a> {
     /// A pod of the mesh.
     Pod(&'a Pod),
-    /// A gateway pod, with its labels.
-    Gateway {
-        /// Kubernetes namespace of the gateway pod.
-        namespace: &'a str,
-        /// Its labels.
-        labels: &'a Labels,
-    },
+    /// A client of a gateway, which this is the pod of.
+    Gateway(&'a Pod),
 }
 
 /// What is to be done with a connection that a pod opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outbound {
-    /// Requests are routed by `table`. Bytes that are not HTTP are relayed to where the client meant them to go.
+    /// Requests are routed by the scope. Bytes that are not HTTP are relayed to where the client meant them to go, or
+    /// refused, as what nobody knows is.
     Http(HttpScope),
-    /// The first bytes tell: HTTP is routed by `scope`, anything else is relayed to `otherwise`.
+    /// The first bytes tell: HTTP is routed by `scope`, anything else by `otherwise`.
     Detect {
         /// For requests.
         scope: HttpScope,
         /// For everything else.
-        otherwise: Arc<Cluster>,
+        otherwise: StreamScope,
     },
-    /// Relay to one endpoint of the cluster, without looking at a byte.
-    Tcp(Arc<Cluster>),
-    /// Nobody knows the destination: relay to it.
-    Passthrough,
+    /// Relayed, by [`stream`].
+    Stream(StreamScope),
 }
 
 /// Which table routes the requests of a connection. Kept by value: the table itself is looked up per request, so that
@@ -68,7 +64,30 @@ pub enum HttpScope {
     Gateway {
         /// `servers[].port.number`.
         port: u16,
+        /// [`crate::model::SecureServer::name`] of the server that opened the TLS; `None` in the clear.
+        server: Option<Arc<str>>,
     },
+}
+
+/// Which table routes a connection that is not HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamScope {
+    /// Of one Service port.
+    Service {
+        /// Fully qualified Service name.
+        host: Arc<str>,
+        /// Service port.
+        port: u16,
+    },
+    /// Of this gateway's port.
+    Gateway {
+        /// `servers[].port.number`.
+        port: u16,
+        /// [`crate::model::SecureServer::name`]; `None` on a port without TLS.
+        server: Option<Arc<str>>,
+    },
+    /// None: nobody knows the destination.
+    Unknown,
 }
 
 /// What is known of a request.
@@ -76,19 +95,81 @@ pub enum HttpScope {
 pub struct Request<'a> {
     /// Host header or `:authority`, as sent, port included.
     pub authority: &'a str,
-    /// Path without query, never empty.
+    /// Path without query, normalised, never empty.
     pub path: &'a str,
+    /// What stands behind the `?`, as sent.
+    pub query: Option<&'a str>,
+    /// As sent.
+    pub method: &'a str,
+    /// `http` or `https`: `x-forwarded-proto` where that says so, else what the connection is.
+    pub scheme: &'a str,
+    /// The headers, as they were after this hop's own additions.
+    pub headers: &'a HeaderMap,
+    /// The client's address.
+    pub source: IpAddr,
+}
+
+/// What is known of a connection that is not HTTP.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow<'a> {
+    /// Where the client meant it to go.
+    pub destination: SocketAddr,
+    /// The name that it asks for in its TLS, lower case.
+    pub server_name: Option<&'a str>,
 }
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Send it to one of the endpoints of a cluster.
-    Forward(Forwarding),
+    /// A route took it.
+    Routed(Routed),
     /// No virtual host took it: send it to the connection's original destination.
     Passthrough,
     /// Answer it here.
     Reply(Reply),
+}
+
+/// A request that a route took. What is to be done comes in this order: delay, abort, CORS, action.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routed {
+    /// The route.
+    pub route: Arc<Route>,
+    /// `fault.delay`, where this request drew it.
+    pub delay: Option<Duration>,
+    /// `fault.abort`, where this request drew it.
+    pub abort: Option<Abort>,
+    /// What `corsPolicy` says to this request.
+    pub cors: CorsVerdict,
+    /// What the route does with it.
+    pub act: Act,
+}
+
+/// What a route's `corsPolicy` says to a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CorsVerdict {
+    /// Nothing: no policy, no `origin`, or one that is not allowed.
+    #[default]
+    Silent,
+    /// A preflight is answered here with 200, with what is allowed, or with nothing (`unmatchedPreflights: IGNORE`).
+    Preflight {
+        /// Whether its origin is allowed.
+        allowed: bool,
+    },
+    /// The response is to say that its origin is allowed.
+    Allowed,
+}
+
+/// What a route does with a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Act {
+    /// Sends it to one of the endpoints of a cluster.
+    Forward(Forwarding),
+    /// Answers with [`crate::model::Redirect`]; this is the `location`.
+    Redirect(String),
+    /// Answers with [`crate::model::DirectResponse`].
+    Respond,
+    /// 503, flag `NC`, empty body: it names a cluster that does not exist.
+    NoCluster(ClusterKey),
 }
 
 /// A request on its way.
@@ -96,25 +177,36 @@ pub enum Decision {
 pub struct Forwarding {
     /// Where it goes. It may have no endpoint, which is a 503 `UH`.
     pub cluster: Arc<Cluster>,
+    /// Which of the route's destinations that was; none where the route is no [`RouteAction::Forward`].
+    pub destination: usize,
     /// The path to send, without query; `None` leaves it as it is.
     pub path: Option<String>,
-    /// The Host to send; `None` leaves it as it is.
+    /// The Host to send: `rewrite.authority`. An edit of the headers may have another where this is `None`.
     pub authority: Option<Arc<str>>,
-    /// From the end of the request to the end of the response.
-    pub timeout: Option<Duration>,
-    /// Tries after the first.
-    pub retries: u32,
-    /// For the log.
-    pub route: Arc<str>,
+    /// Who gets a copy: those of the route's mirrors that this request drew.
+    pub mirrors: Vec<Arc<Cluster>>,
 }
 
-/// Why a request is answered by the proxy itself.
+/// Why a request is answered by the proxy itself, without any route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// 404, flag `NR`: no virtual host, or none of its routes matched.
     NoRoute,
-    /// 503, flag `NC`, empty body: the route names a cluster that does not exist.
-    NoCluster(ClusterKey),
+    /// 502, empty body: nobody knows the Host, and `REGISTRY_ONLY` holds.
+    Refused,
+    /// 301 to this `location`: `httpsRedirect`.
+    Https(String),
+}
+
+/// What is to be done with a connection that is not HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamDecision {
+    /// Relay it to an endpoint of the cluster.
+    Forward(Arc<Cluster>),
+    /// Relay it to where the client meant it to go.
+    Passthrough,
+    /// Close it.
+    Refuse,
 }
 
 /// What is to be done with a connection that was opened to a pod.
@@ -132,17 +224,30 @@ pub trait Pick {
     fn pick(&mut self, below: u64) -> u64;
 }
 
+/// What is known of endpoints at the moment of a choice. The proxy's side of balancing, so that tests can play it.
+pub trait Condition {
+    /// How many requests and connections an endpoint has from here.
+    fn load(&self, address: SocketAddr) -> u32;
+    /// Whether it is ejected: `outlierDetection`.
+    fn is_ejected(&self, address: SocketAddr) -> bool;
+    /// How long it has been known; for `warmup`.
+    fn age(&self, address: SocketAddr) -> Duration;
+    /// Counts up with each call: the turn of a `ROUND_ROBIN` cluster.
+    fn turn(&self) -> u64;
+}
+
 /// Decides over a connection that a pod opened to `destination`.
 ///
 /// An HTTP port is one listener for the whole mesh, so there the Host decides, whichever address was dialled. Other
 /// ports belong to the address.
-pub fn outbound(snapshot: &Snapshot, destination: SocketAddr) -> Outbound {
+pub fn outbound(snapshot: &Snapshot, client: &Client<'_>, destination: SocketAddr) -> Outbound {
     let port = destination.port();
-    let requests = || match snapshot.mesh.contains_key(&port) {
+    let outlook = snapshot.outlook(client.pod());
+    let requests = || match outlook.mesh.contains_key(&port) {
         true => Outbound::Http(HttpScope::Mesh { port }),
-        false => Outbound::Passthrough,
+        false => Outbound::Stream(StreamScope::Unknown),
     };
-    let Some(service) = snapshot.addresses.get(&destination.ip()) else {
+    let Some(service) = outlook.addresses.get(&destination.ip()) else {
         return requests();
     };
     // One number may be there twice, for TCP and for UDP.
@@ -153,27 +258,67 @@ pub fn outbound(snapshot: &Snapshot, destination: SocketAddr) -> Outbound {
     let Some(declared) = declared else {
         return requests();
     };
-    let key = ClusterKey {
-        host: Arc::clone(&service.host),
-        port,
-        subset: None,
-    };
-    let Some(cluster) = snapshot.clusters.get(&key) else {
-        return requests();
-    };
+    let host = Arc::clone(&service.host);
     match declared.protocol {
         Protocol::Http | Protocol::Http2 => requests(),
         Protocol::Auto => Outbound::Detect {
             scope: HttpScope::Service {
-                host: key.host,
+                host: Arc::clone(&host),
                 port,
             },
-            otherwise: Arc::clone(cluster),
+            otherwise: StreamScope::Service { host, port },
         },
-        // What was sent to one pod of a headless Service goes to that pod.
-        Protocol::Tls | Protocol::Tcp if cluster.original_destination => Outbound::Passthrough,
-        Protocol::Tls | Protocol::Tcp => Outbound::Tcp(Arc::clone(cluster)),
-        Protocol::Udp => Outbound::Passthrough,
+        Protocol::Tls | Protocol::Tcp => Outbound::Stream(StreamScope::Service { host, port }),
+        Protocol::Udp => Outbound::Stream(StreamScope::Unknown),
+    }
+}
+
+/// Whether [`stream`] needs the name that the client asks for in its TLS.
+pub fn needs_server_name(snapshot: &Snapshot, client: &Client<'_>, scope: &StreamScope) -> bool {
+    stream_table(snapshot, client, scope).is_some_and(StreamTable::needs_server_name)
+}
+
+/// Decides over a connection that is not HTTP.
+pub fn stream(
+    snapshot: &Snapshot,
+    client: &Client<'_>,
+    scope: &StreamScope,
+    flow: &Flow<'_>,
+    pick: &mut dyn Pick,
+) -> StreamDecision {
+    let _ = (flow, pick);
+    let unknown = || match snapshot.outlook(client.pod()).unknown {
+        Unknown::Allow | Unknown::Through(_) => StreamDecision::Passthrough,
+        Unknown::Refuse => StreamDecision::Refuse,
+    };
+    match scope {
+        StreamScope::Service { host, port } => {
+            let key = ClusterKey {
+                host: Arc::clone(host),
+                port: *port,
+                subset: None,
+            };
+            match snapshot.cluster(&key, client.namespace()) {
+                Some(cluster) => StreamDecision::Forward(Arc::clone(cluster)),
+                None => unknown(),
+            }
+        }
+        StreamScope::Gateway { .. } => StreamDecision::Refuse,
+        StreamScope::Unknown => unknown(),
+    }
+}
+
+fn stream_table<'a>(
+    snapshot: &'a Snapshot,
+    client: &Client<'_>,
+    scope: &StreamScope,
+) -> Option<&'a StreamTable> {
+    match scope {
+        StreamScope::Service { host, port } => {
+            let outlook = snapshot.outlook(client.pod());
+            outlook.streams.get(host)?.get(port)
+        }
+        StreamScope::Gateway { .. } | StreamScope::Unknown => None,
     }
 }
 
@@ -195,28 +340,42 @@ pub fn decide(
     request: &Request<'_>,
     pick: &mut dyn Pick,
 ) -> Decision {
+    let outlook = snapshot.outlook(client.pod());
     let found = match scope {
-        HttpScope::Mesh { port } => match snapshot.mesh.get(port) {
+        HttpScope::Mesh { port } => match outlook.mesh.get(port) {
             Some(table) => mesh_route(table, client, request),
             None => Found::Nothing,
         },
         HttpScope::Service { host, port } => {
-            let ports = snapshot.undeclared.get(host);
+            let ports = outlook.undeclared.get(host);
             match ports.and_then(|ports| ports.get(port)) {
                 Some(host) => host::route(host, client, request.path),
                 // The port has gone, or has a protocol now.
                 None => Found::Nothing,
             }
         }
-        HttpScope::Gateway { port } => gateway::route(snapshot, *port, client, request),
+        HttpScope::Gateway { port, server } => {
+            match gateway::table(snapshot, client, *port, server.as_deref()) {
+                Some(table) => mesh_route(table, client, request),
+                None => Found::Nothing,
+            }
+        }
     };
     match (found, scope) {
-        (Found::Route(route), _) => follow(snapshot, route, client, request, pick),
+        (Found::Route(route), _) => {
+            Decision::Routed(follow(snapshot, route, client, request, pick))
+        }
         (Found::NoRoute, _) | (Found::Nothing, HttpScope::Gateway { .. }) => {
             Decision::Reply(Reply::NoRoute)
         }
         (Found::Nothing, HttpScope::Mesh { .. } | HttpScope::Service { .. }) => {
-            Decision::Passthrough
+            match &outlook.unknown {
+                Unknown::Allow => Decision::Passthrough,
+                Unknown::Refuse => Decision::Reply(Reply::Refused),
+                Unknown::Through(route) => {
+                    Decision::Routed(follow(snapshot, route, client, request, pick))
+                }
+            }
         }
     }
 }
@@ -266,7 +425,7 @@ pub fn endpoint(
 #[derive(Clone, Copy, Debug)]
 enum Found<'a> {
     /// The first route that matches.
-    Route(&'a Route),
+    Route(&'a Arc<Route>),
     /// A virtual host, but none of its routes matches.
     NoRoute,
     /// No virtual host.
@@ -293,59 +452,67 @@ fn mesh_route<'a>(table: &'a RouteTable, client: &Client<'_>, request: &Request<
 
 fn follow(
     snapshot: &Snapshot,
-    route: &Route,
+    route: &Arc<Route>,
     client: &Client<'_>,
     request: &Request<'_>,
     pick: &mut dyn Pick,
-) -> Decision {
-    let RouteAction::Forward(forward) = &route.action;
-    let Some(destination) = draw(forward, pick) else {
-        return Decision::Reply(Reply::NoRoute);
+) -> Routed {
+    let act = match &route.action {
+        RouteAction::Forward(forward) => {
+            let (index, destination) = draw(forward, pick);
+            match snapshot.cluster(&destination.cluster, client.namespace()) {
+                None => Act::NoCluster(destination.cluster.clone()),
+                Some(cluster) => Act::Forward(Forwarding {
+                    cluster: Arc::clone(cluster),
+                    destination: index,
+                    path: forward.rewrite_path.as_ref().map(|rewrite| {
+                        path::rewrite(route.when.uri.as_ref(), request.path, rewrite)
+                    }),
+                    authority: forward.rewrite_authority.clone(),
+                    mirrors: Vec::new(),
+                }),
+            }
+        }
+        RouteAction::Redirect(_) => Act::Redirect(String::new()),
+        RouteAction::Respond(_) => Act::Respond,
     };
-    let Some(cluster) = snapshot.cluster(&destination.cluster, client.namespace()) else {
-        return Decision::Reply(Reply::NoCluster(destination.cluster.clone()));
-    };
-    let uri = route.when.uri.as_ref();
-    Decision::Forward(Forwarding {
-        cluster: Arc::clone(cluster),
-        path: forward
-            .rewrite_uri
-            .as_deref()
-            .map(|rewrite| path::rewrite(uri, request.path, rewrite)),
-        authority: forward.rewrite_authority.clone(),
-        timeout: forward.timeout,
-        retries: forward.retry.attempts,
-        route: Arc::clone(&route.name),
-    })
+    Routed {
+        route: Arc::clone(route),
+        delay: None,
+        abort: None,
+        cors: CorsVerdict::Silent,
+        act,
+    }
 }
 
-/// One of the destinations, by weight.
-fn draw<'f>(forward: &'f Forward, pick: &mut dyn Pick) -> Option<&'f Destination> {
-    if let [only] = forward.destinations.as_slice() {
-        return Some(only);
+/// One of the destinations, by weight, and its place among them.
+fn draw<'f>(forward: &'f Forward, pick: &mut dyn Pick) -> (usize, &'f Destination) {
+    let destinations = forward.destinations.as_slice();
+    if let [only] = destinations {
+        return (0, only);
     }
     let mut drawn = pick.pick(forward.total_weight.max(1));
-    forward.destinations.iter().find(|destination| {
+    let hit = destinations.iter().position(|destination| {
         let weight = u64::from(destination.weight);
         let hit = drawn < weight;
         drawn = drawn.saturating_sub(weight);
         hit
-    })
+    });
+    // The total is the sum, so one is always hit.
+    let index = hit.unwrap_or(0);
+    (index, &destinations[index])
 }
 
 impl<'a> Client<'a> {
-    fn namespace(&self) -> &'a str {
+    /// The pod that decides: the client itself, or the gateway that it came to.
+    pub fn pod(&self) -> &'a Pod {
         match self {
-            Self::Pod(pod) => &pod.id.namespace,
-            Self::Gateway { namespace, .. } => namespace,
+            Self::Pod(pod) | Self::Gateway(pod) => pod,
         }
     }
 
-    fn labels(&self) -> &'a Labels {
-        match self {
-            Self::Pod(pod) => &pod.labels,
-            Self::Gateway { labels, .. } => labels,
-        }
+    fn namespace(&self) -> &'a str {
+        &self.pod().id.namespace
     }
 
     /// Whether a route is for this client at all.
@@ -362,7 +529,7 @@ impl<'a> Client<'a> {
                 .is_none_or(|names| names.iter().any(|name| &**name == own))
             && labels
                 .iter()
-                .all(|(key, value)| self.labels().get(key) == Some(value))
+                .all(|(key, value)| self.pod().labels.get(key) == Some(value))
     }
 }
 

@@ -3,17 +3,15 @@
 use serde_json::{Value, json};
 
 use super::{Admin, metrics};
-use crate::config::{Rejected, Severity};
 use crate::model::{
-    Cluster, Destination, Forward, PathMatch, Pod, Route, RouteAction, RouteTable, Service,
-    Snapshot, VirtualHost,
+    Cluster, Destination, Forward, Gateway, GatewayListener, Inside, PathMatch, PathRewrite, Pod,
+    Route, RouteAction, RouteTable, Service, Snapshot, Termination, VirtualHost,
 };
 use crate::pod::PodReport;
 
 /// `/status`.
 pub fn status(admin: &Admin) -> Value {
     let world = admin.world.load();
-    let complaints: Vec<_> = admin.rejected.load().iter().map(rejected).collect();
     json!({
         "role": admin.role,
         "name": admin.name,
@@ -23,25 +21,8 @@ pub fn status(admin: &Admin) -> Value {
         "ready": admin.ready.waiting_for().is_empty(),
         "waiting_for": admin.ready.waiting_for(),
         "generation": world.generation,
-        "rejected": complaints,
+        "rejected": **admin.rejected.load(),
         "pods": admin.pods.get(),
-    })
-}
-
-/// One complaint about a manifest.
-pub fn rejected(rejected: &Rejected) -> Value {
-    json!({
-        "severity": match rejected.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
-        "file": rejected.file,
-        "line": rejected.line,
-        "column": rejected.column,
-        "object": rejected.object,
-        "field": rejected.field,
-        "message": rejected.message,
-        "remedy": rejected.remedy,
     })
 }
 
@@ -88,22 +69,12 @@ pub fn config(world: &Snapshot) -> Value {
     let mut pods: Vec<_> = world.pods.values().collect();
     pods.sort_by(|a, b| a.id.cmp(&b.id));
     let mesh: serde_json::Map<_, _> = world
+        .common
         .mesh
         .iter()
         .map(|(port, table)| (port.to_string(), routes(table)))
         .collect();
-    let gateways: Vec<_> = world
-        .gateways
-        .iter()
-        .map(|gateway| {
-            json!({
-                "gateway": format!("{}/{}", gateway.namespace, gateway.name),
-                "selector": gateway.selector,
-                "port": gateway.port,
-                "hosts": routes(&gateway.routes),
-            })
-        })
-        .collect();
+    let gateways: Vec<_> = world.gateways.iter().map(gateway).collect();
     json!({
         "generation": world.generation,
         "services": services.into_iter().map(|service| self::service(service)).collect::<Vec<_>>(),
@@ -112,6 +83,33 @@ pub fn config(world: &Snapshot) -> Value {
         "gateways": gateways,
         "pods": pods.into_iter().map(|pod| self::pod(pod)).collect::<Vec<_>>(),
     })
+}
+
+fn gateway(gateway: &Gateway) -> Value {
+    let ports: serde_json::Map<_, _> = gateway
+        .ports
+        .iter()
+        .map(|(number, port)| {
+            let listener = match &port.listener {
+                GatewayListener::Http(table) => json!({ "http": routes(table) }),
+                GatewayListener::Secure(servers) => {
+                    let servers = servers.iter().map(|server| {
+                        let routes = match &server.tls {
+                            Termination::Here(_, Inside::Http(table)) => routes(table),
+                            Termination::Here(_, Inside::Tcp(_)) | Termination::Beyond(_) => {
+                                Value::Null
+                            }
+                        };
+                        json!({ "name": server.name, "hosts": server.hosts, "http": routes })
+                    });
+                    json!({ "tls": servers.collect::<Vec<_>>() })
+                }
+                GatewayListener::Tcp(table) => json!({ "tcp": table.routes.len() }),
+            };
+            (number.to_string(), listener)
+        })
+        .collect();
+    json!({ "gateways": gateway.names, "ports": ports })
 }
 
 /// `/clusters`.
@@ -177,7 +175,7 @@ fn routes(table: &RouteTable) -> Value {
 }
 
 fn virtual_host(host: &VirtualHost) -> Value {
-    json!({ "name": host.name, "routes": host.routes.iter().map(route).collect::<Vec<_>>() })
+    json!({ "name": host.name, "routes": host.routes.iter().map(|route| self::route(route)).collect::<Vec<_>>() })
 }
 
 fn route(route: &Route) -> Value {
@@ -190,6 +188,8 @@ fn route(route: &Route) -> Value {
     });
     let action = match &route.action {
         RouteAction::Forward(forward) => self::forward(forward),
+        RouteAction::Redirect(redirect) => json!({ "redirect": redirect.status.as_u16() }),
+        RouteAction::Respond(response) => json!({ "respond": response.status.as_u16() }),
     };
     json!({ "name": route.name, "uri": uri, "action": action })
 }
@@ -198,7 +198,11 @@ fn forward(forward: &Forward) -> Value {
     let destination = |destination: &Destination| json!({ "cluster": destination.cluster.to_string(), "weight": destination.weight });
     json!({
         "destinations": forward.destinations.iter().map(destination).collect::<Vec<_>>(),
-        "rewrite_uri": forward.rewrite_uri,
+        "rewrite_uri": match &forward.rewrite_path {
+            None => Value::Null,
+            Some(PathRewrite::Matched(text)) => json!(text),
+            Some(PathRewrite::Regex(regex, with)) => json!({ "regex": regex.as_str(), "with": with }),
+        },
         "rewrite_authority": forward.rewrite_authority,
         "timeout_ms": forward.timeout.map(|timeout| timeout.as_millis()),
         "retries": forward.retry.attempts,

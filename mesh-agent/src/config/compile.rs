@@ -12,7 +12,7 @@ use crate::config::object::Object;
 use crate::config::path::Path;
 use crate::config::problem::{Problems, Rejected};
 use crate::config::{CompileOptions, Inputs};
-use crate::model::Snapshot;
+use crate::model::{Outlook, Snapshot};
 
 mod capture;
 mod clusters;
@@ -31,19 +31,24 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
     let services = Services::gather(inputs, options);
     let rules = SubsetRules::gather(inputs, options);
     let bindings = routes::bindings(inputs);
-    let pods = pods::pods(inputs, &services, options, &mut report);
+    let mut selections = gateways::Selections::new(inputs);
+    let pods = pods::pods(inputs, &services, &mut selections, options, &mut report);
     let (clusters, views) = clusters::clusters(&services, &rules);
     let (mesh, undeclared) = mesh::tables(&bindings, &services, options);
     references::check(inputs, &services, &rules, &mut report);
     let snapshot = Snapshot {
         generation: 0,
-        addresses: services.addresses(),
         services: services.models(),
         clusters,
         views,
-        mesh,
-        undeclared,
-        gateways: gateways::servers(inputs, &bindings, &services),
+        common: Outlook {
+            addresses: services.addresses(),
+            mesh,
+            undeclared,
+            ..Outlook::default()
+        },
+        restricted: Vec::new(),
+        gateways: gateways::gateways(&selections, &bindings, &services),
         pods_by_address: pods::by_address(&pods),
         pods: pods
             .into_iter()

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::document::{Outcome, read_text};
-use crate::model::{Labels, Pod, PodId};
-use crate::route::{Client, Decision, HttpScope, Pick, Request, decide};
+use crate::config::fixture::get;
+use crate::model::{Pod, PodId};
+use crate::route::{Act, Client, Decision, HttpScope, Pick, Request, Routed, decide};
 
 /// The manifests of the walkthrough, word for word.
 fn walkthrough() -> PathBuf {
@@ -32,6 +33,10 @@ items:
   kind: Pod
   metadata: {name: client, labels: {app: client}}
   status: {podIP: 10.1.0.3}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: gateway, namespace: istio-system, labels: {app: istio-ingressgateway, istio: ingressgateway}}
+  status: {podIP: 10.1.0.4}
 ";
 
 struct Chance(fastrand::Rng);
@@ -70,7 +75,10 @@ fn ask(
     chance: &mut Chance,
 ) -> String {
     match decide(snapshot, scope, client, request, chance) {
-        Decision::Forward(forwarding) => {
+        Decision::Routed(Routed {
+            act: Act::Forward(forwarding),
+            ..
+        }) => {
             let subset = forwarding.cluster.key.subset.as_deref().unwrap_or("all");
             let path = forwarding.path.as_deref().unwrap_or("as it is");
             format!(
@@ -82,28 +90,18 @@ fn ask(
     }
 }
 
-fn client(snapshot: &Snapshot) -> Arc<Pod> {
+fn pod(snapshot: &Snapshot, namespace: &str, name: &str) -> Arc<Pod> {
     let id = PodId {
-        namespace: "default".into(),
-        name: "client".into(),
+        namespace: namespace.into(),
+        name: name.into(),
     };
     Arc::clone(&snapshot.pods[&id])
-}
-
-fn gateway_labels() -> Labels {
-    [("app", "istio-ingressgateway"), ("istio", "ingressgateway")]
-        .into_iter()
-        .map(|(key, value)| (key.into(), value.into()))
-        .collect()
 }
 
 /// Asks 100,000 times and checks 90/10 to within five standard deviations, which chance exceeds once in a million runs.
 fn check_split(snapshot: &Snapshot, scope: &HttpScope, client: &Client<'_>, authority: &str) {
     let mut chance = Chance(fastrand::Rng::with_seed(42));
-    let request = Request {
-        authority,
-        path: "/",
-    };
+    let request = get(authority, "/");
     let mut first = 0;
     for _ in 0..100_000 {
         match ask(snapshot, scope, client, &request, &mut chance).as_str() {
@@ -121,7 +119,7 @@ fn check_split(snapshot: &Snapshot, scope: &HttpScope, client: &Client<'_>, auth
 #[test]
 fn in_the_mesh_the_walkthrough_splits_90_to_10() {
     let snapshot = world(&[&BASE[..], &["user-app-virtualservice.yaml"]].concat());
-    let pod = client(&snapshot);
+    let pod = pod(&snapshot, "default", "client");
     for authority in ["user-app-svc", "user-app-svc.default.svc.cluster.local:80"] {
         check_split(
             &snapshot,
@@ -144,12 +142,12 @@ fn at_the_gateway_the_walkthrough_splits_90_to_10_for_its_host_alone() {
         ]
         .concat(),
     );
-    let labels = gateway_labels();
-    let gateway = Client::Gateway {
-        namespace: "istio-system",
-        labels: &labels,
+    let pod = pod(&snapshot, "istio-system", "gateway");
+    let gateway = Client::Gateway(&pod);
+    let scope = HttpScope::Gateway {
+        port: 80,
+        server: None,
     };
-    let scope = HttpScope::Gateway { port: 80 };
     check_split(&snapshot, &scope, &gateway, "user-app.com");
     check_split(&snapshot, &scope, &gateway, "user-app.com:31221");
     let mut chance = Chance(fastrand::Rng::with_seed(1));
@@ -159,10 +157,7 @@ fn at_the_gateway_the_walkthrough_splits_90_to_10_for_its_host_alone() {
         "user-app-svc",
         "www.user-app.com",
     ] {
-        let request = Request {
-            authority,
-            path: "/",
-        };
+        let request = get(authority, "/");
         assert_eq!(
             ask(&snapshot, &scope, &gateway, &request, &mut chance),
             "Reply(NoRoute)",
@@ -183,11 +178,8 @@ fn the_rewrite_of_the_walkthrough_sends_v1_and_v2_to_their_roots() {
         ]
         .concat(),
     );
-    let labels = gateway_labels();
-    let gateway = Client::Gateway {
-        namespace: "istio-system",
-        labels: &labels,
-    };
+    let pod = pod(&snapshot, "istio-system", "gateway");
+    let gateway = Client::Gateway(&pod);
     let mut chance = Chance(fastrand::Rng::with_seed(1));
     for (path, expected) in [
         ("/v1", "v1 / 10.1.0.1:80"),
@@ -196,11 +188,11 @@ fn the_rewrite_of_the_walkthrough_sends_v1_and_v2_to_their_roots() {
         ("/", "v1 as it is 10.1.0.1:80"),
         ("/else", "v1 as it is 10.1.0.1:80"),
     ] {
-        let request = Request {
-            authority: "user-app.com",
-            path,
+        let request = get("user-app.com", path);
+        let scope = HttpScope::Gateway {
+            port: 80,
+            server: None,
         };
-        let scope = HttpScope::Gateway { port: 80 };
         assert_eq!(
             ask(&snapshot, &scope, &gateway, &request, &mut chance),
             expected,

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::intercept::ListenSpec;
-use crate::model::{Cluster, Protocol, SourceMode};
+use crate::model::{Cluster, Discovery, Protocol, SourceMode};
 use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
 use crate::proxy::record::{Hop, Record};
@@ -22,7 +22,7 @@ use crate::proxy::stream::Stream;
 use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::ConnectError;
 use crate::proxy::upstream::pool::Load;
-use crate::route::{HttpScope, Inbound, Outbound};
+use crate::route::{Flow, HttpScope, Inbound, Outbound, StreamDecision, StreamScope};
 use crate::sys::socket::{self, Source};
 
 /// What is known of a connection once it is accepted.
@@ -95,18 +95,13 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         }
         Outbound::Detect { scope, otherwise } => {
             let connection = connection(Scope::Routed(scope));
-            let otherwise = Target::Cluster(otherwise);
+            let otherwise = connection.target(&otherwise);
             connection.detect_and_serve(client, otherwise, false).await;
         }
-        Outbound::Tcp(cluster) => {
+        Outbound::Stream(scope) => {
             let connection = connection(Scope::Relayed);
-            connection
-                .relay(client, &Target::Cluster(cluster), None)
-                .await;
-        }
-        Outbound::Passthrough => {
-            let connection = connection(Scope::Relayed);
-            connection.relay(client, &Target::Original, None).await;
+            let target = connection.target(&scope);
+            connection.relay(client, &target, None).await;
         }
     }
 }
@@ -142,7 +137,7 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
         hop: Hop::Gateway,
         peer,
         destination,
-        scope: Scope::Routed(HttpScope::Gateway { port }),
+        scope: Scope::Routed(HttpScope::Gateway { port, server: None }),
     };
     connection.serve_http(Stream::tcp(accepted)).await;
 }
@@ -233,10 +228,25 @@ impl Connection {
     /// Which endpoint of a cluster takes a request, or the connection.
     pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
         // A headless Service's client has chosen its pod by name; a gateway's has not.
-        if cluster.original_destination && self.hop == Hop::Outbound {
-            return Some(self.destination);
+        match cluster.discovery {
+            Discovery::Headless if self.hop == Hop::Outbound => Some(self.destination),
+            Discovery::Original => Some(self.destination),
+            Discovery::Listed | Discovery::Headless | Discovery::Dns { .. } => {
+                self.site.endpoint(cluster, tried)
+            }
         }
-        self.site.endpoint(cluster, tried)
+    }
+
+    /// Where a connection goes that is not HTTP.
+    fn target(&self, scope: &StreamScope) -> Target {
+        let flow = Flow {
+            destination: self.destination,
+            server_name: None,
+        };
+        match self.site.route_stream(scope, &flow) {
+            StreamDecision::Forward(cluster) => Target::Cluster(cluster),
+            StreamDecision::Passthrough | StreamDecision::Refuse => Target::Original,
+        }
     }
 
     /// From which address servers are connected to.

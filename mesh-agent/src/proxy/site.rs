@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
-use crate::model::{Cluster, Labels, Pod, PodId, SourceMode};
+use crate::model::{Cluster, Labels, Pod, PodId, Snapshot, SourceMode};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
@@ -21,7 +21,10 @@ use crate::proxy::stream::Stream;
 use crate::proxy::upstream::pool::{Limits, Pool};
 use crate::proxy::upstream::{ConnectError, Connector};
 use crate::proxy::worker::{Phase, Worker};
-use crate::route::{self, Client, Decision, HttpScope, Inbound, Outbound, Request};
+use crate::route::{
+    self, Client, Decision, Flow, HttpScope, Inbound, Outbound, Request, StreamDecision,
+    StreamScope,
+};
 use crate::sys::socket::Source;
 
 /// Whose connections they are.
@@ -34,11 +37,7 @@ pub(super) enum Who {
         source: SourceMode,
     },
     /// A gateway's.
-    Gateway {
-        port: u16,
-        namespace: Arc<str>,
-        labels: Labels,
-    },
+    Gateway { port: u16, pod: PodId },
 }
 
 /// What the connections of one pod or gateway share on one thread. It lives as long as the last of them.
@@ -129,7 +128,10 @@ impl Site {
 
     /// Where a connection of the pod goes.
     pub(super) fn route_outbound(&self, destination: SocketAddr) -> Outbound {
-        route::outbound(&self.worker.world.load(), destination)
+        let world = self.worker.world.load();
+        self.as_client(&world, |client| {
+            route::outbound(&world, client, destination)
+        })
     }
 
     /// What the pod serves on a port.
@@ -143,20 +145,33 @@ impl Site {
     /// Where a request goes.
     pub(super) fn decide(&self, scope: &HttpScope, request: &Request<'_>) -> Decision {
         let world = self.worker.world.load();
-        let decide =
-            |client: &Client<'_>| route::decide(&world, scope, client, request, &mut &*self.worker);
-        match &self.who {
-            Who::Pod { pod: id, .. } => match world.pods.get(id) {
-                Some(pod) => decide(&Client::Pod(pod)),
-                // The world forgot the pod before its connections ended.
-                None => match self.last.borrow().as_deref() {
-                    Some(pod) => decide(&Client::Pod(pod)),
-                    None => decide(&Client::Pod(&unknown(id))),
-                },
+        self.as_client(&world, |client| {
+            route::decide(&world, scope, client, request, &mut &*self.worker)
+        })
+    }
+
+    /// Where a connection goes that is not HTTP.
+    pub(super) fn route_stream(&self, scope: &StreamScope, flow: &Flow<'_>) -> StreamDecision {
+        let world = self.worker.world.load();
+        self.as_client(&world, |client| {
+            route::stream(&world, client, scope, flow, &mut &*self.worker)
+        })
+    }
+
+    /// Asks something of `world` in the name of the pod or gateway.
+    fn as_client<T>(&self, world: &Snapshot, ask: impl FnOnce(&Client<'_>) -> T) -> T {
+        let (Who::Pod { pod: id, .. } | Who::Gateway { pod: id, .. }) = &self.who;
+        let ask = |pod: &Pod| match &self.who {
+            Who::Pod { .. } => ask(&Client::Pod(pod)),
+            Who::Gateway { .. } => ask(&Client::Gateway(pod)),
+        };
+        match world.pods.get(id) {
+            Some(pod) => ask(pod),
+            // The world forgot the pod before its connections ended.
+            None => match self.last.borrow().as_deref() {
+                Some(pod) => ask(pod),
+                None => ask(&unknown(id)),
             },
-            Who::Gateway {
-                namespace, labels, ..
-            } => decide(&Client::Gateway { namespace, labels }),
         }
     }
 
@@ -168,9 +183,7 @@ impl Site {
 
     /// The pod, as the newest snapshot that knows it has it.
     fn pod(&self) -> Option<Arc<Pod>> {
-        let Who::Pod { pod: id, .. } = &self.who else {
-            return None;
-        };
+        let (Who::Pod { pod: id, .. } | Who::Gateway { pod: id, .. }) = &self.who;
         let newest = self.worker.world.load().pods.get(id).cloned();
         let mut last = self.last.borrow_mut();
         if newest.is_some() {
@@ -244,6 +257,9 @@ fn unknown(id: &PodId) -> Pod {
         ready: true,
         local: None,
         inbound: Default::default(),
+        locality: None,
+        outlook: None,
+        gateway: 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Paths: whether one matches, and what it is rewritten to. Pure text; nothing here knows of segments or slashes.
 
-use crate::model::PathMatch;
+use crate::model::{PathMatch, PathRewrite};
 
 /// Whether a path, without query, passes. No condition is the prefix `/`, which every path has.
 pub(super) fn matches(condition: Option<&PathMatch>, path: &str) -> bool {
@@ -16,7 +16,11 @@ pub(super) fn matches(condition: Option<&PathMatch>, path: &str) -> bool {
 
 /// The path to send in place of `path`, which passed `condition`: the text that matched is replaced. No condition is
 /// the prefix `/` here too, so `/bar` rewritten to `/foo` is `/foobar`.
-pub(super) fn rewrite(condition: Option<&PathMatch>, path: &str, rewrite: &str) -> String {
+pub(super) fn rewrite(condition: Option<&PathMatch>, path: &str, rewrite: &PathRewrite) -> String {
+    let rewrite = match rewrite {
+        PathRewrite::Matched(text) => text,
+        PathRewrite::Regex(regex, with) => return regex.replace_all(path, &**with).into_owned(),
+    };
     let matched = match condition {
         None => usize::from(path.starts_with('/')),
         Some(PathMatch::Prefix(text) | PathMatch::PrefixIgnoreCase(text)) => text.len(),

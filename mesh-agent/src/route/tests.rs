@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::config::fixture::{istio, pod, service, sound_world, world};
-use crate::model::PodId;
+use crate::config::fixture::{get, istio, pod, service, sound_world, world};
+use crate::model::{Discovery, PodId};
 
 /// Draws from a seeded generator.
 struct Seeded(fastrand::Rng);
@@ -36,7 +36,10 @@ fn client(snapshot: &Snapshot, namespace: &str, name: &str) -> Arc<Pod> {
 
 fn told(decision: &Decision) -> String {
     match decision {
-        Decision::Forward(forwarding) => {
+        Decision::Routed(Routed {
+            act: Act::Forward(forwarding),
+            ..
+        }) => {
             let path = forwarding.path.as_deref();
             let path = path.map_or_else(String::new, |path| format!(" {path}"));
             let authority = forwarding.authority.as_deref();
@@ -45,17 +48,18 @@ fn told(decision: &Decision) -> String {
         }
         Decision::Passthrough => "passthrough".to_owned(),
         Decision::Reply(Reply::NoRoute) => "404 NR".to_owned(),
-        Decision::Reply(Reply::NoCluster(key)) => format!("503 NC {key}"),
+        Decision::Routed(Routed {
+            act: Act::NoCluster(key),
+            ..
+        }) => format!("503 NC {key}"),
+        other => panic!("{other:?} is no answer that these tests know"),
     }
 }
 
 fn ask(snapshot: &Snapshot, scope: &HttpScope, client: &Client<'_>, url: &str) -> String {
     let (authority, path) = url.split_once('/').unwrap_or((url, ""));
     let path = format!("/{path}");
-    let request = Request {
-        authority,
-        path: &path,
-    };
+    let request = get(authority, &path);
     told(&decide(
         snapshot,
         scope,
@@ -626,10 +630,7 @@ fn shares_follow_the_weights() {
         sound_world(&(two_services() + &rules + &pod("client", "10.9.9.9", "app=client")));
     check_in(&snapshot, &[("a/one", B), ("a/", B)]);
     let pod = client(&snapshot, "default", "client");
-    let request = Request {
-        authority: "a",
-        path: "/shares",
-    };
+    let request = get("a", "/shares");
     let mut drawn = Vec::new();
     for number in 0..4 {
         let decision = decide(
@@ -701,7 +702,8 @@ fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
             &["tcp:7000:7000", "http:80:8080", "x:7001:7001"],
         )
         + &pod("peer", "10.1.0.1", "app=peers");
-    let snapshot = sound_world(&text);
+    let snapshot = sound_world(&(text + &pod("client", "10.9.9.9", "app=client")));
+    let pod = client(&snapshot, "default", "client");
     let cases = [
         ("10.0.0.1:80", "http 80"),
         ("[fd00::1]:80", "http 80"),
@@ -734,19 +736,36 @@ fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
     ];
     for (destination, expected) in cases {
         let destination: SocketAddr = destination.parse().expect("an address");
-        let found = match outbound(&snapshot, destination) {
+        let found = match outbound(&snapshot, &Client::Pod(&pod), destination) {
             Outbound::Http(HttpScope::Mesh { port }) => format!("http {port}"),
             Outbound::Http(scope) => panic!("{scope:?} is no scope of a connection"),
             Outbound::Detect {
                 scope: HttpScope::Service { host, port },
                 otherwise,
             } => {
-                assert_eq!((&otherwise.key.host, otherwise.key.port), (&host, port));
+                let other = StreamScope::Service {
+                    host: Arc::clone(&host),
+                    port,
+                };
+                assert_eq!(otherwise, other);
                 format!("detect {host}:{port}")
             }
             Outbound::Detect { scope, .. } => panic!("{scope:?} is no private scope"),
-            Outbound::Tcp(cluster) => format!("tcp {}", cluster.key),
-            Outbound::Passthrough => "passthrough".to_owned(),
+            Outbound::Stream(scope) => {
+                let flow = Flow {
+                    destination,
+                    server_name: None,
+                };
+                let client = Client::Pod(&pod);
+                match stream(&snapshot, &client, &scope, &flow, &mut Told(vec![])) {
+                    StreamDecision::Forward(cluster) => match cluster.discovery {
+                        Discovery::Headless => "passthrough".to_owned(),
+                        _ => format!("tcp {}", cluster.key),
+                    },
+                    StreamDecision::Passthrough => "passthrough".to_owned(),
+                    StreamDecision::Refuse => "refused".to_owned(),
+                }
+            }
         };
         assert_eq!(found, expected, "{destination}");
     }
@@ -776,18 +795,16 @@ fn a_pod_serves_what_the_oldest_service_in_front_of_it_says() {
 const GATEWAY: &str = "{selector: {app: gw}, servers: [{hosts: ['*.foo.com', 'other/bar.com', 'x.org'], port: {number: 80, name: http, protocol: HTTP}}]}";
 
 fn at_gateway(text: &str, labels: &str, cases: &[(&str, &str)]) {
-    let (snapshot, _) = world(text);
-    let labels: Labels = labels
-        .split(',')
-        .filter_map(|label| label.split_once('='))
-        .map(|(key, value)| (key.into(), value.into()))
-        .collect();
-    let gateway = Client::Gateway {
-        namespace: "istio-system",
-        labels: &labels,
+    let gateway = pod("istio-system/gateway", "10.8.8.8", labels);
+    let (snapshot, _) = world(&format!("{text}{gateway}"));
+    let gateway = client(&snapshot, "istio-system", "gateway");
+    let gateway = Client::Gateway(&gateway);
+    let scope = HttpScope::Gateway {
+        port: 80,
+        server: None,
     };
     for (url, expected) in cases {
-        let found = ask(&snapshot, &HttpScope::Gateway { port: 80 }, &gateway, url);
+        let found = ask(&snapshot, &scope, &gateway, url);
         assert_eq!(found, *expected, "{url}");
     }
 }
@@ -935,12 +952,10 @@ fn an_endpoint_is_the_less_busy_of_two() {
         },
         protocol: Protocol::Http,
         endpoints: (0..count)
-            .map(|last| Endpoint {
-                address: SocketAddr::from(([10, 0, 0, last], 80)),
-                pod: None,
-            })
+            .map(|last| Endpoint::at(SocketAddr::from(([10, 0, 0, last], 80))))
             .collect(),
-        original_destination: false,
+        discovery: Discovery::Listed,
+        policy: Arc::default(),
     };
     let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 80));
     let idle = |_: SocketAddr| 0;

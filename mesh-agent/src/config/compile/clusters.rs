@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::config::compile::rules::{Merged, SubsetRules};
 use crate::config::compile::services::{Registered, Services, has_labels};
-use crate::model::{Cluster, ClusterKey, Labels, Protocol, SubsetView};
+use crate::model::{Cluster, ClusterKey, ClusterView, Discovery, Labels, Protocol, TrafficPolicy};
 
-type Views = HashMap<Arc<str>, HashMap<Arc<str>, SubsetView>>;
+type Views = HashMap<Arc<str>, HashMap<Arc<str>, ClusterView>>;
 
 /// The clusters as most namespaces see them, and where others see something else.
 pub(super) fn clusters(
@@ -30,7 +30,9 @@ pub(super) fn clusters(
                 (Some(_), None) | (None, Some(_)) => false,
             };
             if !same {
-                let view = subsets(service, rule).collect();
+                let view = with_subset(service, None)
+                    .chain(subsets(service, rule))
+                    .collect();
                 let hosts = views.entry(Arc::clone(client)).or_default();
                 hosts.insert(Arc::clone(host), view);
             }
@@ -75,7 +77,11 @@ fn with_subset(
                 key: key.clone(),
                 protocol: port.protocol,
                 endpoints: endpoints.map(|backend| backend.endpoint.clone()).collect(),
-                original_destination: service.service.headless,
+                policy: Arc::<TrafficPolicy>::default(),
+                discovery: match service.service.headless {
+                    true => Discovery::Headless,
+                    false => Discovery::Listed,
+                },
             };
             (key, Arc::new(cluster))
         })

@@ -6,37 +6,89 @@ use std::sync::Arc;
 use crate::config::Inputs;
 use crate::config::compile::mesh::add;
 use crate::config::compile::routes::{Binding, Place};
-use crate::config::compile::services::Services;
-use crate::config::object::Object;
+use crate::config::compile::services::{Services, has_labels};
 use crate::config::object::gateway::Server;
 use crate::config::object::name::{GatewayName, intersection};
-use crate::model::{GatewayServer, Route, RouteTable, VirtualHost};
+use crate::config::object::{Gateway, Object};
+use crate::model::{self, GatewayListener, GatewayPort, Labels, Route, RouteTable, VirtualHost};
 
-/// Every server, in the order of the Gateways' ages.
-pub(super) fn servers(
-    inputs: &Inputs,
+/// Which Gateways select which pods: each set of Gateways that selects any pod is merged once.
+pub(super) struct Selections<'a> {
+    gateways: Vec<(&'a Object, &'a Gateway)>,
+    /// Indices into `gateways`; first those that select every pod.
+    sets: Vec<Vec<usize>>,
+}
+
+impl<'a> Selections<'a> {
+    pub(super) fn new(inputs: &'a Inputs) -> Self {
+        let gateways = inputs.gateways();
+        let of_all = (0..gateways.len()).filter(|index| gateways[*index].1.selector.is_empty());
+        let sets = vec![of_all.collect()];
+        Self { gateways, sets }
+    }
+
+    /// The place of a pod's set.
+    pub(super) fn of(&mut self, labels: &Labels) -> usize {
+        let selected: Vec<usize> = (0..self.gateways.len())
+            .filter(|index| has_labels(labels, &self.gateways[*index].1.selector))
+            .collect();
+        let known = self.sets.iter().position(|set| *set == selected);
+        known.unwrap_or_else(|| {
+            self.sets.push(selected);
+            self.sets.len() - 1
+        })
+    }
+}
+
+/// Each set of Gateways as one, the oldest Gateway first.
+pub(super) fn gateways(
+    selections: &Selections<'_>,
     bindings: &[Binding<'_>],
     services: &Services<'_>,
-) -> Vec<GatewayServer> {
-    let mut servers = Vec::new();
-    for (object, gateway) in inputs.gateways() {
-        let name = gateway_name(object);
-        let bound: Vec<&Binding<'_>> = bindings
+) -> Vec<model::Gateway> {
+    let merged = selections.sets.iter().map(|set| {
+        let members: Vec<_> = set
             .iter()
-            .filter(|binding| binding.applies_to(&name))
+            .map(|index| selections.gateways[*index])
             .collect();
+        merge(&members, bindings, services)
+    });
+    merged.collect()
+}
+
+fn merge(
+    members: &[(&Object, &Gateway)],
+    bindings: &[Binding<'_>],
+    services: &Services<'_>,
+) -> model::Gateway {
+    let names = members.iter().map(|(object, _)| {
+        let id = &object.id;
+        format!("{}/{}", id.namespace, id.name).into()
+    });
+    let mut ports: BTreeMap<u16, BTreeMap<&str, Vec<Arc<Route>>>> = BTreeMap::new();
+    for (object, gateway) in members {
+        let name = gateway_name(object);
         for server in &gateway.servers {
-            servers.push(GatewayServer {
-                name: Arc::clone(&object.id.name),
-                namespace: Arc::clone(&object.id.namespace),
-                selector: gateway.selector.clone(),
-                port: server.port,
-                protocol: server.protocol,
-                routes: table(server, &name, &bound, services),
-            });
+            let hosts = ports.entry(server.port).or_default();
+            add_routes(hosts, server, &name, bindings, services);
         }
     }
-    servers
+    model::Gateway {
+        names: names.collect(),
+        ports: ports
+            .into_iter()
+            .map(|(port, hosts)| {
+                let listener = GatewayListener::Http(table(hosts));
+                (
+                    port,
+                    GatewayPort {
+                        bind: None,
+                        listener,
+                    },
+                )
+            })
+            .collect(),
+    }
 }
 
 /// What VirtualServices call a Gateway.
@@ -65,19 +117,19 @@ pub(super) fn shared_hosts<'s>(
         .filter_map(move |served| intersection(&served.host, host))
 }
 
-/// VirtualServices for one host are put one behind the other, the oldest first; what takes every request comes last.
-fn table(
-    server: &Server,
+/// VirtualServices for one host are put one behind the other, the oldest first.
+fn add_routes<'a>(
+    hosts: &mut BTreeMap<&'a str, Vec<Arc<Route>>>,
+    server: &'a Server,
     name: &GatewayName,
-    bound: &[&Binding<'_>],
+    bindings: &'a [Binding<'a>],
     services: &Services<'_>,
-) -> RouteTable {
+) {
     let place = Place {
         gateway: name,
         port: server.port,
     };
-    let mut hosts: BTreeMap<&str, Vec<Route>> = BTreeMap::new();
-    for binding in bound {
+    for binding in bindings.iter().filter(|binding| binding.applies_to(name)) {
         for host in &binding.service.hosts {
             for shared in shared_hosts(server, host, &binding.object.id.namespace) {
                 let routes = binding.routes(&place, services);
@@ -87,6 +139,10 @@ fn table(
             }
         }
     }
+}
+
+/// What takes every request comes last, whoever it belongs to.
+fn table(hosts: BTreeMap<&str, Vec<Arc<Route>>>) -> RouteTable {
     let mut table = RouteTable::default();
     for (host, mut routes) in hosts {
         routes.sort_by_key(|route| route.when.takes_any_request());
@@ -94,6 +150,7 @@ fn table(
         let host = VirtualHost {
             name: Arc::clone(&name),
             routes,
+            https_redirect: false,
             next: None,
         };
         add(&mut table, &name, &Arc::new(host));

@@ -110,6 +110,7 @@ impl<'a> Mesh<'a> {
         let own = VirtualHost {
             name: Arc::clone(host),
             routes: vec![default_route(host, port)],
+            https_redirect: false,
             next: None,
         };
         self.chain(host, exact.chain(wildcards), port, Some(own))
@@ -139,6 +140,7 @@ impl<'a> Mesh<'a> {
             hosts.push(VirtualHost {
                 name: Arc::clone(host),
                 routes,
+                https_redirect: false,
                 next: None,
             });
             if for_everyone {

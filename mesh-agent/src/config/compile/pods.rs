@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::compile::gateways::Selections;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object};
@@ -22,6 +23,7 @@ const ENROL: &str = "mesh-agent.io/enrol";
 pub(super) fn pods(
     inputs: &Inputs,
     services: &Services<'_>,
+    gateways: &mut Selections<'_>,
     options: &CompileOptions,
     report: &mut Report,
 ) -> Vec<Arc<Pod>> {
@@ -38,6 +40,9 @@ pub(super) fn pods(
                 addresses: pod.addresses.clone(),
                 ready: pod.ready && !object.terminating,
                 local: local(object, options, report),
+                locality: None,
+                outlook: None,
+                gateway: gateways.of(&object.labels),
                 inbound: served.remove(&id).unwrap_or_default(),
                 id,
             })

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::config::Inputs;
 use crate::config::compile::services::Services;
 use crate::config::object::name::{ExportTo, GatewayName};
-use crate::config::object::virtual_service::{Action, Block, Rule, Share};
+use crate::config::object::virtual_service::{Action, Block, Share};
 use crate::config::object::{Object, VirtualService};
 use crate::model::{
-    ClientMatch, ClusterKey, Destination, Forward, Retry, Route, RouteAction, RouteMatch,
+    ClientMatch, ClusterKey, Destination, Fault, Forward, HeaderEdits, PathRewrite, Retry, Route,
+    RouteAction, RouteMatch,
 };
 
 /// A VirtualService for one audience.
@@ -66,11 +67,11 @@ impl Binding<'_> {
     }
 
     /// Its routes at a place; none where every rule is for other ports or gateways.
-    pub(super) fn routes(&self, place: &Place<'_>, services: &Services<'_>) -> Vec<Route> {
+    pub(super) fn routes(&self, place: &Place<'_>, services: &Services<'_>) -> Vec<Arc<Route>> {
         let mut routes = Vec::new();
-        for rule in &self.service.rules {
+        for (index, rule) in self.service.rules.iter().enumerate() {
             for block in rule.blocks.iter().filter(|block| place.concerns(block)) {
-                let route = self.route(rule, block, place, services);
+                let route = Arc::new(self.route(index, block, place, services));
                 // Nothing behind a route that takes everything can be reached.
                 let client = &route.when.client;
                 let last = route.when.takes_any_request()
@@ -87,20 +88,28 @@ impl Binding<'_> {
 
     fn route(
         &self,
-        rule: &Rule,
+        index: usize,
         block: &Block,
         place: &Place<'_>,
         services: &Services<'_>,
     ) -> Route {
         // Where a block names gateways, Istio does not look at what else it says of the client.
         let by_gateway = !block.gateways.is_empty();
+        let rule = &self.service.rules[index];
+        let id = &self.object.id;
         Route {
+            origin: Some((format!("{}/{}", id.namespace, id.name).into(), index)),
             name: match (&*rule.name, &*block.name) {
                 (_, "") => Arc::clone(&rule.name),
                 (rule, block) => format!("{rule}.{block}").into(),
             },
             when: RouteMatch {
                 uri: block.uri.clone(),
+                scheme: None,
+                method: None,
+                authority: None,
+                headers: Vec::new(),
+                query: Vec::new(),
                 client: ClientMatch {
                     labels: if by_gateway {
                         Default::default()
@@ -112,6 +121,7 @@ impl Binding<'_> {
                 },
             },
             action: RouteAction::Forward(forward(&rule.action, place.port, services)),
+            cors: None,
         }
     }
 }
@@ -124,8 +134,10 @@ impl Place<'_> {
 }
 
 /// The route of a Service that no VirtualService has taken.
-pub(super) fn default_route(host: &Arc<str>, port: u16) -> Route {
-    Route {
+pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
+    Arc::new(Route {
+        origin: None,
+        cors: None,
         name: "default".into(),
         when: RouteMatch::default(),
         action: RouteAction::Forward(Forward {
@@ -136,14 +148,18 @@ pub(super) fn default_route(host: &Arc<str>, port: u16) -> Route {
                     subset: None,
                 },
                 weight: 0,
+                request_headers: HeaderEdits::default(),
+                response_headers: HeaderEdits::default(),
             }],
             total_weight: 0,
-            rewrite_uri: None,
+            rewrite_path: None,
             rewrite_authority: None,
             timeout: None,
             retry: Retry::default(),
+            fault: Fault::default(),
+            mirrors: Vec::new(),
         }),
-    }
+    })
 }
 
 fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
@@ -163,6 +179,8 @@ fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
                 subset: share.subset.clone(),
             },
             weight: share.weight,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
         })
         .collect();
     Forward {
@@ -171,10 +189,12 @@ fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
             .map(|share| u64::from(share.weight))
             .sum(),
         destinations,
-        rewrite_uri: rewrite_uri.clone(),
+        rewrite_path: rewrite_uri.clone().map(PathRewrite::Matched),
         rewrite_authority: rewrite_authority.clone(),
         timeout: *timeout,
-        retry: *retry,
+        retry: retry.clone(),
+        fault: Fault::default(),
+        mirrors: Vec::new(),
     }
 }
 

@@ -226,6 +226,9 @@ fn from_selector<'a>(
                 endpoint: Endpoint {
                     address: SocketAddr::new(address_for(service, &pod.addresses)?, number),
                     pod: Some(pod_id(pod_object)),
+                    labels: None,
+                    locality: None,
+                    weight: 1,
                 },
                 labels: Some(&pod_object.labels),
                 ready: (pod.ready || service.publish_not_ready) && !pod_object.terminating,
@@ -282,7 +285,13 @@ fn from_slices<'a>(
             let labels = pod.as_ref().and_then(|pod| pods.by_id.get(pod));
             Some(Backend {
                 labels: labels.map(|(object, _)| &object.labels),
-                endpoint: Endpoint { address, pod },
+                endpoint: Endpoint {
+                    address,
+                    pod,
+                    labels: None,
+                    locality: None,
+                    weight: 1,
+                },
                 ready: endpoint.ready,
             })
         })

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::config::UnknownFields;
 use crate::config::fixture::{istio, pod, service, sound_world, world, world_with};
 use crate::config::{CompileOptions, Severity};
-use crate::model::{CapturePolicy, ClusterKey, FailPolicy, PodId, Snapshot, SourceMode};
+use crate::model::{CapturePolicy, ClusterKey, Discovery, FailPolicy, PodId, Snapshot, SourceMode};
 
 fn endpoints(snapshot: &Snapshot, cluster: &str) -> Vec<String> {
     let mut parts = cluster.split('|').skip(1);
@@ -169,9 +169,9 @@ fn a_service_without_selector_or_slices_has_no_endpoint() {
 fn headless_services_own_the_addresses_of_their_pods() {
     let text = service("a", "None", &["http:80:8080"]) + &pod("a-1", "10.1.0.1", "app=a");
     let snapshot = sound_world(&text);
-    assert_eq!(&*snapshot.addresses[&[10, 1, 0, 1].into()].name, "a");
+    assert_eq!(&*snapshot.common.addresses[&[10, 1, 0, 1].into()].name, "a");
     let (_, cluster) = snapshot.clusters.iter().next().expect("a cluster");
-    assert!(cluster.original_destination);
+    assert_eq!(cluster.discovery, Discovery::Headless);
     assert_eq!(
         cluster.endpoints[0].address,
         SocketAddr::from(([10, 1, 0, 1], 8080))
@@ -331,9 +331,13 @@ fn the_domain_of_the_cluster_can_be_another() {
     };
     let (snapshot, _) = world_with(&service("a", "10.0.0.1", &["http:80:8080"]), &options);
     assert!(
-        snapshot.mesh[&80]
+        snapshot.common.mesh[&80]
             .exact
             .contains_key("a.default.svc.example.org")
     );
-    assert!(snapshot.mesh[&80].exact.contains_key("a.default.svc"));
+    assert!(
+        snapshot.common.mesh[&80]
+            .exact
+            .contains_key("a.default.svc")
+    );
 }

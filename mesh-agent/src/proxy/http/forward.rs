@@ -13,7 +13,7 @@ use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::model::{Cluster, Protocol};
+use crate::model::{Cluster, Protocol, Route, RouteAction};
 use crate::proxy::connection::{Connection, Scope};
 use crate::proxy::http::body::Body;
 use crate::proxy::http::headers::{self, RequestFacts};
@@ -24,7 +24,7 @@ use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::Failure;
 use crate::proxy::stream::Busy;
 use crate::proxy::upstream::pool::{Key, Lease, Version};
-use crate::route::{self, Decision, Forwarding, Reply};
+use crate::route::{self, Act, Decision, Forwarding, Reply};
 
 /// A request that was decided over.
 pub(super) struct Outgoing {
@@ -98,7 +98,7 @@ impl Outgoing {
             http::Version::HTTP_2 => Version::Http2,
             _ => Version::Http1,
         };
-        let decided = decide(connection, authority.as_str(), path)?;
+        let decided = decide(connection, &head, authority.as_str(), path)?;
         note(connection, &decided, record);
         let mut outgoing = Self {
             goal: Goal::Original,
@@ -120,11 +120,13 @@ impl Outgoing {
                 (path.to_owned(), authority)
             }
             Decided::Passthrough => (path.to_owned(), authority),
-            Decided::Forward(forwarding) => {
-                let rewritten = rewrite(&mut head, &forwarding, path, authority)?;
+            Decided::Forward(route, forwarding) => {
+                if let RouteAction::Forward(forward) = &route.action {
+                    outgoing.retries = forward.retry.attempts;
+                    outgoing.timeout = forward.timeout;
+                }
+                let rewritten = rewrite(&mut head, &forwarding, outgoing.timeout, path, authority)?;
                 outgoing.version = version_for(forwarding.cluster.protocol, client_version);
-                outgoing.retries = forwarding.retries;
-                outgoing.timeout = forwarding.timeout;
                 outgoing.goal = Goal::Cluster(forwarding.cluster);
                 rewritten
             }
@@ -413,25 +415,45 @@ impl Exchanged {
 
 /// What becomes of a request.
 enum Decided {
-    Forward(Forwarding),
+    Forward(Arc<Route>, Forwarding),
     Passthrough,
     App(Protocol),
 }
 
-fn decide(connection: &Connection, authority: &str, path: &str) -> Result<Decided, Failure> {
+fn decide(
+    connection: &Connection,
+    head: &Parts,
+    authority: &str,
+    path: &str,
+) -> Result<Decided, Failure> {
     let scope = match &connection.scope {
         Scope::Routed(scope) => scope,
         Scope::App(protocol) => return Ok(Decided::App(*protocol)),
         Scope::Relayed => return Ok(Decided::Passthrough),
     };
-    let request = route::Request { authority, path };
+    let scheme = head.headers.get("x-forwarded-proto");
+    let request = route::Request {
+        authority,
+        path,
+        query: head.uri.query(),
+        method: head.method.as_str(),
+        scheme: scheme
+            .and_then(|scheme| scheme.to_str().ok())
+            .unwrap_or("http"),
+        headers: &head.headers,
+        source: connection.peer.ip(),
+    };
     match connection.site.decide(scope, &request) {
-        Decision::Forward(forwarding) => Ok(Decided::Forward(forwarding)),
+        Decision::Routed(routed) => match routed.act {
+            Act::Forward(forwarding) => Ok(Decided::Forward(routed.route, forwarding)),
+            Act::NoCluster(_) => Err(Failure::NoCluster),
+            Act::Redirect(_) | Act::Respond => Err(Failure::NoRoute),
+        },
         // A gateway has no original destination to pass anything to.
         Decision::Passthrough if connection.hop == Hop::Gateway => Err(Failure::NoRoute),
         Decision::Passthrough => Ok(Decided::Passthrough),
         Decision::Reply(Reply::NoRoute) => Err(Failure::NoRoute),
-        Decision::Reply(Reply::NoCluster(_)) => Err(Failure::NoCluster),
+        Decision::Reply(Reply::Refused | Reply::Https(_)) => Err(Failure::NoRoute),
     }
 }
 
@@ -440,8 +462,8 @@ fn note(connection: &Connection, decided: &Decided, record: &mut Record) {
         return;
     };
     match decided {
-        Decided::Forward(forwarding) => {
-            line.route = Some(Arc::clone(&forwarding.route));
+        Decided::Forward(route, forwarding) => {
+            line.route = Some(Arc::clone(&route.name));
             line.cluster = forwarding.cluster.key.to_string();
         }
         Decided::Passthrough => line.cluster = connection.passthrough_name().to_owned(),

@@ -1,5 +1,7 @@
 //! A request's target on its way out: what the route changes of it, and the form that the server's protocol asks for.
 
+use std::time::Duration;
+
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -14,6 +16,7 @@ use crate::route::Forwarding;
 pub(super) fn rewrite(
     head: &mut Parts,
     forwarding: &Forwarding,
+    timeout: Option<Duration>,
     path: &str,
     authority: Authority,
 ) -> Result<(String, Authority), Failure> {
@@ -29,7 +32,7 @@ pub(super) fn rewrite(
             original_path: original_path.as_deref(),
             original_host: forwarding.authority.as_ref().map(|_| authority.as_str()),
             operation: Some(&operation),
-            timeout: forwarding.timeout,
+            timeout,
         },
     );
     let authority = match &forwarding.authority {

@@ -107,8 +107,7 @@ impl Plan {
             },
             Hop::Gateway => Who::Gateway {
                 port: 80,
-                namespace: "istio-system".into(),
-                labels: Labels::new(),
+                pod: pod_id(),
             },
         };
         let moved = self.moved.clone();
@@ -156,17 +155,16 @@ impl Plan {
                 let cluster = Cluster {
                     key: key.clone(),
                     protocol: self.cluster_protocol,
-                    original_destination: false,
-                    endpoints: endpoints
-                        .iter()
-                        .map(|&address| Endpoint { address, pod: None })
-                        .collect(),
+                    discovery: Discovery::Listed,
+                    endpoints: endpoints.iter().copied().map(Endpoint::at).collect(),
+                    policy: Arc::default(),
                 };
                 snapshot.clusters.insert(key, Arc::new(cluster));
             }
         }
         if self.known {
             snapshot
+                .common
                 .addresses
                 .insert(listener.ip(), Arc::clone(&service));
             snapshot.services.insert(host, service);
@@ -176,21 +174,23 @@ impl Plan {
             ..RouteTable::default()
         };
         match self.hop {
-            Hop::Gateway => snapshot.gateways.push(GatewayServer {
-                name: "default/gateway".into(),
-                namespace: "default".into(),
-                selector: Labels::new(),
-                port: 80,
-                protocol: Protocol::Http,
-                routes: table(),
+            Hop::Gateway => snapshot.gateways.push(Gateway {
+                names: vec!["default/gateway".into()],
+                ports: BTreeMap::from([(
+                    80,
+                    GatewayPort {
+                        bind: None,
+                        listener: GatewayListener::Http(table()),
+                    },
+                )]),
             }),
             Hop::Outbound | Hop::Inbound if self.known => {
-                snapshot.mesh.insert(port, table());
+                snapshot.common.mesh.insert(port, table());
             }
             Hop::Outbound | Hop::Inbound => {}
         }
         let private = BTreeMap::from([(port, self.virtual_host())]);
-        snapshot.undeclared.insert(HOST.into(), private);
+        snapshot.common.undeclared.insert(HOST.into(), private);
         let pod = Arc::new(self.pod(port));
         snapshot.pods.insert(pod_id(), Arc::clone(&pod));
         snapshot.pods_by_address.insert(POD, pod);
@@ -201,7 +201,8 @@ impl Plan {
         Arc::new(VirtualHost {
             name: HOST.into(),
             next: None,
-            routes: self.routes.iter().map(copy_route).collect(),
+            https_redirect: false,
+            routes: self.routes.iter().cloned().map(Arc::new).collect(),
         })
     }
 
@@ -218,6 +219,9 @@ impl Plan {
             ready: true,
             local: None,
             inbound: BTreeMap::from([(port, served.clone()), (8080, served)]),
+            locality: None,
+            outlook: None,
+            gateway: 0,
         }
     }
 }
@@ -271,46 +275,35 @@ pub(super) fn split(shares: &[(Option<&str>, u32)]) -> Route {
                 subset: subset.map(Arc::from),
             },
             weight: *weight,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
         })
         .collect();
     Route {
         name: "test".into(),
+        origin: None,
+        cors: None,
         when: RouteMatch::default(),
         action: RouteAction::Forward(Forward {
             total_weight: destinations.iter().map(|d| u64::from(d.weight)).sum(),
             destinations,
-            rewrite_uri: None,
+            rewrite_path: None,
             rewrite_authority: None,
             timeout: None,
             retry: Retry::default(),
+            fault: Fault::default(),
+            mirrors: Vec::new(),
         }),
     }
 }
 
 /// Changes what a route does.
 pub(super) fn with(mut route: Route, change: impl FnOnce(&mut RouteMatch, &mut Forward)) -> Route {
-    let RouteAction::Forward(forward) = &mut route.action;
+    let RouteAction::Forward(forward) = &mut route.action else {
+        panic!("the route forwards nothing");
+    };
     change(&mut route.when, forward);
     route
-}
-
-fn copy_route(route: &Route) -> Route {
-    let RouteAction::Forward(forward) = &route.action;
-    Route {
-        name: Arc::clone(&route.name),
-        when: RouteMatch {
-            uri: route.when.uri.clone(),
-            client: ClientMatch::default(),
-        },
-        action: RouteAction::Forward(Forward {
-            destinations: forward.destinations.clone(),
-            total_weight: forward.total_weight,
-            rewrite_uri: forward.rewrite_uri.clone(),
-            rewrite_authority: forward.rewrite_authority.clone(),
-            timeout: forward.timeout,
-            retry: forward.retry,
-        }),
-    }
 }
 
 /// A server that serves each connection on a thread of its own.

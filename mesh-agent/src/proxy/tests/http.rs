@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::fakes::*;
-use crate::model::{PathMatch, Protocol};
+use crate::model::{PathMatch, PathRewrite, Protocol};
 use crate::proxy::record::Flag;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
@@ -220,7 +220,7 @@ fn splits_by_weight_and_rewrites() {
     plan.routes = vec![
         with(forward_to(Some("v2")), |when, forward| {
             when.uri = Some(PathMatch::Prefix("/v2".into()));
-            forward.rewrite_uri = Some("/".into());
+            forward.rewrite_path = Some(PathRewrite::Matched("/".into()));
             forward.rewrite_authority = Some("other.example".into());
         }),
         split(&[(Some("v1"), 90), (Some("v2"), 10)]),

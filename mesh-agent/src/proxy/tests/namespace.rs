@@ -51,14 +51,15 @@ fn world() -> Snapshot {
     let cluster = Cluster {
         key: key.clone(),
         protocol: Protocol::Tcp,
-        original_destination: false,
-        endpoints: vec![Endpoint {
-            address: app,
-            pod: None,
-        }],
+        discovery: Discovery::Listed,
+        endpoints: vec![Endpoint::at(app)],
+        policy: Arc::default(),
     };
     let mut snapshot = Snapshot::default();
-    snapshot.addresses.insert(vip.ip(), Arc::clone(&service));
+    snapshot
+        .common
+        .addresses
+        .insert(vip.ip(), Arc::clone(&service));
     snapshot.services.insert(host, service);
     snapshot.clusters.insert(key, Arc::new(cluster));
     snapshot

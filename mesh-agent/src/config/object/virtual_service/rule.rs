@@ -300,7 +300,10 @@ fn read_retries(retries: &Retries, path: &Path, problems: &mut Problems) -> Retr
         }
     }
     match u32::try_from(attempts) {
-        Ok(attempts) => Retry { attempts },
+        Ok(attempts) => Retry {
+            attempts,
+            ..Retry::default()
+        },
         Err(_) => {
             problems.error(
                 &path.key("attempts"),
