@@ -436,13 +436,13 @@ pub fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// `1.5s` or `300ms`.
+/// `1.5s`, `300ms`, `2m` or `24h`.
 pub fn duration(text: &str) -> Option<Duration> {
-    let seconds = match text.strip_suffix("ms") {
-        Some(number) => number.parse::<f64>().ok()? / 1000.0,
-        None => text.strip_suffix('s')?.parse().ok()?,
-    };
-    Duration::try_from_secs_f64(seconds).ok()
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (number, unit) = units
+        .iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))?;
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
 }
 
 fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
