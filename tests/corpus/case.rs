@@ -204,7 +204,7 @@ pub struct Reply {
 #[derive(Clone, Debug)]
 pub struct OneOrMore<T>(pub Vec<T>);
 
-/// A scalar of YAML as text.
+/// A scalar of YAML as text; `LONG-50000` is so many letters.
 #[derive(Clone, Debug)]
 pub struct Text(pub String);
 
@@ -420,9 +420,10 @@ impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        text(&value)
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("not a text: {value}")))
+        let written = text(&value);
+        let written = written.ok_or_else(|| D::Error::custom(format!("not a text: {value}")))?;
+        let long = written.strip_prefix("LONG-").and_then(|n| n.parse().ok());
+        Ok(Self(long.map_or(written, |length| "x".repeat(length))))
     }
 }
 

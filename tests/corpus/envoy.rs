@@ -255,6 +255,11 @@ fn typed(kind: &str, mut object: Value) -> Value {
 fn bootstrap_of(listeners: &Path, clusters: &Path) -> Value {
     json!({
         "node": {"id": "corpus", "cluster": "corpus"},
+        // As Istio starts it.
+        "layered_runtime": {"layers": [{"name": "istio", "static_layer": {
+            "envoy.reloadable_features.http_reject_path_with_fragment": false,
+            "re2.max_program_size.error_level": 32_768,
+        }}]},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": ADMIN}}},
         "dynamic_resources": {
             "lds_config": {"path_config_source": {"path": listeners}, "resource_api_version": "V3"},
