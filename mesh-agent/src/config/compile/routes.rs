@@ -66,6 +66,14 @@ impl Binding<'_> {
         self.service.gateways.contains(gateway)
     }
 
+    /// The hosts that its rules send to.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = Arc<str>> {
+        let rules = self.service.rules.iter();
+        rules
+            .flat_map(|rule| &rule.action.shares)
+            .map(|share| Arc::clone(&share.host))
+    }
+
     /// Its routes at a place; none where every rule is for other ports or gateways.
     pub(super) fn routes(&self, place: &Place<'_>, services: &Services<'_>) -> Vec<Arc<Route>> {
         let mut routes = Vec::new();
@@ -135,6 +143,15 @@ impl Place<'_> {
 
 /// The route of a Service that no VirtualService has taken.
 pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
+    route_to(ClusterKey {
+        host: Arc::clone(host),
+        port,
+        subset: None,
+    })
+}
+
+/// The route that sends everything to one cluster.
+pub(super) fn route_to(cluster: ClusterKey) -> Arc<Route> {
     Arc::new(Route {
         origin: None,
         cors: None,
@@ -142,11 +159,7 @@ pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
         when: RouteMatch::default(),
         action: RouteAction::Forward(Forward {
             destinations: vec![Destination {
-                cluster: ClusterKey {
-                    host: Arc::clone(host),
-                    port,
-                    subset: None,
-                },
+                cluster,
                 weight: 0,
                 request_headers: HeaderEdits::default(),
                 response_headers: HeaderEdits::default(),
@@ -174,7 +187,11 @@ fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
         .iter()
         .map(|share| Destination {
             cluster: ClusterKey {
-                host: Arc::clone(&share.host),
+                // Of a name that stands for another, the other.
+                host: match services.get(&share.host) {
+                    Some(service) => Arc::clone(&service.model.host),
+                    None => Arc::clone(&share.host),
+                },
                 port: port_of(share, port, services),
                 subset: share.subset.clone(),
             },

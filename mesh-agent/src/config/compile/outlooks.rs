@@ -1,0 +1,120 @@
+//! What each group of pods knows of the world, and how what it sends there is routed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::CompileOptions;
+use crate::config::OutboundTrafficPolicy;
+use crate::config::compile::mesh;
+use crate::config::compile::routes::{Binding, route_to};
+use crate::config::compile::services::Services;
+use crate::config::compile::sight::Sight;
+use crate::config::object::sidecar::OutboundPolicy;
+use crate::model::{
+    ClientMatch, ClusterKey, Destination, HeaderEdits, Outlook, Protocol, StreamMatch, StreamRoute,
+    StreamTable, Unknown,
+};
+
+/// Makes the outlook of those who see what `sight` says.
+pub(super) fn outlook(
+    sight: &Sight<'_>,
+    bindings: &[Binding<'_>],
+    services: &Services<'_>,
+    options: &CompileOptions,
+) -> Outlook {
+    let (mesh, undeclared) = mesh::tables(bindings, services, sight, options);
+    Outlook {
+        addresses: services.addresses(sight),
+        ranges: ranges(sight, services),
+        whole_ports: whole_ports(sight, services),
+        mesh,
+        undeclared,
+        streams: Default::default(),
+        unknown: match sight.unknown {
+            None => match options.outbound_traffic_policy {
+                OutboundTrafficPolicy::AllowAny => Unknown::Allow,
+                OutboundTrafficPolicy::RegistryOnly => Unknown::Refuse,
+            },
+            Some(OutboundPolicy::AllowAny) => Unknown::Allow,
+            Some(OutboundPolicy::RegistryOnly) => Unknown::Refuse,
+            Some(OutboundPolicy::Through { host, subset, port }) => {
+                Unknown::Through(route_to(ClusterKey {
+                    host: Arc::clone(host),
+                    port: *port,
+                    subset: subset.clone(),
+                }))
+            }
+        },
+    }
+}
+
+fn ranges(
+    sight: &Sight<'_>,
+    services: &Services<'_>,
+) -> Vec<(ipnet::IpNet, Arc<crate::model::Service>)> {
+    let mut ranges: Vec<_> = services
+        .list
+        .iter()
+        .filter(|service| sight.sees(service))
+        .flat_map(|service| {
+            let owner = &service.model;
+            service.ranges.iter().map(|net| (*net, Arc::clone(owner)))
+        })
+        .collect();
+    // Stable: of equals the older comes first.
+    ranges.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+    ranges
+}
+
+/// The ports of ServiceEntries that have no address: told apart by server name where there is one.
+fn whole_ports(sight: &Sight<'_>, services: &Services<'_>) -> BTreeMap<u16, StreamTable> {
+    let mut ports: BTreeMap<u16, StreamTable> = BTreeMap::new();
+    for service in &services.list {
+        let model = &service.model;
+        let anywhere = model.addresses.is_empty() && service.ranges.is_empty() && !service.headless;
+        if !anywhere || service.is_kubernetes() {
+            continue;
+        }
+        for port in &model.ports {
+            if !sight.sees_port(service, port.number) {
+                continue;
+            }
+            let server_names = match port.protocol {
+                Protocol::Tls => vec![Arc::clone(&model.host)],
+                Protocol::Tcp => Vec::new(),
+                Protocol::Http | Protocol::Http2 | Protocol::Auto | Protocol::Udp => continue,
+            };
+            let table = ports.entry(port.number).or_default();
+            table.routes.push(StreamRoute {
+                origin: None,
+                when: StreamMatch {
+                    server_names,
+                    subnets: Vec::new(),
+                    client: ClientMatch::default(),
+                },
+                destinations: vec![Destination {
+                    cluster: ClusterKey {
+                        host: Arc::clone(&model.host),
+                        port: port.number,
+                        subset: None,
+                    },
+                    weight: 0,
+                    request_headers: HeaderEdits::default(),
+                    response_headers: HeaderEdits::default(),
+                }],
+                total_weight: 0,
+            });
+        }
+    }
+    for table in ports.values_mut() {
+        // Names before what takes anything, whole names before wildcards.
+        table.routes.sort_by_key(|route| {
+            let name = route.when.server_names.first();
+            (
+                name.is_none(),
+                name.is_some_and(|name| name.starts_with('*')),
+            )
+        });
+    }
+    ports
+}
