@@ -14,6 +14,8 @@ use crate::model::{
     RouteAction, RouteTable, Snapshot, StreamTable, Unknown,
 };
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gateway;
 mod host;
 mod path;

@@ -1,8 +1,8 @@
 //! ServiceEntries, WorkloadEntries and ExternalName Services in the world, and what is wrong with bad ones.
 
 use super::*;
-use crate::config::fixture::get;
 use crate::model::{Discovery, Pod};
+use crate::route::fixture::get;
 use crate::route::{Act, Client, Decision, HttpScope, Pick, Routed, decide};
 
 struct First;
