@@ -17,12 +17,14 @@ use crate::model::{Outlook, Snapshot};
 mod capture;
 mod clusters;
 mod gateways;
+mod hosts;
 mod mesh;
 mod pods;
 mod references;
 mod routes;
 mod rules;
 mod services;
+mod streams;
 
 /// Makes the world of these objects. What is wrong between them comes beside it; what is wrong within one was found when
 /// it was read.
@@ -45,6 +47,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
             addresses: services.addresses(),
             mesh,
             undeclared,
+            streams: streams::mesh_streams(&bindings, &services),
             ..Outlook::default()
         },
         restricted: Vec::new(),
