@@ -19,6 +19,7 @@ mod capture;
 mod clusters;
 mod entries;
 mod gateways;
+mod hosts;
 mod mesh;
 mod outlooks;
 mod pods;
@@ -27,6 +28,7 @@ mod routes;
 mod rules;
 mod services;
 mod sight;
+mod streams;
 
 /// Makes the world of these objects. What is wrong between them comes beside it; what is wrong within one was found when
 /// it was read.

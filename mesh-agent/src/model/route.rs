@@ -357,10 +357,12 @@ pub struct DirectResponse {
 pub struct StreamTable {
     /// The most specific first: the first that matches wins. None matching: what nobody knows, or at a gateway the end.
     pub routes: Vec<StreamRoute>,
+    /// What stands in for this one where, by who the client is, none of its routes concerns it.
+    pub next: Option<Arc<StreamTable>>,
 }
 
 /// One match block of one `tcp` or `tls` rule.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StreamRoute {
     /// The object that it was written in, `namespace/name`; the Service's own route has none.
     pub origin: Option<Arc<str>>,
@@ -373,7 +375,7 @@ pub struct StreamRoute {
 }
 
 /// Conditions on a connection; all must hold, empty ones hold.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamMatch {
     /// `sniHosts`, lower case, `*.x` included.
     pub server_names: Vec<Arc<str>>,
@@ -389,6 +391,10 @@ impl StreamTable {
         self.routes
             .iter()
             .any(|route| !route.when.server_names.is_empty())
+            || self
+                .next
+                .as_ref()
+                .is_some_and(|next| next.needs_server_name())
     }
 }
 

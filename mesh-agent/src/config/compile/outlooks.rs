@@ -1,6 +1,6 @@
 //! What each group of pods knows of the world, and how what it sends there is routed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::config::CompileOptions;
@@ -9,11 +9,11 @@ use crate::config::compile::mesh;
 use crate::config::compile::routes::{Binding, route_to};
 use crate::config::compile::services::Services;
 use crate::config::compile::sight::Sight;
+use crate::config::compile::streams;
 use crate::config::object::sidecar::OutboundPolicy;
-use crate::model::{
-    ClientMatch, ClusterKey, Destination, HeaderEdits, Outlook, Protocol, StreamMatch, StreamRoute,
-    StreamTable, Unknown,
-};
+use crate::model::{ClusterKey, Outlook, Protocol, StreamMatch, StreamTable, Unknown};
+
+type Streams = HashMap<Arc<str>, BTreeMap<u16, StreamTable>>;
 
 /// Makes the outlook of those who see what `sight` says.
 pub(super) fn outlook(
@@ -23,13 +23,14 @@ pub(super) fn outlook(
     options: &CompileOptions,
 ) -> Outlook {
     let (mesh, undeclared) = mesh::tables(bindings, services, sight, options);
+    let streams = streams::mesh_streams(bindings, services, sight);
     Outlook {
         addresses: services.addresses(sight),
         ranges: ranges(sight, services),
-        whole_ports: whole_ports(sight, services),
+        whole_ports: whole_ports(sight, services, &streams),
         mesh,
         undeclared,
-        streams: Default::default(),
+        streams,
         unknown: match sight.unknown {
             None => match options.outbound_traffic_policy {
                 OutboundTrafficPolicy::AllowAny => Unknown::Allow,
@@ -67,43 +68,33 @@ fn ranges(
 }
 
 /// The ports of ServiceEntries that have no address: told apart by server name where there is one.
-fn whole_ports(sight: &Sight<'_>, services: &Services<'_>) -> BTreeMap<u16, StreamTable> {
+fn whole_ports(
+    sight: &Sight<'_>,
+    services: &Services<'_>,
+    streams: &Streams,
+) -> BTreeMap<u16, StreamTable> {
     let mut ports: BTreeMap<u16, StreamTable> = BTreeMap::new();
     for service in &services.list {
         let model = &service.model;
-        let anywhere = model.addresses.is_empty() && service.ranges.is_empty() && !service.headless;
+        let anywhere = model.addresses.is_empty() && service.ranges.is_empty();
         if !anywhere || service.is_kubernetes() {
             continue;
         }
         for port in &model.ports {
-            if !sight.sees_port(service, port.number) {
+            let relayed = matches!(port.protocol, Protocol::Tls | Protocol::Tcp);
+            if !relayed || !sight.sees_port(service, port.number) {
                 continue;
             }
-            let server_names = match port.protocol {
-                Protocol::Tls => vec![Arc::clone(&model.host)],
-                Protocol::Tcp => Vec::new(),
-                Protocol::Http | Protocol::Http2 | Protocol::Auto | Protocol::Udp => continue,
-            };
-            let table = ports.entry(port.number).or_default();
-            table.routes.push(StreamRoute {
-                origin: None,
-                when: StreamMatch {
-                    server_names,
-                    subnets: Vec::new(),
-                    client: ClientMatch::default(),
-                },
-                destinations: vec![Destination {
-                    cluster: ClusterKey {
-                        host: Arc::clone(&model.host),
-                        port: port.number,
-                        subset: None,
-                    },
-                    weight: 0,
-                    request_headers: HeaderEdits::default(),
-                    response_headers: HeaderEdits::default(),
-                }],
-                total_weight: 0,
-            });
+            let ruled = streams.get(&model.host);
+            let mut next = ruled.and_then(|ports| ports.get(&port.number));
+            let routes = &mut ports.entry(port.number).or_default().routes;
+            if next.is_none() {
+                routes.push(streams::own(service, port.number, StreamMatch::default()));
+            }
+            while let Some(table) = next {
+                routes.extend(table.routes.iter().cloned());
+                next = table.next.as_deref();
+            }
         }
     }
     for table in ports.values_mut() {

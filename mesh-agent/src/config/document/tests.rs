@@ -233,11 +233,6 @@ fn what_is_not_supported_is_said_and_never_ignored() {
             "{found:?}"
         );
     }
-    let tcp = virtual_service("  hosts: [a]\n  tcp: [{route: [{destination: {host: a}}]}]\n");
-    assert!(
-        tcp[0].contains("spec.tcp: a VirtualService with tcp routes is not supported yet"),
-        "{tcp:?}"
-    );
 }
 
 #[test]
