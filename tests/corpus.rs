@@ -39,6 +39,7 @@ mod ask;
 mod backend;
 mod case;
 mod check;
+mod decide;
 mod envoy;
 mod scenery;
 mod stage;
@@ -68,6 +69,15 @@ pub fn tests() -> Vec<Test> {
         ),
     ];
     let mut tests = Vec::new();
+    for index in 0..topics.len() {
+        let topics = Arc::clone(&topics);
+        tests.push(Test {
+            name: format!("corpus::{}::decide", topics[index].name),
+            lacking: None,
+            needs_root: false,
+            run: Run::boxed(move || verdict(&decide::play(&topics[index]).0)),
+        });
+    }
     for (level, kind, lacking) in levels {
         let theater = Arc::new(Theater::new(kind, Arc::clone(&topics)));
         for index in 0..topics.len() {
@@ -116,11 +126,7 @@ impl Theater {
                 bail!("the stage is gone");
             }
         }
-        let wrong = told.recv().context("the stage broke down")??;
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        bail!("{} differences:\n{}", wrong.len(), wrong.join("\n"))
+        verdict(&told.recv().context("the stage broke down")??)
     }
 
     fn raise(&self) -> Sender<Order> {
@@ -129,6 +135,13 @@ impl Theater {
         thread::spawn(move || perform(kind, &topics, &inbox));
         orders
     }
+}
+
+fn verdict(wrong: &[String]) -> Result<()> {
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    bail!("{} differences:\n{}", wrong.len(), wrong.join("\n"))
 }
 
 fn perform(kind: Kind, topics: &[Topic], inbox: &Receiver<Order>) {

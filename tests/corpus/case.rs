@@ -24,6 +24,9 @@ pub struct Topic {
     /// Why none of them can be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,
+    /// Why the decision alone has nothing to say about any of them.
+    #[serde(default, rename = "not-decided")]
+    pub not_decided: Option<String>,
     pub cases: Vec<Case>,
 }
 
@@ -47,6 +50,9 @@ pub struct Case {
     /// Why it cannot be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,
+    /// Why the decision alone has nothing to say about it.
+    #[serde(default, rename = "not-decided")]
+    pub not_decided: Option<String>,
     pub requests: Vec<Request>,
 }
 
@@ -395,7 +401,12 @@ impl Request {
                 format!(" {name}:{}", values.join(","))
             })
             .collect();
-        text + &port + &headers.concat()
+        let mut title = text + &port + &headers.concat();
+        if title.len() > 160 {
+            title.truncate(title.floor_char_boundary(160));
+            title += "...";
+        }
+        title
     }
 }
 

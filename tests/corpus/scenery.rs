@@ -19,7 +19,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use mesh_tests::OUTSIDE_V4;
 use serde_json::{Value, json};
+
+use super::case::{From, Request};
 
 /// A pod of the world.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ pub const TCP: u16 = 9000;
 /// Whatever begins like TLS, answered by a line.
 pub const TLS: u16 = 9443;
 /// Nobody listens here.
-const NOBODY: u16 = 8099;
+pub const NOBODY: u16 = 8099;
 
 const fn pod(
     name: &'static str,
@@ -288,7 +291,7 @@ pub fn objects(netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
 }
 
 /// The Service that a name means, as a client of `namespace` would write it.
-pub fn named(name: &str, namespace: &str) -> Option<&'static Storefront> {
+fn named(name: &str, namespace: &str) -> Option<&'static Storefront> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let name = name.strip_suffix(".svc.cluster.local").unwrap_or(name);
     let name = name.strip_suffix(".svc").unwrap_or(name);
@@ -298,16 +301,24 @@ pub fn named(name: &str, namespace: &str) -> Option<&'static Storefront> {
         .find(|service| service.name == name && service.namespace == namespace)
 }
 
-/// Where a client of `namespace` connects to for `name`: an address, or a Service's.
-pub fn address(name: &str, namespace: &str) -> Option<IpAddr> {
+/// Where someone in the mesh connects to for a request: what it says, or where its Host resolves to.
+pub fn target(request: &Request, from: From) -> IpAddr {
+    let name = request.dial.as_deref().unwrap_or(request.host());
+    let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
+    let name = name.to_ascii_lowercase();
+    if name == "outside" {
+        return OUTSIDE_V4.into();
+    }
     if let Ok(ip) = name.parse() {
-        return Some(ip);
+        return ip;
     }
     if let Some(pod) = PODS
         .iter()
         .find(|pod| Some(pod.name) == name.strip_prefix("pod "))
     {
-        return Some(pod.ip().into());
+        return pod.ip().into();
     }
-    named(name, namespace)?.ip().map(IpAddr::from)
+    let namespace = if from == From::Guest { "other" } else { "default" };
+    let service = named(&name, namespace).and_then(Storefront::ip);
+    service.unwrap_or(Ipv4Addr::new(10, 96, 1, 1)).into()
 }

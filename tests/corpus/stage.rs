@@ -5,14 +5,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{OUTSIDE_V4, Pod, PodOptions, World, WorldOptions};
+use mesh_tests::{Pod, PodOptions, World, WorldOptions};
 
 use super::ask::{Answer, Way};
 use super::backend::{Backend, Book, settled};
 use super::case::{Case, From, Request, Topic};
 use super::check::{Outcome, differences, many};
 use super::envoy::Envoy;
-use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, PODS, SERVICES, address, objects};
+use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, PODS, SERVICES, objects, target};
 use crate::agent::{Agent, Mode, eventually};
 use crate::manifests::Manifests;
 
@@ -276,7 +276,6 @@ impl Front for Meshed {
 
     fn dial(&self, _topic: &Topic, _case: &Case, request: &Request, from: From) -> Result<TcpStream> {
         let pod = |name: &str| self.pods.get(name).context("a pod of the world");
-        let namespace = if from == From::Guest { "other" } else { "default" };
         let (place, ip, port) = match from {
             From::Gateway => {
                 let ports = SERVICES.iter().find(|service| service.name == "ingress");
@@ -285,19 +284,13 @@ impl Front for Meshed {
                 let target = port.map_or(request.port(), |(_, _, target)| *target);
                 (&self.outside, pod(GATEWAY_POD)?.ipv4.into(), target)
             }
-            From::Client | From::Guest => {
-                let name = request.dial.as_deref().unwrap_or(request.host());
-                let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
-                let ip = address(&name.to_ascii_lowercase(), namespace)
-                    .unwrap_or_else(|| if name == "outside" { OUTSIDE_V4.into() } else { [10, 96, 1, 1].into() });
-                let name = if from == From::Guest { "guest" } else { "client" };
-                (pod(name)?, ip, request.port())
-            }
+            From::Client => (pod("client")?, target(request, from), request.port()),
+            From::Guest => (pod("guest")?, target(request, from), request.port()),
         };
-        let target = SocketAddr::new(ip, port);
+        let address = SocketAddr::new(ip, port);
         place
-            .run(|| TcpStream::connect_timeout(&target, Duration::from_secs(3)))?
-            .with_context(|| format!("connecting to {target}"))
+            .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(3)))?
+            .with_context(|| format!("connecting to {address}"))
     }
 
     fn flags(&self) -> Result<HashMap<String, u64>> {
