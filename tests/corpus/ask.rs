@@ -263,6 +263,7 @@ impl Answer {
             headers: Vec::new(),
             body: String::new(),
             version: "stream",
+            peer: 0,
         })
     }
 }
