@@ -9,7 +9,7 @@ use crate::config::object::name::service_host;
 use crate::config::object::service::{Port, Target};
 use crate::config::object::{EndpointSlice, Object, Pod, Service};
 use crate::config::{CompileOptions, Inputs};
-use crate::model::{self, Endpoint, Labels, PodId, Protocol};
+use crate::model::{self, Endpoint, Labels, PodId};
 
 /// Every Service, oldest first.
 pub(super) struct Services<'a> {
@@ -96,16 +96,6 @@ impl<'a> Services<'a> {
             }
         }
         owners
-    }
-}
-
-impl Registered<'_> {
-    /// The port that `number` names, where it is one of TCP.
-    pub(super) fn has_port(&self, number: u16) -> bool {
-        self.model
-            .ports
-            .iter()
-            .any(|port| port.number == number && port.protocol != Protocol::Udp)
     }
 }
 

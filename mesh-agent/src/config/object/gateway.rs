@@ -26,6 +26,8 @@ pub struct Server {
     pub protocol: Protocol,
     /// The hosts served.
     pub hosts: Vec<ServerHost>,
+    /// Where it was written.
+    pub path: Path,
 }
 
 /// A host of a server.
@@ -112,6 +114,7 @@ fn read_server(
         protocol: protocol
             .filter(|protocol| matches!(protocol, Protocol::Http | Protocol::Http2))?,
         hosts,
+        path: path.clone(),
     })
 }
 
