@@ -20,7 +20,7 @@ pub use crate::model::cluster::{
     OutlierDetection, ProxyProtocol, TrafficPolicy, UpstreamHttp,
 };
 pub use crate::model::gateway::{
-    Gateway, GatewayListener, GatewayPort, Inside, SecureServer, Termination,
+    Gateway, GatewayListener, GatewayPort, Inside, SecureServer, SecureServers, Termination,
 };
 pub use crate::model::headers::{HeaderEdit, HeaderEdits, HeaderSource, Piece, Template, Variable};
 pub use crate::model::policy::{CapturePolicy, CidrSet, FailPolicy, PortSet, SourceMode};

@@ -14,6 +14,8 @@ use crate::model::{
     RouteAction, RouteTable, Snapshot, StreamTable, Unknown,
 };
 
+pub use crate::route::gateway::{AtGateway, Secure, at_gateway, secure};
+
 #[cfg(test)]
 pub(crate) mod fixture;
 mod gateway;
@@ -323,7 +325,10 @@ fn stream_table<'a>(
             outlook.streams.get(host)?.get(port)
         }
         StreamScope::Port(port) => snapshot.outlook(client.pod()).whole_ports.get(port),
-        StreamScope::Gateway { .. } | StreamScope::Unknown => None,
+        StreamScope::Gateway { port, server } => {
+            gateway::stream_table(snapshot, client, *port, server.as_deref())
+        }
+        StreamScope::Unknown => None,
     }
 }
 

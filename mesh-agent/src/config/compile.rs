@@ -27,6 +27,7 @@ mod outlooks;
 mod pods;
 mod routes;
 mod rules;
+mod secrets;
 mod services;
 mod sight;
 mod streams;
@@ -48,6 +49,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
     let pods = pods::pods(inputs, &services, &mut groups, options, &mut report);
     let (clusters, views) = clusters::clusters(&services, &rules);
     let outlook = |sight: &Sight<'_>| outlooks::outlook(sight, &bindings, &services, options);
+    let gateways = gateways::gateways(&selections, &bindings, &services, &mut report);
     let snapshot = Snapshot {
         generation: 0,
         services: services.models(),
@@ -55,7 +57,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
         views,
         common: outlook(&Sight::common()),
         restricted: sights.restricted.iter().map(outlook).collect(),
-        gateways: gateways::gateways(&selections, &bindings, &services),
+        gateways,
         pods_by_address: pods::by_address(&pods),
         pods: pods
             .into_iter()

@@ -53,7 +53,7 @@ pub(super) fn pods<'a>(
                 outlook: groups
                     .sights
                     .of(&object.id.namespace, &object.labels, groups.bindings),
-                gateway: groups.gateways.of(&object.labels),
+                gateway: groups.gateways.of(&object.labels, &object.id.namespace),
                 inbound: served.remove(&id).unwrap_or_default(),
                 id,
             })
