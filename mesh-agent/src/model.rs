@@ -19,6 +19,7 @@ pub use crate::model::cluster::{
     Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Keepalive, Locality, NamedEndpoint,
     OutlierDetection, ProxyProtocol, TrafficPolicy, UpstreamHttp,
 };
+pub use crate::model::endpoints::{Endpoints, Group, HashTable, Members, Plan, Tier, Viewpoint};
 pub use crate::model::gateway::{
     Gateway, GatewayListener, GatewayPort, Inside, SecureServer, Termination,
 };
@@ -37,6 +38,7 @@ pub use crate::model::tls::{
 
 pub mod balance;
 pub mod cluster;
+pub mod endpoints;
 pub mod gateway;
 pub mod headers;
 pub mod policy;

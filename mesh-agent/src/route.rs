@@ -10,12 +10,19 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::model::{
-    Abort, ClientMatch, Cluster, ClusterKey, Destination, Endpoint, Forward, Pod, Protocol, Route,
-    RouteAction, RouteTable, Snapshot, StreamTable, Unknown,
+    Abort, Cluster, ClusterKey, Destination, Forward, Pod, Protocol, Route, RouteAction,
+    RouteTable, Snapshot, StreamTable, Unknown,
 };
 
+pub use crate::route::balance::{
+    HashOutcome, NewCookie, endpoint, endpoint_elsewhere, hash_of, hash_of_source, hash_of_text,
+};
+pub use crate::route::matching::{Mismatch, mismatch, stranger};
+
+pub mod balance;
 mod gateway;
 mod host;
+mod matching;
 mod path;
 
 /// Who opened the connection.
@@ -228,6 +235,10 @@ pub trait Pick {
 pub trait Condition {
     /// How many requests and connections an endpoint has from here.
     fn load(&self, address: SocketAddr) -> u32;
+    /// Whether any endpoint of the cluster is ejected; spares the question for each of them.
+    fn any_ejected(&self) -> bool {
+        true
+    }
     /// Whether it is ejected: `outlierDetection`.
     fn is_ejected(&self, address: SocketAddr) -> bool;
     /// How long it has been known; for `warmup`.
@@ -349,7 +360,7 @@ pub fn decide(
         HttpScope::Service { host, port } => {
             let ports = outlook.undeclared.get(host);
             match ports.and_then(|ports| ports.get(port)) {
-                Some(host) => host::route(host, client, request.path),
+                Some(host) => host::route(host, client, request),
                 // The port has gone, or has a protocol now.
                 None => Found::Nothing,
             }
@@ -380,47 +391,6 @@ pub fn decide(
     }
 }
 
-/// Which endpoint of `cluster` takes a request: the less busy of two drawn by chance, as Istio's default
-/// `LEAST_REQUEST`. `load` says how busy an endpoint is. `None` where the cluster has none. Endpoints in `tried` are
-/// avoided while there is another.
-pub fn endpoint(
-    cluster: &Cluster,
-    tried: &[SocketAddr],
-    load: impl Fn(SocketAddr) -> u32,
-    pick: &mut dyn Pick,
-) -> Option<SocketAddr> {
-    let fresh = |endpoint: &&Endpoint| !tried.contains(&endpoint.address);
-    let count = cluster.endpoints.iter().filter(fresh).count();
-    let (avoid, count) = match count {
-        0 => (false, cluster.endpoints.len()),
-        count => (!tried.is_empty(), count),
-    };
-    let nth = |index: u64| {
-        let mut candidates = cluster
-            .endpoints
-            .iter()
-            .filter(|endpoint| !avoid || fresh(endpoint));
-        let index = usize::try_from(index).ok()?;
-        candidates.nth(index).map(|endpoint| endpoint.address)
-    };
-    let count = u64::try_from(count).ok()?;
-    match count {
-        0 => None,
-        1 => nth(0),
-        _ => {
-            let first = pick.pick(count);
-            // The second is drawn among the others, so the two are never the same.
-            let second = (first + 1 + pick.pick(count - 1)) % count;
-            let (first, second) = (nth(first)?, nth(second)?);
-            Some(if load(second) < load(first) {
-                second
-            } else {
-                first
-            })
-        }
-    }
-}
-
 /// What a table has for a request.
 #[derive(Clone, Copy, Debug)]
 enum Found<'a> {
@@ -443,7 +413,7 @@ fn mesh_route<'a>(table: &'a RouteTable, client: &Client<'_>, request: &Request<
         .chain(local_exact)
         .chain(host::wildcards(table, local, name));
     candidates
-        .find_map(|host| match host::route(host, client, request.path) {
+        .find_map(|host| match host::route(host, client, request) {
             Found::Nothing => None,
             found => Some(found),
         })
@@ -511,25 +481,9 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Its namespace.
     fn namespace(&self) -> &'a str {
         &self.pod().id.namespace
-    }
-
-    /// Whether a route is for this client at all.
-    fn concerned_by(&self, condition: &ClientMatch) -> bool {
-        let ClientMatch {
-            labels,
-            namespace,
-            exported_to,
-        } = condition;
-        let own = self.namespace();
-        namespace.as_deref().is_none_or(|wanted| wanted == own)
-            && exported_to
-                .as_ref()
-                .is_none_or(|names| names.iter().any(|name| &**name == own))
-            && labels
-                .iter()
-                .all(|(key, value)| self.pod().labels.get(key) == Some(value))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::model::{RouteTable, VirtualHost};
-use crate::route::{Client, Found, path};
+use crate::model::{Route, RouteTable, VirtualHost};
+use crate::route::{Client, Found, Request, matching};
 
 /// A Host header as virtual hosts are looked up by: without port, in lower case. Borrowed where it already is so.
 pub(super) struct Name<'a>(Cow<'a, str>);
@@ -53,23 +53,26 @@ pub(super) fn covers(suffix: &str, name: &str) -> bool {
 pub(super) fn route<'a>(
     host: &'a VirtualHost,
     client: &Client<'_>,
-    request_path: &str,
+    request: &Request<'_>,
 ) -> Found<'a> {
     let mut next = Some(host);
     while let Some(host) = next {
-        let mut concerned = false;
-        for route in &host.routes {
-            if client.concerned_by(&route.when.client) {
-                concerned = true;
-                if path::matches(route.when.uri.as_ref(), request_path) {
-                    return Found::Route(route);
-                }
-            }
+        let matching =
+            |route: &&Arc<Route>| matching::mismatch(&route.when, client, request).is_none();
+        if let Some(route) = host.routes.iter().find(matching) {
+            return Found::Route(route);
         }
-        if concerned {
+        if concerns(host, client) {
             return Found::NoRoute;
         }
         next = host.next.as_deref();
     }
     Found::Nothing
+}
+
+/// Whether any route of a virtual host is for this client, whatever it asks for.
+pub(super) fn concerns(host: &VirtualHost, client: &Client<'_>) -> bool {
+    host.routes
+        .iter()
+        .any(|route| matching::stranger(&route.when.client, client).is_none())
 }
