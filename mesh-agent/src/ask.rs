@@ -9,7 +9,8 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::cli::{AnalyzeArgs, ClientArgs, LogArgs, OutputFormat};
-use crate::config::{self, Code, CompileOptions};
+use crate::config::{self, Code};
+use crate::model::CapturePolicy;
 use crate::report::{Report, Style};
 
 /// How long a running agent may take over an answer.
@@ -22,10 +23,7 @@ pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
         say(&explained)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let options = CompileOptions {
-        unknown_fields: args.unknown_fields.into(),
-        ..CompileOptions::default()
-    };
+    let options = args.mesh.options(CapturePolicy::default());
     let checked = config::check(directory, &options)?;
     let report = Report::new(&checked);
     say(&match args.output {

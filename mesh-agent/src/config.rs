@@ -56,8 +56,20 @@ pub struct CompileOptions {
     pub root_namespace: Arc<str>,
     /// What becomes of an Istio object with a field that Istio does not know.
     pub unknown_fields: UnknownFields,
+    /// What becomes of what nobody knows, where no Sidecar says otherwise.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// The steering of a Pod without annotations.
     pub capture: CapturePolicy,
+}
+
+/// `meshConfig.outboundTrafficPolicy.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutboundTrafficPolicy {
+    /// It goes where the client meant it to go.
+    #[default]
+    AllowAny,
+    /// It is refused.
+    RegistryOnly,
 }
 
 /// What becomes of an Istio object with an unknown field.
@@ -75,6 +87,7 @@ impl Default for CompileOptions {
             cluster_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
             unknown_fields: UnknownFields::Reject,
+            outbound_traffic_policy: OutboundTrafficPolicy::default(),
             capture: CapturePolicy::default(),
         }
     }

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use crate::admin::{Admin, Endpoints, Face};
 use crate::cli::ProcessArgs;
 use crate::config::file::Update;
-use crate::config::{Code, CompileOptions, ManifestDir, Rejected, Severity};
+use crate::config::{Code, ManifestDir, Rejected, Severity};
 use crate::log::{self, LogFilter};
 use crate::model::{CapturePolicy, Snapshot};
 use crate::pod::Reports;
@@ -66,11 +66,7 @@ impl Process {
             anyhow::Ok((shutdown, Endpoints::bind(&faces(args)).await?))
         })?;
 
-        let options = CompileOptions {
-            unknown_fields: args.unknown_fields.into(),
-            capture,
-            ..CompileOptions::default()
-        };
+        let options = args.mesh.options(capture);
         let (manifests, first) = runtime
             .block_on(async { ManifestDir::open(&args.manifests, options) })
             .context("reading the manifests")?;

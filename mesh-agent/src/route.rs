@@ -20,6 +20,8 @@ pub use crate::route::balance::{
 pub use crate::route::matching::{Mismatch, mismatch, stranger};
 
 pub mod balance;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gateway;
 mod host;
 mod matching;
@@ -93,6 +95,8 @@ pub enum StreamScope {
         /// [`crate::model::SecureServer::name`]; `None` on a port without TLS.
         server: Option<Arc<str>>,
     },
+    /// Of this port, to whatever address: ServiceEntries that have none.
+    Port(u16),
     /// None: nobody knows the destination.
     Unknown,
 }
@@ -315,7 +319,7 @@ pub fn stream(
             }
         }
         StreamScope::Gateway { .. } => StreamDecision::Refuse,
-        StreamScope::Unknown => unknown(),
+        StreamScope::Port(_) | StreamScope::Unknown => unknown(),
     }
 }
 
@@ -329,6 +333,7 @@ fn stream_table<'a>(
             let outlook = snapshot.outlook(client.pod());
             outlook.streams.get(host)?.get(port)
         }
+        StreamScope::Port(port) => snapshot.outlook(client.pod()).whole_ports.get(port),
         StreamScope::Gateway { .. } | StreamScope::Unknown => None,
     }
 }

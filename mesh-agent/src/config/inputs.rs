@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::object::{Body, Object, ObjectId};
+use crate::config::object::{Body, Kind, Object, ObjectId, Secret};
 use crate::config::object::{
     DestinationRule, EndpointSlice, Gateway, Pod, Service, ServiceEntry, Sidecar, VirtualService,
     WorkloadEntry,
@@ -116,6 +116,23 @@ impl Inputs {
             Body::Sidecar(sidecar) => Some(sidecar),
             _ => None,
         })
+    }
+
+    /// A Secret.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<(&Object, &Secret)> {
+        let id = ObjectId {
+            kind: Kind::Secret,
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        match self
+            .objects
+            .get(&id)
+            .map(|object| (&**object, &object.body))
+        {
+            Some((object, Body::Secret(secret))) => Some((object, secret)),
+            _ => None,
+        }
     }
 
     fn by_age<'a, T>(

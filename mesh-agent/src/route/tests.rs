@@ -1,8 +1,9 @@
 //! Decisions by tables: what is asked for, and where it goes.
 
 use super::*;
-use crate::config::fixture::{get, istio, pod, service, sound_world, world};
+use crate::config::fixture::{istio, pod, service, sound_world, world};
 use crate::model::{Discovery, PodId};
+use crate::route::fixture::get;
 
 /// Draws from a seeded generator.
 pub(super) struct Seeded(pub(super) fastrand::Rng);

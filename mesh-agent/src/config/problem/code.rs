@@ -129,6 +129,11 @@ codes! {
     /// One object stands in several places. The one that was written last is in force, as if all had been applied in
     /// the order in which they were written.
     Mesh0004 = "MESH0004" "WrittenTwice",
+    /// A certificate has expired, will do so soon, or is not valid yet. Clients turn away from a server that shows it.
+    Mesh0005 = "MESH0005" "CertificateNotValid",
+    /// A server of a Gateway is not served, because another one has its port or its hosts: the older Gateway's, or the one
+    /// that is written first.
+    Mesh0006 = "MESH0006" "GatewayServerConflict",
 }
 
 impl Code {
