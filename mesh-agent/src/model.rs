@@ -28,8 +28,8 @@ pub use crate::model::policy::{CapturePolicy, CidrSet, FailPolicy, PortSet, Sour
 pub use crate::model::route::{
     Abort, ClientMatch, Cors, Delay, Destination, DirectResponse, Fault, Forward, HeaderMatch,
     HeaderSubject, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath,
-    RedirectPort, Retry, RetryOn, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch,
-    StreamRoute, StreamTable, TextMatch, VirtualHost,
+    RedirectPort, Retry, RetryOn, Route, RouteAction, RouteMatch, RouteTable, Routes, Share,
+    StreamMatch, StreamRoute, StreamTable, Suffixes, TextMatch, VirtualHost,
 };
 pub use crate::model::tls::{
     Certificate, ClientAuthentication, ClientTls, Credential, ServerTls, TlsVersion, TrustRoots,

@@ -210,7 +210,7 @@ fn header(condition: &HeaderMatch, request: &Request<'_>) -> bool {
 }
 
 /// As [`text`], for what need not be text: no regex matches what is not.
-fn bytes(condition: &TextMatch, found: &[u8]) -> bool {
+pub(super) fn bytes(condition: &TextMatch, found: &[u8]) -> bool {
     match condition {
         TextMatch::Exact(expected) => expected.as_bytes() == found,
         TextMatch::Prefix(expected) => found.starts_with(expected.as_bytes()),
