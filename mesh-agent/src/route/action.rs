@@ -97,3 +97,6 @@ fn hit(share: Share, pick: &mut dyn Pick) -> bool {
         Share(parts) => pick.pick(u64::from(Share::ALL.0)) < u64::from(parts),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,3 +27,6 @@ pub(super) fn verdict(policy: Option<&Cors>, request: &Request<'_>) -> CorsVerdi
         (false, false) => CorsVerdict::Silent,
     }
 }
+
+#[cfg(test)]
+mod tests;

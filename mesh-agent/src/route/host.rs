@@ -83,3 +83,6 @@ pub(super) fn route<'a>(
     }
     Found::Nothing
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,3 +229,6 @@ fn path_and_query<'a>(condition: &TextMatch, request: &Request<'a>) -> Cow<'a, s
         (None, _) | (_, TextMatch::Present) => request.path.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

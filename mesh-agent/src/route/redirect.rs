@@ -82,3 +82,6 @@ fn with_query(mut location: String, request: &Request<'_>) -> String {
     }
     location
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,3 +134,6 @@ pub fn names(pattern: &str, name: &str) -> bool {
         Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
     }
 }
+
+#[cfg(test)]
+mod tests;

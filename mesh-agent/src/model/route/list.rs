@@ -204,3 +204,6 @@ impl PartialEq for Routes {
         self.list == other.list
     }
 }
+
+#[cfg(test)]
+mod tests;
