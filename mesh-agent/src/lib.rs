@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod agent;
 pub mod ask;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod gateway;
@@ -17,6 +18,7 @@ pub mod pod;
 mod process;
 pub mod proxy;
 pub mod ready;
+pub mod report;
 pub mod route;
 pub mod shutdown;
 pub mod sys;

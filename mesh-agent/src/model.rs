@@ -19,6 +19,7 @@ pub use crate::model::cluster::{
     Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Keepalive, Locality, NamedEndpoint,
     OutlierDetection, ProxyProtocol, TrafficPolicy, UpstreamHttp,
 };
+pub use crate::model::endpoints::{Endpoints, Group, HashTable, Members, Plan, Tier, Viewpoint};
 pub use crate::model::gateway::{
     Gateway, GatewayListener, GatewayPort, Inside, SecureServer, Termination,
 };
@@ -27,8 +28,8 @@ pub use crate::model::policy::{CapturePolicy, CidrSet, FailPolicy, PortSet, Sour
 pub use crate::model::route::{
     Abort, ClientMatch, Cors, Delay, Destination, DirectResponse, Fault, Forward, HeaderMatch,
     HeaderSubject, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath,
-    RedirectPort, Retry, RetryOn, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch,
-    StreamRoute, StreamTable, TextMatch, VirtualHost,
+    RedirectPort, Retry, RetryOn, Route, RouteAction, RouteMatch, RouteTable, Routes, Share,
+    StreamMatch, StreamRoute, StreamTable, Suffixes, TextMatch, VirtualHost,
 };
 pub use crate::model::tls::{
     Certificate, ClientAuthentication, ClientTls, Credential, ServerTls, TlsVersion, TrustRoots,
@@ -37,6 +38,7 @@ pub use crate::model::tls::{
 
 pub mod balance;
 pub mod cluster;
+pub mod endpoints;
 pub mod gateway;
 pub mod headers;
 pub mod policy;
@@ -79,8 +81,9 @@ pub struct Outlook {
     pub addresses: HashMap<IpAddr, Arc<Service>>,
     /// The ServiceEntry that owns a range of addresses; the narrowest range first.
     pub ranges: Vec<(IpNet, Arc<Service>)>,
-    /// The ServiceEntry without an address that takes everything on a port that is not HTTP (`istio-routing.md` 1.9).
-    pub whole_ports: BTreeMap<u16, Arc<Service>>,
+    /// What goes where on the TLS and TCP ports of ServiceEntries without an address: what is sent to such a port, to
+    /// whatever address, is theirs (`istio-routing.md` 1.9).
+    pub whole_ports: BTreeMap<u16, StreamTable>,
     /// The mesh's HTTP route tables, one per Service port (`istio-routing.md` 1.0, step 1).
     pub mesh: BTreeMap<u16, RouteTable>,
     /// The private tables of ports without a declared protocol, by Service and port: every Host is that Service.

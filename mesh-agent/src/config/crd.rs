@@ -12,6 +12,8 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, Unexpected, Visito
 pub mod core;
 pub mod destination_rule;
 pub mod gateway;
+pub mod service_entry;
+pub mod sidecar;
 pub mod virtual_service;
 
 /// A value that is there, whatever it is: the field is known, and what it says is not used.
@@ -21,6 +23,10 @@ pub struct Present;
 /// A whole number, written as a number or, as proto's JSON allows, as a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Number<T>(pub T);
+
+/// A number with a fraction, written as a number or, as proto's JSON allows, as a string.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Decimal(pub f64);
 
 /// A 16-bit port, before anyone has looked whether it is one.
 pub type Port = Number<u32>;
@@ -46,6 +52,49 @@ impl<'de> Deserialize<'de> for Present {
 impl<'de, T: TryFrom<i64>> Deserialize<'de> for Number<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NumberVisitor(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Decimal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DecimalVisitor)
+    }
+}
+
+struct DecimalVisitor;
+
+impl Visitor<'_> for DecimalVisitor {
+    type Value = Decimal;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number")
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a number that large means nothing more exact"
+    )]
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Decimal, E> {
+        Ok(Decimal(value as f64))
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a number that large means nothing more exact"
+    )]
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Decimal, E> {
+        Ok(Decimal(value as f64))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Decimal, E> {
+        Ok(Decimal(value))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Decimal, E> {
+        match text.parse() {
+            Ok(value) => Ok(Decimal(value)),
+            Err(_) => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::object::{Body, Object, ObjectId};
+use crate::config::object::{Body, Kind, Object, ObjectId, Secret};
 use crate::config::object::{
-    DestinationRule, EndpointSlice, Gateway, Pod, Service, VirtualService,
+    DestinationRule, EndpointSlice, Gateway, Pod, Service, ServiceEntry, Sidecar, VirtualService,
+    WorkloadEntry,
 };
 
 /// Every object in force, one version of each.
@@ -91,6 +92,47 @@ impl Inputs {
             Body::Gateway(gateway) => Some(gateway),
             _ => None,
         })
+    }
+
+    /// The ServiceEntries, oldest first.
+    pub fn service_entries(&self) -> Vec<(&Object, &ServiceEntry)> {
+        self.by_age(|body| match body {
+            Body::ServiceEntry(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// The WorkloadEntries, oldest first.
+    pub fn workload_entries(&self) -> Vec<(&Object, &WorkloadEntry)> {
+        self.by_age(|body| match body {
+            Body::WorkloadEntry(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// The Sidecars, oldest first.
+    pub fn sidecars(&self) -> Vec<(&Object, &Sidecar)> {
+        self.by_age(|body| match body {
+            Body::Sidecar(sidecar) => Some(sidecar),
+            _ => None,
+        })
+    }
+
+    /// A Secret.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<(&Object, &Secret)> {
+        let id = ObjectId {
+            kind: Kind::Secret,
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        match self
+            .objects
+            .get(&id)
+            .map(|object| (&**object, &object.body))
+        {
+            Some((object, Body::Secret(secret))) => Some((object, secret)),
+            _ => None,
+        }
     }
 
     fn by_age<'a, T>(

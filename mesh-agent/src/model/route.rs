@@ -1,6 +1,7 @@
 //! Routes: which requests and connections they are for, and what they do with them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,19 @@ use ipnet::IpNet;
 
 use crate::model::{ClusterKey, HeaderEdits, Labels};
 
+pub use crate::model::route::list::Routes;
+pub use crate::model::route::suffixes::Suffixes;
+
+mod list;
+mod suffixes;
+
 /// The virtual hosts that share one port.
 #[derive(Debug, Default, PartialEq)]
 pub struct RouteTable {
     /// Hosts without a wildcard, lower case, without port.
     pub exact: HashMap<Arc<str>, Arc<VirtualHost>>,
-    /// `*.foo.com` as `.foo.com`, longest first.
-    pub suffixes: Vec<(Arc<str>, Arc<VirtualHost>)>,
+    /// Hosts that begin with `*.`.
+    pub suffixes: Suffixes,
     /// `*`.
     pub any: Option<Arc<VirtualHost>>,
     /// Names that only the clients of a namespace may use: there, `reviews` is the Service next door.
@@ -29,7 +36,7 @@ pub struct VirtualHost {
     /// The host it was written for, for logs.
     pub name: Arc<str>,
     /// In order: the first that matches wins; none matching is a 404.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Routes,
     /// `tls.httpsRedirect` of a gateway's server: a request that did not come over TLS is sent to `https://`, with 301.
     pub https_redirect: bool,
     /// What stands in for this one where, by who the client is, none of its routes concerns it.
@@ -71,7 +78,7 @@ pub struct RouteMatch {
 }
 
 /// Conditions on who asks, decided by the pod alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClientMatch {
     /// `match.sourceLabels`: a subset of the client pod's labels.
     pub labels: Labels,
@@ -356,10 +363,12 @@ pub struct DirectResponse {
 pub struct StreamTable {
     /// The most specific first: the first that matches wins. None matching: what nobody knows, or at a gateway the end.
     pub routes: Vec<StreamRoute>,
+    /// What stands in for this one where, by who the client is, none of its routes concerns it.
+    pub next: Option<Arc<StreamTable>>,
 }
 
 /// One match block of one `tcp` or `tls` rule.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StreamRoute {
     /// The object that it was written in, `namespace/name`; the Service's own route has none.
     pub origin: Option<Arc<str>>,
@@ -372,7 +381,7 @@ pub struct StreamRoute {
 }
 
 /// Conditions on a connection; all must hold, empty ones hold.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StreamMatch {
     /// `sniHosts`, lower case, `*.x` included.
     pub server_names: Vec<Arc<str>>,
@@ -388,6 +397,10 @@ impl StreamTable {
         self.routes
             .iter()
             .any(|route| !route.when.server_names.is_empty())
+            || self
+                .next
+                .as_ref()
+                .is_some_and(|next| next.needs_server_name())
     }
 }
 
@@ -464,6 +477,32 @@ impl RetryOn {
         grpc_internal: false,
         grpc_resource_exhausted: false,
     };
+}
+
+impl fmt::Display for RetryOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            (self.server_error_5xx, "5xx"),
+            (self.gateway_error, "gateway-error"),
+            (self.reset, "reset"),
+            (self.reset_before_request, "reset-before-request"),
+            (self.connect_failure, "connect-failure"),
+            (self.envoy_ratelimited, "envoy-ratelimited"),
+            (self.retriable_4xx, "retriable-4xx"),
+            (self.refused_stream, "refused-stream"),
+            (self.retriable_headers, "retriable-headers"),
+            (self.grpc_cancelled, "cancelled"),
+            (self.grpc_deadline_exceeded, "deadline-exceeded"),
+            (self.grpc_internal, "internal"),
+            (self.grpc_resource_exhausted, "resource-exhausted"),
+            (self.grpc_unavailable, "unavailable"),
+        ];
+        let mut set = words.iter().filter(|(set, _)| *set);
+        if let Some((_, first)) = set.next() {
+            f.write_str(first)?;
+        }
+        set.try_for_each(|(_, word)| write!(f, ",{word}"))
+    }
 }
 
 impl Default for Retry {

@@ -149,7 +149,7 @@ fn table(hosts: BTreeMap<&str, Vec<Arc<Route>>>) -> RouteTable {
         let name: Arc<str> = host.into();
         let host = VirtualHost {
             name: Arc::clone(&name),
-            routes,
+            routes: routes.into(),
             https_redirect: false,
             next: None,
         };

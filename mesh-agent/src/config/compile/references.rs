@@ -8,7 +8,7 @@ use crate::config::compile::gateways::{gateway_name, shared_hosts};
 use crate::config::compile::rules::SubsetRules;
 use crate::config::compile::services::Services;
 use crate::config::object::name::{GatewayName, covers};
-use crate::config::object::virtual_service::Share;
+use crate::config::object::virtual_service::Target;
 use crate::config::object::{Gateway, Object, VirtualService};
 use crate::config::path::Path;
 
@@ -22,8 +22,10 @@ pub(super) fn check(
     let gateways = inputs.gateways();
     for (object, service) in inputs.virtual_services() {
         check_gateways(object, service, &gateways, report);
-        for share in service.rules.iter().flat_map(|rule| &rule.action.shares) {
-            check_share(object, share, services, rules, report);
+        let http = service.rules.iter().flat_map(|rule| &rule.action.shares);
+        let streams = service.tls.iter().chain(&service.tcp);
+        for share in http.chain(streams.flat_map(|rule| &rule.shares)) {
+            check_target(object, &share.target, services, rules, report);
         }
     }
     check_conflicts(inputs, report);
@@ -82,53 +84,53 @@ fn check_gateways(
     }
 }
 
-fn check_share(
+fn check_target(
     object: &Object,
-    share: &Share,
+    target: &Target,
     services: &Services<'_>,
     rules: &SubsetRules,
     report: &mut Report,
 ) {
-    let Some(service) = services.get(&share.host) else {
+    let Some(service) = services.get(&target.host) else {
         let message = format!(
             "no Service is called {}, so this share is answered with 503",
-            share.host
+            target.host
         );
         report.warn(
             object,
-            &share.path.key("host"),
+            &target.path.key("host"),
             message,
             "check the name, or add the Service",
         );
         return;
     };
-    if let Some(port) = share.port.filter(|port| !service.has_port(*port)) {
+    if let Some(port) = target.port.filter(|port| !service.has_port(*port)) {
         let message = format!(
             "{} has no port {port}, so this share is answered with 503",
-            share.host
+            target.host
         );
         report.warn(
             object,
-            &share.path.key("port").key("number"),
+            &target.path.key("port").key("number"),
             message,
             "name one of its ports",
         );
     }
-    let Some(subset) = &share.subset else {
+    let Some(subset) = &target.subset else {
         return;
     };
     let (client, owner) = (&*object.id.namespace, &*service.model.namespace);
     let declared = [Some(client), Some(owner), None]
         .into_iter()
-        .filter_map(|client| rules.rule(client, owner, &share.host))
+        .filter_map(|client| rules.rule(client, owner, &target.host))
         .any(|rule| rule.subsets.iter().any(|declared| declared.name == *subset));
     if !declared {
         let message = format!(
             "no DestinationRule for {} has a subset {subset}",
-            share.host
+            target.host
         );
         let remedy = "until one has, this share is answered with 503";
-        report.warn(object, &share.path.key("subset"), message, remedy);
+        report.warn(object, &target.path.key("subset"), message, remedy);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::Inputs;
 use crate::config::compile::services::Services;
 use crate::config::object::name::{ExportTo, GatewayName};
-use crate::config::object::virtual_service::{Action, Block, Share};
+use crate::config::object::virtual_service::{Action, Block, Share, Target};
 use crate::config::object::{Object, VirtualService};
 use crate::model::{
     ClientMatch, ClusterKey, Destination, Fault, Forward, HeaderEdits, PathRewrite, Retry, Route,
@@ -16,11 +16,11 @@ use crate::model::{
 pub(super) struct Binding<'a> {
     pub(super) object: &'a Object,
     pub(super) service: &'a VirtualService,
-    exported_to: Audience,
+    pub(super) exported_to: Audience,
 }
 
 /// The namespaces of the clients; `None` is all of them.
-type Audience = Option<Vec<Arc<str>>>;
+pub(super) type Audience = Option<Vec<Arc<str>>>;
 
 /// Where routes are made for.
 pub(super) struct Place<'a> {
@@ -64,6 +64,14 @@ impl Binding<'_> {
     /// Whether this VirtualService applies to what is called `gateway`.
     pub(super) fn applies_to(&self, gateway: &GatewayName) -> bool {
         self.service.gateways.contains(gateway)
+    }
+
+    /// The hosts that its rules send to.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = Arc<str>> {
+        let rules = self.service.rules.iter();
+        rules
+            .flat_map(|rule| &rule.action.shares)
+            .map(|share| Arc::clone(&share.target.host))
     }
 
     /// Its routes at a place; none where every rule is for other ports or gateways.
@@ -135,6 +143,15 @@ impl Place<'_> {
 
 /// The route of a Service that no VirtualService has taken.
 pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
+    route_to(ClusterKey {
+        host: Arc::clone(host),
+        port,
+        subset: None,
+    })
+}
+
+/// The route that sends everything to one cluster.
+pub(super) fn route_to(cluster: ClusterKey) -> Arc<Route> {
     Arc::new(Route {
         origin: None,
         cors: None,
@@ -142,11 +159,7 @@ pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
         when: RouteMatch::default(),
         action: RouteAction::Forward(Forward {
             destinations: vec![Destination {
-                cluster: ClusterKey {
-                    host: Arc::clone(host),
-                    port,
-                    subset: None,
-                },
+                cluster,
                 weight: 0,
                 request_headers: HeaderEdits::default(),
                 response_headers: HeaderEdits::default(),
@@ -170,24 +183,9 @@ fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
         timeout,
         retry,
     } = action;
-    let destinations: Vec<Destination> = shares
-        .iter()
-        .map(|share| Destination {
-            cluster: ClusterKey {
-                host: Arc::clone(&share.host),
-                port: port_of(share, port, services),
-                subset: share.subset.clone(),
-            },
-            weight: share.weight,
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
-        })
-        .collect();
+    let destinations = destinations(shares, port, services);
     Forward {
-        total_weight: destinations
-            .iter()
-            .map(|share| u64::from(share.weight))
-            .sum(),
+        total_weight: total_weight(&destinations),
         destinations,
         rewrite_path: rewrite_uri.clone().map(PathRewrite::Matched),
         rewrite_authority: rewrite_authority.clone(),
@@ -198,15 +196,41 @@ fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
     }
 }
 
-/// The port as written; else the only one that the Service has; else the one that the request came in on.
-fn port_of(share: &Share, port: u16, services: &Services<'_>) -> u16 {
-    share.port.unwrap_or_else(|| {
-        let ports = services
-            .get(&share.host)
-            .map(|service| service.model.ports.as_slice());
-        match ports {
-            Some([only]) => only.number,
-            Some(_) | None => port,
-        }
-    })
+/// Shares as a route has them, without changes of headers.
+pub(super) fn destinations(
+    shares: &[Share],
+    port: u16,
+    services: &Services<'_>,
+) -> Vec<Destination> {
+    let destinations = shares.iter().map(|share| Destination {
+        cluster: cluster(&share.target, port, services),
+        weight: share.weight,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    });
+    destinations.collect()
+}
+
+/// The sum of the weights.
+pub(super) fn total_weight(destinations: &[Destination]) -> u64 {
+    destinations
+        .iter()
+        .map(|destination| u64::from(destination.weight))
+        .sum()
+}
+
+/// What a destination names. The port is as written; else the only one that the Service has; else the one that the
+/// request came in on.
+pub(super) fn cluster(target: &Target, port: u16, services: &Services<'_>) -> ClusterKey {
+    let service = services.get(&target.host);
+    let only = || match service?.model.ports.as_slice() {
+        [only] => Some(only.number),
+        _ => None,
+    };
+    ClusterKey {
+        // Of a name that stands for another, the other.
+        host: Arc::clone(service.map_or(&target.host, |service| &service.model.host)),
+        port: target.port.or_else(only).unwrap_or(port),
+        subset: target.subset.clone(),
+    }
 }

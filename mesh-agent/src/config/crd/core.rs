@@ -1,4 +1,4 @@
-//! `Service`, `Pod` and `EndpointSlice`: the fields that the mesh reads. All others are ignored, as the API server knows
+//! `Service`, `Pod`, `EndpointSlice` and `Secret`: the fields that the mesh reads. All others are ignored, as the API server knows
 //! them and the mesh need not.
 
 use std::collections::BTreeMap;
@@ -54,6 +54,7 @@ pub struct ServiceSpec {
     pub publish_not_ready_addresses: bool,
     pub internal_traffic_policy: String,
     pub traffic_distribution: String,
+    pub external_name: String,
 }
 
 /// `Service.spec.ports[]`.
@@ -208,4 +209,17 @@ pub struct EndpointPort {
     pub name: String,
     pub protocol: String,
     pub port: Option<Number<u32>>,
+}
+
+/// What a `Secret` has beside its metadata. It has no `Debug`, so that what is in it gets nowhere.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct SecretBody {
+    pub r#type: String,
+    pub data: BTreeMap<String, Option<String>>,
+    pub string_data: BTreeMap<String, Option<String>>,
 }

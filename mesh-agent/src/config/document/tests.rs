@@ -233,11 +233,6 @@ fn what_is_not_supported_is_said_and_never_ignored() {
             "{found:?}"
         );
     }
-    let tcp = virtual_service("  hosts: [a]\n  tcp: [{route: [{destination: {host: a}}]}]\n");
-    assert!(
-        tcp[0].contains("spec.tcp: a VirtualService with tcp routes is not supported yet"),
-        "{tcp:?}"
-    );
 }
 
 #[test]
@@ -311,82 +306,6 @@ fn destination_rules_are_checked() {
 }
 
 #[test]
-fn gateways_are_checked() {
-    let gateway = |servers: &str| {
-        complaints(&format!(
-            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {{servers: {servers}}}"
-        ))
-        .into_iter()
-        .map(|complaint| complaint.replace("Gateway default/g: spec.", ""))
-        .collect::<Vec<_>>()
-    };
-    let port = "port: {number: 80, name: http, protocol: HTTP}";
-    let https = "port: {number: 443, name: https, protocol: HTTPS}";
-    let cases = [
-        (
-            "[]".to_owned(),
-            vec!["x.yaml:4:17: servers: a Gateway needs at least one server; add one"],
-        ),
-        (
-            format!("[{{{port}}}]"),
-            vec!["x.yaml:4:18: servers[0].hosts: a server needs hosts; add one, or \"*\" for all"],
-        ),
-        (
-            format!("[{{{port}, hosts: [short]}}]"),
-            vec![
-                "x.yaml:4:75: servers[0].hosts[0]: \"short\" is no host of a Gateway; write a fully qualified name, \"*.example.com\" or \"*\"",
-            ],
-        ),
-        (
-            format!("[{{{port}, hosts: ['*']}}, {{{port}, hosts: ['*']}}]"),
-            vec![
-                "x.yaml:4:108: servers[1].port.name: two ports are named \"http\"; give each port its own name",
-            ],
-        ),
-        (
-            "[{hosts: ['*']}]".to_owned(),
-            vec![
-                "x.yaml:4:18: servers[0].port: a server needs a port; add number, name and protocol",
-            ],
-        ),
-        (
-            format!("[{{{https}, hosts: ['*'], tls: {{mode: SIMPLE, credentialName: c}}}}]"),
-            vec![
-                "x.yaml:4:62: servers[0].port.protocol: a server for HTTPS is not supported yet, so port 443 is not served; the Gateway's other servers are not affected",
-            ],
-        ),
-        (
-            format!("[{{{https}, hosts: ['*']}}]"),
-            vec![
-                "x.yaml:4:62: servers[0].port.protocol: a server for HTTPS is not supported yet, so port 443 is not served; the Gateway's other servers are not affected",
-                "x.yaml:4:18: servers[0].tls: a server for HTTPS or TLS needs tls; add it, with a mode",
-            ],
-        ),
-        (
-            format!("[{{{port}, hosts: ['*'], tls: {{httpsRedirect: true}}}}]"),
-            vec![
-                "x.yaml:4:102: servers[0].tls.httpsRedirect: httpsRedirect is not supported yet, so this server is not served; the Gateway's other servers are not affected",
-            ],
-        ),
-        (
-            format!("[{{{port}, hosts: ['*'], tls: {{mode: SIMPLE}}}}]"),
-            vec![
-                "x.yaml:4:86: servers[0].tls: tls on a server for plain HTTP; use protocol HTTPS, or keep httpsRedirect alone",
-            ],
-        ),
-        (
-            "[{port: {number: 80, name: http, protocol: SPDY}, hosts: ['*']}]".to_owned(),
-            vec![
-                "x.yaml:4:60: servers[0].port.protocol: \"SPDY\" is no protocol of a server; write HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, TCP or TLS",
-            ],
-        ),
-    ];
-    for (servers, expected) in cases {
-        assert_eq!(gateway(&servers), expected, "{servers}");
-    }
-}
-
-#[test]
 fn kinds_are_known_ignored_or_reported() {
     let cases = [
         ("apps/v1", "Deployment", vec![]),
@@ -395,16 +314,12 @@ fn kinds_are_known_ignored_or_reported() {
         ("acme.io/v1", "VirtualService", vec![]),
         (
             "networking.istio.io/v1",
-            "ServiceEntry",
+            "WorkloadGroup",
             vec![
-                "x.yaml:2:7: ServiceEntry x: kind: ServiceEntry is not supported yet and has no effect",
+                "x.yaml:2:7: WorkloadGroup x: kind: WorkloadGroup is not supported yet and has no effect",
             ],
         ),
-        (
-            "networking.istio.io/v1beta1",
-            "Sidecar",
-            vec!["x.yaml:2:7: Sidecar x: kind: Sidecar is not supported yet and has no effect"],
-        ),
+        ("networking.istio.io/v1beta1", "Sidecar", vec![]),
         (
             "security.istio.io/v1",
             "AuthorizationPolicy",
@@ -445,7 +360,7 @@ fn kinds_are_known_ignored_or_reported() {
         ),
         [
             "x.yaml:4:18: Service: metadata.name: is the boolean true, expected a string; put it in quotes",
-            "x.yaml:3:14: Service: spec.type: a Service of type ExternalName is not supported yet; remove it to have the rest applied"
+            "x.yaml:3:7: Service: spec.externalName: \"\" is no DNS name; write the name that this Service stands for"
         ]
     );
 }
@@ -494,5 +409,77 @@ fn an_error_of_syntax_leaves_the_other_documents_alone() {
         complaints(text)[0].contains("this is not YAML: "),
         "{:?}",
         complaints(text)
+    );
+}
+
+#[test]
+fn every_value_of_the_wrong_type_is_told_of_at_once() {
+    let spec = "  hosts: [1, 2]
+  gateways: {a: b}
+  http:
+  - match: [{port: x}]
+    route: [{destination: {host: a}, weight: ten, wieght: 1}]
+  - match: [5, {port: z}]
+";
+    let found: Vec<String> = virtual_service(spec)
+        .into_iter()
+        .map(|complaint| complaint.replace("x.yaml:", ""))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "6:11: spec.hosts[0]: is the number 1, expected a string; put it in quotes",
+            "7:13: spec.gateways: is a mapping, expected a list",
+            "9:20: spec.http[0].match[0].port: is the text \"x\", expected a whole number that is not negative",
+            "10:46: spec.http[0].route[0].weight: is the text \"ten\", expected a whole number",
+            "11:13: spec.http[1].match[0]: is the number 5, expected a mapping",
+            "10:51: spec.http[0].route[0].wieght: Istio knows no such field; did you mean weight?",
+        ]
+    );
+    let labels: String = (0..100).map(|n| format!("l{n}: [], ")).collect();
+    let many = complaints(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: a, labels: {{{labels}}}}}\n"
+    ));
+    assert_eq!(many.len(), 20);
+}
+
+#[test]
+fn a_field_beside_spec_is_looked_up_too() {
+    let text =
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nsepc: {}\n";
+    let found = complaints(text);
+    assert_eq!(
+        found[0],
+        "x.yaml:4:1: VirtualService default/a: sepc: Istio knows no such field; did you mean spec?"
+    );
+}
+
+#[test]
+fn what_is_in_a_secret_is_kept_in_its_place_alone() {
+    let key = crate::certificate::fixture::self_signed(&["a.example"]);
+    let indented = |text: &str| text.replace('\n', "\n    ");
+    let text = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n  annotations: {{last-applied: PRIVATE}}\n\
+         type: kubernetes.io/tls\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        indented(&key.chain),
+        indented(&key.key),
+    );
+    let file: Arc<FilePath> = FilePath::new("x.yaml").into();
+    let documents = read_text(&text, &file, &CompileOptions::default());
+    let Outcome::Good(secret) = &documents[0].outcome else {
+        panic!("{:?}", documents[0].rejected);
+    };
+    let Body::Secret(content) = &secret.body else {
+        panic!("{:?}", secret.id);
+    };
+    assert!(content.certificate.is_some());
+    let shown = format!("{documents:?}");
+    for line in key.key.lines().filter(|line| line.len() > 40) {
+        assert!(!shown.contains(line), "{shown}");
+    }
+    assert!(!shown.contains("PRIVATE"), "{shown}");
+    assert!(
+        !shown.contains(&format!("{:?}", key.key.as_bytes())),
+        "{shown}"
     );
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::config::crd::virtual_service::VirtualServiceSpec;
 use crate::config::object::Context;
 use crate::config::object::name::{self, ExportTo, GatewayName};
@@ -10,9 +12,11 @@ use crate::config::path::Path;
 use crate::config::problem::Problems;
 use crate::model::{Labels, PathMatch, Retry};
 
+mod block;
 mod reach;
 mod rule;
 mod share;
+mod stream;
 
 /// A VirtualService.
 #[derive(Debug)]
@@ -23,8 +27,12 @@ pub struct VirtualService {
     pub gateways: Vec<GatewayName>,
     /// Whose clients it concerns.
     pub export: ExportTo,
-    /// In written order.
+    /// `http`, in written order.
     pub rules: Vec<Rule>,
+    /// `tls`, in written order.
+    pub tls: Vec<StreamRule>,
+    /// `tcp`, in written order.
+    pub tcp: Vec<StreamRule>,
 }
 
 /// One of `http[]`.
@@ -70,17 +78,50 @@ pub struct Action {
     pub retry: Retry,
 }
 
-/// One of `http[].route[]`.
+/// One of `tcp[]` or `tls[]`.
+#[derive(Debug)]
+pub struct StreamRule {
+    /// Of which one must match; never empty.
+    pub blocks: Vec<StreamBlock>,
+    /// Where it goes; never empty. Weights are above 0 where there are several.
+    pub shares: Vec<Share>,
+}
+
+/// One of `tcp[].match[]` or `tls[].match[]`: all of it must hold.
+#[derive(Debug, Default)]
+pub struct StreamBlock {
+    /// `sniHosts`, lower case; empty for `tcp`.
+    pub server_names: Vec<Arc<str>>,
+    /// `destinationSubnets`.
+    pub subnets: Vec<IpNet>,
+    /// The port that the connection came in on.
+    pub port: Option<u16>,
+    /// The client pod's labels.
+    pub client_labels: Labels,
+    /// The client pod's namespace.
+    pub client_namespace: Option<Arc<str>>,
+    /// The gateways that the client is.
+    pub gateways: Vec<GatewayName>,
+}
+
+/// One of `route[]`.
 #[derive(Debug)]
 pub struct Share {
+    /// Whose it is.
+    pub target: Target,
+    /// Its share.
+    pub weight: u32,
+}
+
+/// `destination`.
+#[derive(Clone, Debug)]
+pub struct Target {
     /// Fully qualified.
     pub host: Arc<str>,
     /// Subset of the host.
     pub subset: Option<Arc<str>>,
     /// Port of the host, where written.
     pub port: Option<u16>,
-    /// Its share.
-    pub weight: u32,
     /// Where it was written.
     pub path: Path,
 }
@@ -104,16 +145,9 @@ impl VirtualService {
                 "add at least one rule",
             );
         }
-        for (section, name) in [(&tls, "tls"), (&tcp, "tcp")] {
-            if !section.is_empty() {
-                problems.unsupported(
-                    &path.key(name),
-                    &format!("a VirtualService with {name} routes"),
-                );
-            }
-        }
         let gateways = read_gateways(&gateways, context, &path.key("gateways"), problems);
-        let hosts = read_hosts(&hosts, &gateways, context, &path.key("hosts"), problems);
+        let written = hosts;
+        let hosts = read_hosts(&written, &gateways, context, &path.key("hosts"), problems);
         let rules: Vec<Rule> = http
             .into_iter()
             .enumerate()
@@ -122,11 +156,38 @@ impl VirtualService {
             })
             .collect();
         reach::check(&rules, &path.key("http"), problems);
+        let names: Vec<&str> = hosts
+            .iter()
+            .map(|host| &**host)
+            .chain(written.iter().map(String::as_str))
+            .collect();
+        let tls = tls
+            .into_iter()
+            .enumerate()
+            .map(|(index, rule)| {
+                stream::read_tls(
+                    rule,
+                    &names,
+                    context,
+                    &path.key("tls").index(index),
+                    problems,
+                )
+            })
+            .collect();
+        let tcp = tcp
+            .into_iter()
+            .enumerate()
+            .map(|(index, rule)| {
+                stream::read_tcp(rule, context, &path.key("tcp").index(index), problems)
+            })
+            .collect();
         Self {
             hosts,
             gateways,
             export: ExportTo::read(&export_to, &path.key("exportTo"), problems),
             rules,
+            tls,
+            tcp,
         }
     }
 }

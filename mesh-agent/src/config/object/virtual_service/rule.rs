@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::config::crd::StringMatch;
-use crate::config::crd::virtual_service::{HttpMatch, HttpRoute, Retries, Rewrite};
-use crate::config::object::name::GatewayName;
-use crate::config::object::virtual_service::{Action, Block, Rule, share};
-use crate::config::object::{self, Context, duration, regex};
+use crate::config::crd::virtual_service::{HttpRoute, Retries, Rewrite};
+use crate::config::object::virtual_service::{Action, Block, Rule, block, share};
+use crate::config::object::{Context, duration};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
-use crate::model::{PathMatch, Retry};
+use crate::model::Retry;
 
 /// Reads one of `http[]`; `None` where it sends requests nowhere.
 pub(super) fn read(
@@ -41,7 +39,9 @@ pub(super) fn read(
     let mut blocks: Vec<Block> = r#match
         .into_iter()
         .enumerate()
-        .map(|(index, block)| read_block(block, context, &path.key("match").index(index), problems))
+        .map(|(index, block)| {
+            block::read(block, context, &path.key("match").index(index), problems)
+        })
         .collect();
     if blocks.is_empty() {
         blocks.push(Block::default());
@@ -123,119 +123,11 @@ fn check_rule(rule: &HttpRoute, path: &Path, problems: &mut Problems) {
         }
     }
     for (field, name) in [
-        (rule.mirror_percent, "mirrorPercent"),
-        (rule.mirror_percentage, "mirrorPercentage"),
+        (rule.mirror_percent.is_some(), "mirrorPercent"),
+        (rule.mirror_percentage.is_some(), "mirrorPercentage"),
     ] {
-        if field.is_some() {
+        if field {
             problems.without_effect(&path.key(name), name);
-        }
-    }
-}
-
-fn read_block(
-    block: HttpMatch,
-    context: &Context<'_>,
-    path: &Path,
-    problems: &mut Problems,
-) -> Block {
-    let HttpMatch {
-        name,
-        uri,
-        scheme,
-        method,
-        authority,
-        headers,
-        without_headers,
-        query_params,
-        port,
-        source_labels,
-        source_namespace,
-        gateways,
-        ignore_uri_case,
-        stat_prefix,
-    } = block;
-    for (there, name) in [
-        (scheme.is_some(), "scheme"),
-        (method.is_some(), "method"),
-        (authority.is_some(), "authority"),
-        (!headers.is_empty(), "headers"),
-        (!without_headers.is_empty(), "withoutHeaders"),
-        (!query_params.is_empty(), "queryParams"),
-    ] {
-        if there {
-            problems.unsupported(&path.key(name), &format!("matching by {name}"));
-        }
-    }
-    if !stat_prefix.is_empty() {
-        problems.without_effect(&path.key("statPrefix"), "statPrefix");
-    }
-    let gateways_path = path.key("gateways");
-    Block {
-        name: name.into(),
-        uri: uri.and_then(|uri| read_uri(uri, ignore_uri_case, &path.key("uri"), problems)),
-        port: match port {
-            Some(_) => object::port_number(port, &path.key("port"), problems),
-            None => None,
-        },
-        client_labels: object::labels(&source_labels),
-        client_namespace: (!source_namespace.is_empty()).then(|| source_namespace.into()),
-        gateways: gateways
-            .iter()
-            .enumerate()
-            .filter_map(|(index, name)| {
-                GatewayName::read(
-                    name,
-                    context.namespace,
-                    &gateways_path.index(index),
-                    problems,
-                )
-            })
-            .collect(),
-    }
-}
-
-fn read_uri(
-    uri: StringMatch,
-    ignore_case: bool,
-    path: &Path,
-    problems: &mut Problems,
-) -> Option<PathMatch> {
-    match uri {
-        StringMatch {
-            exact: Some(text),
-            prefix: None,
-            regex: None,
-        } => Some(if ignore_case {
-            PathMatch::ExactIgnoreCase(text.into())
-        } else {
-            PathMatch::Exact(text.into())
-        }),
-        StringMatch {
-            exact: None,
-            prefix: Some(text),
-            regex: None,
-        } => Some(if ignore_case {
-            PathMatch::PrefixIgnoreCase(text.into())
-        } else {
-            PathMatch::Prefix(text.into())
-        }),
-        StringMatch {
-            exact: None,
-            prefix: None,
-            regex: Some(text),
-        } => regex::read(&text, &path.key("regex"), problems).map(PathMatch::Regex),
-        StringMatch {
-            exact: None,
-            prefix: None,
-            regex: None,
-        } => None,
-        StringMatch { .. } => {
-            problems.error(
-                path,
-                "exact, prefix and regex exclude each other",
-                "keep one of them",
-            );
-            None
         }
     }
 }
@@ -281,21 +173,24 @@ fn read_retries(retries: &Retries, path: &Path, problems: &mut Problems) -> Retr
         backoff,
     } = retries;
     let others = [
-        (per_try_timeout, "perTryTimeout"),
-        (retry_on, "retryOn"),
-        (retry_remote_localities, "retryRemoteLocalities"),
-        (retry_ignore_previous_hosts, "retryIgnorePreviousHosts"),
-        (backoff, "backoff"),
+        (per_try_timeout.is_some(), "perTryTimeout"),
+        (!retry_on.is_empty(), "retryOn"),
+        (retry_remote_localities.is_some(), "retryRemoteLocalities"),
+        (
+            retry_ignore_previous_hosts.is_some(),
+            "retryIgnorePreviousHosts",
+        ),
+        (backoff.is_some(), "backoff"),
     ];
     let attempts = attempts.map_or(0, |attempts| attempts.0);
     for (field, name) in others {
-        if field.is_some() && attempts == 0 {
+        if field && attempts == 0 {
             problems.error(
                 &path.key(name),
                 format!("{name} without attempts"),
                 "set attempts above 0",
             );
-        } else if field.is_some() {
+        } else if field {
             problems.unsupported(&path.key(name), name);
         }
     }
