@@ -41,6 +41,8 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
         services: services.models(),
         clusters,
         views,
+        selected: Vec::new(),
+        gateway_views: HashMap::new(),
         common: Outlook {
             addresses: services.addresses(),
             mesh,

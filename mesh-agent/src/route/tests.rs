@@ -954,6 +954,7 @@ fn an_endpoint_is_the_less_busy_of_two() {
         endpoints: (0..count)
             .map(|last| Endpoint::at(SocketAddr::from(([10, 0, 0, last], 80))))
             .collect(),
+        unready: Vec::new(),
         discovery: Discovery::Listed,
         policy: Arc::default(),
     };

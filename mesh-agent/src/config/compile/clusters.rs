@@ -77,6 +77,7 @@ fn with_subset(
                 key: key.clone(),
                 protocol: port.protocol,
                 endpoints: endpoints.map(|backend| backend.endpoint.clone()).collect(),
+                unready: Vec::new(),
                 policy: Arc::<TrafficPolicy>::default(),
                 discovery: match service.service.headless {
                     true => Discovery::Headless,

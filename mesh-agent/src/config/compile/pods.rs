@@ -41,6 +41,8 @@ pub(super) fn pods(
                 ready: pod.ready && !object.terminating,
                 local: local(object, options, report),
                 locality: None,
+                node: None,
+                view: None,
                 outlook: None,
                 gateway: gateways.of(&object.labels),
                 inbound: served.remove(&id).unwrap_or_default(),
@@ -78,6 +80,8 @@ fn served_ports(services: &Services<'_>) -> HashMap<PodId, BTreeMap<u16, Inbound
                         .or_insert_with(|| InboundPort {
                             protocol: port.protocol,
                             service: Arc::clone(&service.model.host),
+                            pool: Arc::default(),
+                            http: Default::default(),
                         });
                 }
             }

@@ -157,6 +157,7 @@ impl Plan {
                     protocol: self.cluster_protocol,
                     discovery: Discovery::Listed,
                     endpoints: endpoints.iter().copied().map(Endpoint::at).collect(),
+                    unready: Vec::new(),
                     policy: Arc::default(),
                 };
                 snapshot.clusters.insert(key, Arc::new(cluster));
@@ -210,6 +211,8 @@ impl Plan {
         let served = InboundPort {
             protocol: self.protocol,
             service: HOST.into(),
+            pool: Arc::default(),
+            http: Default::default(),
         };
         Pod {
             id: pod_id(),
@@ -220,6 +223,8 @@ impl Plan {
             local: None,
             inbound: BTreeMap::from([(port, served.clone()), (8080, served)]),
             locality: None,
+            node: None,
+            view: None,
             outlook: None,
             gateway: 0,
         }

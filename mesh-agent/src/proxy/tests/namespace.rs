@@ -53,6 +53,7 @@ fn world() -> Snapshot {
         protocol: Protocol::Tcp,
         discovery: Discovery::Listed,
         endpoints: vec![Endpoint::at(app)],
+        unready: Vec::new(),
         policy: Arc::default(),
     };
     let mut snapshot = Snapshot::default();
