@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::compile::rules::SubsetRules;
+use crate::config::compile::clusters::Clusters;
+use crate::config::compile::located::LocatedPods;
+use crate::config::compile::rules::Rules;
 use crate::config::compile::services::Services;
 use crate::config::object::Object;
 use crate::config::path::Path;
@@ -16,9 +18,12 @@ use crate::model::{Outlook, Snapshot};
 
 mod capture;
 mod clusters;
+mod credentials;
 mod gateways;
+mod located;
 mod mesh;
 mod pods;
+mod policy;
 mod references;
 mod routes;
 mod rules;
@@ -28,21 +33,29 @@ mod services;
 /// it was read.
 pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Rejected>) {
     let mut report = Report::default();
-    let services = Services::gather(inputs, options);
-    let rules = SubsetRules::gather(inputs, options);
+    let located = LocatedPods::gather(inputs);
+    let services = Services::gather(inputs, &located, options);
+    let rules = Rules::gather(inputs, options);
     let bindings = routes::bindings(inputs);
     let mut selections = gateways::Selections::new(inputs);
-    let pods = pods::pods(inputs, &services, &mut selections, options, &mut report);
-    let (clusters, views) = clusters::clusters(&services, &rules);
+    let mut clusters = Clusters::new(inputs, &services, &rules);
+    let pods = pods::pods(
+        &located,
+        &services,
+        &mut clusters,
+        &mut selections,
+        options,
+        &mut report,
+    );
     let (mesh, undeclared) = mesh::tables(&bindings, &services, options);
     references::check(inputs, &services, &rules, &mut report);
     let snapshot = Snapshot {
         generation: 0,
         services: services.models(),
-        clusters,
-        views,
-        selected: Vec::new(),
-        gateway_views: HashMap::new(),
+        clusters: clusters.usual,
+        views: clusters.views,
+        selected: clusters.selected,
+        gateway_views: clusters.gateway_views,
         common: Outlook {
             addresses: services.addresses(),
             mesh,

@@ -16,6 +16,7 @@ use crate::config::problem::{Problem, Problems, Rejected, Severity};
 use crate::config::yaml::read::{Misfit, UnknownField, camel_case, read};
 use crate::config::yaml::{Node, SyntaxError, Value};
 use crate::config::{CompileOptions, UnknownFields};
+use crate::model::Labels;
 
 mod group;
 
@@ -204,7 +205,8 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
         name: metadata.name.as_str().into(),
     };
     let context = Context { namespace, options };
-    let body = read_body(kind, &node, &context, &mut problems);
+    let labels = Arc::new(object::labels(&metadata.labels));
+    let body = read_body(kind, &node, &labels, &context, &mut problems);
     let usable = !problems.unusable();
     let title = match metadata.name.as_str() {
         "" => kind.name().to_owned(),
@@ -215,9 +217,9 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
         .map(|problem| source.reject(&title, problem))
         .collect();
     let outcome = match body {
-        Some(body) if usable => {
-            Outcome::Good(Arc::new(object_of(id, &metadata, body, source, position)))
-        }
+        Some(body) if usable => Outcome::Good(Arc::new(object_of(
+            id, &metadata, labels, body, source, position,
+        ))),
         _ => Outcome::Broken((!metadata.name.is_empty()).then_some(id)),
     };
     Document { outcome, rejected }
@@ -241,6 +243,7 @@ fn name_only(node: &Node) -> Metadata {
 fn object_of(
     id: ObjectId,
     metadata: &Metadata,
+    labels: Arc<Labels>,
     body: Body,
     source: Source,
     position: usize,
@@ -255,7 +258,7 @@ fn object_of(
             None => Age::Written(Arc::clone(&source.file), position),
         },
         uid: metadata.uid.as_deref().map(Into::into),
-        labels: object::labels(&metadata.labels),
+        labels,
         annotations: metadata.annotations.clone(),
         terminating: metadata.deletion_timestamp.is_some(),
         id,
@@ -268,6 +271,7 @@ fn object_of(
 fn read_body(
     kind: Kind,
     node: &Node,
+    labels: &Labels,
     context: &Context<'_>,
     problems: &mut Problems,
 ) -> Option<Body> {
@@ -290,6 +294,7 @@ fn read_body(
                 problems,
             )))
         }
+        Kind::Node => Some(Body::Node(object::Node::read(labels))),
         Kind::VirtualService => {
             check_top(node, context.options.unknown_fields, problems);
             let spec = part(node, "spec", problems, unknown)?;

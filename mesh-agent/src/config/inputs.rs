@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::object::{Body, Object, ObjectId};
+use crate::config::object::{Body, Kind, Object, ObjectId};
 use crate::config::object::{
-    DestinationRule, EndpointSlice, Gateway, Pod, Service, VirtualService,
+    DestinationRule, EndpointSlice, Gateway, Node, Pod, Service, VirtualService,
 };
 
 /// Every object in force, one version of each.
@@ -47,7 +47,7 @@ impl Inputs {
 
     /// The Services, oldest first.
     pub fn services(&self) -> Vec<(&Object, &Service)> {
-        self.by_age(|body| match body {
+        self.by_age(Kind::Service, |body| match body {
             Body::Service(service) => Some(service),
             _ => None,
         })
@@ -55,7 +55,7 @@ impl Inputs {
 
     /// The Pods, oldest first.
     pub fn pods(&self) -> Vec<(&Object, &Pod)> {
-        self.by_age(|body| match body {
+        self.by_age(Kind::Pod, |body| match body {
             Body::Pod(pod) => Some(pod),
             _ => None,
         })
@@ -63,15 +63,23 @@ impl Inputs {
 
     /// The EndpointSlices, oldest first.
     pub fn endpoint_slices(&self) -> Vec<(&Object, &EndpointSlice)> {
-        self.by_age(|body| match body {
+        self.by_age(Kind::EndpointSlice, |body| match body {
             Body::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        })
+    }
+
+    /// The Nodes, oldest first.
+    pub fn nodes(&self) -> Vec<(&Object, &Node)> {
+        self.by_age(Kind::Node, |body| match body {
+            Body::Node(node) => Some(node),
             _ => None,
         })
     }
 
     /// The VirtualServices, oldest first.
     pub fn virtual_services(&self) -> Vec<(&Object, &VirtualService)> {
-        self.by_age(|body| match body {
+        self.by_age(Kind::VirtualService, |body| match body {
             Body::VirtualService(service) => Some(service),
             _ => None,
         })
@@ -79,7 +87,7 @@ impl Inputs {
 
     /// The DestinationRules, oldest first.
     pub fn destination_rules(&self) -> Vec<(&Object, &DestinationRule)> {
-        self.by_age(|body| match body {
+        self.by_age(Kind::DestinationRule, |body| match body {
             Body::DestinationRule(rule) => Some(rule),
             _ => None,
         })
@@ -87,20 +95,28 @@ impl Inputs {
 
     /// The Gateways, oldest first.
     pub fn gateways(&self) -> Vec<(&Object, &Gateway)> {
-        self.by_age(|body| match body {
+        self.by_age(Kind::Gateway, |body| match body {
             Body::Gateway(gateway) => Some(gateway),
             _ => None,
         })
     }
 
+    /// The objects of a kind. They stand together, as an object's name begins with its kind.
     fn by_age<'a, T>(
         &'a self,
+        kind: Kind,
         body: impl Fn(&'a Body) -> Option<&'a T>,
     ) -> Vec<(&'a Object, &'a T)> {
+        let first = ObjectId {
+            kind,
+            namespace: Arc::default(),
+            name: Arc::default(),
+        };
         let mut found: Vec<(&Object, &T)> = self
             .objects
-            .values()
-            .filter_map(|object| Some((&**object, body(&object.body)?)))
+            .range(first..)
+            .take_while(|(id, _)| id.kind == kind)
+            .filter_map(|(_, object)| Some((&**object, body(&object.body)?)))
             .collect();
         found.sort_by(|(a, _), (b, _)| a.age.cmp(&b.age));
         found

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use crate::config::Inputs;
 use crate::config::compile::Report;
 use crate::config::compile::gateways::{gateway_name, shared_hosts};
-use crate::config::compile::rules::SubsetRules;
+use crate::config::compile::rules::Rules;
 use crate::config::compile::services::Services;
-use crate::config::object::name::{GatewayName, covers};
+use crate::config::object::name::GatewayName;
 use crate::config::object::virtual_service::Share;
 use crate::config::object::{Gateway, Object, VirtualService};
 use crate::config::path::Path;
@@ -16,7 +16,7 @@ use crate::config::path::Path;
 pub(super) fn check(
     inputs: &Inputs,
     services: &Services<'_>,
-    rules: &SubsetRules,
+    rules: &Rules<'_>,
     report: &mut Report,
 ) {
     let gateways = inputs.gateways();
@@ -28,11 +28,7 @@ pub(super) fn check(
     }
     check_conflicts(inputs, report);
     for (object, rule) in inputs.destination_rules() {
-        if !services
-            .list
-            .iter()
-            .any(|service| covers(&rule.host, &service.model.host))
-        {
+        if services.covered_by(&rule.host, None).is_empty() {
             let message = format!("no Service is called {}", rule.host);
             report.warn(
                 object,
@@ -86,7 +82,7 @@ fn check_share(
     object: &Object,
     share: &Share,
     services: &Services<'_>,
-    rules: &SubsetRules,
+    rules: &Rules<'_>,
     report: &mut Report,
 ) {
     let Some(service) = services.get(&share.host) else {
@@ -118,10 +114,7 @@ fn check_share(
         return;
     };
     let (client, owner) = (&*object.id.namespace, &*service.model.namespace);
-    let declared = [Some(client), Some(owner), None]
-        .into_iter()
-        .filter_map(|client| rules.rule(client, owner, &share.host))
-        .any(|rule| rule.subsets.iter().any(|declared| declared.name == *subset));
+    let declared = rules.declare(client, owner, &share.host, subset);
     if !declared {
         let message = format!(
             "no DestinationRule for {} has a subset {subset}",

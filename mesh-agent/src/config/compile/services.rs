@@ -4,47 +4,62 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::object::endpoint_slice::SERVICE_LABEL;
-use crate::config::object::name::service_host;
-use crate::config::object::service::{Port, Target};
-use crate::config::object::{EndpointSlice, Object, Pod, Service};
+use crate::config::compile::located::LocatedPods;
+use crate::config::object::endpoint_slice::{Endpoint as Listed, SERVICE_LABEL};
+use crate::config::object::name::{covers, service_host};
+use crate::config::object::service::{Distribution, Port, Target};
+use crate::config::object::{EndpointSlice, Object, Service};
 use crate::config::{CompileOptions, Inputs};
 use crate::model::{self, Endpoint, Labels, PodId, Protocol};
+
+/// A Service's own word on which endpoints it prefers, from before there was a field for it.
+pub(super) const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// The label of a Pod that is to get no more requests.
+const DRAINING: &str = "istio.io/draining";
 
 /// Every Service, oldest first.
 pub(super) struct Services<'a> {
     pub(super) list: Vec<Registered<'a>>,
     by_host: HashMap<Arc<str>, usize>,
+    by_namespace: HashMap<Arc<str>, Vec<usize>>,
 }
 
 /// A Service with what stands behind it.
 pub(super) struct Registered<'a> {
     pub(super) model: Arc<model::Service>,
     pub(super) service: &'a Service,
+    /// Which endpoints it prefers.
+    pub(super) distribution: Distribution,
     /// Per port of the Service, in its order.
-    pub(super) backends: Vec<Vec<Backend<'a>>>,
+    pub(super) backends: Vec<Vec<Backend>>,
 }
 
-/// One endpoint of a port, ready or not.
-pub(super) struct Backend<'a> {
+/// One endpoint of a port.
+pub(super) struct Backend {
     pub(super) endpoint: Endpoint,
-    pub(super) labels: Option<&'a Labels>,
-    pub(super) ready: bool,
+    pub(super) state: State,
+    /// The Pod behind it, by its place in the list; `None` where it is not known.
+    pub(super) pod: Option<usize>,
 }
 
-type Found<'a> = (&'a Object, &'a Pod);
-
-/// Pods by what Services and EndpointSlices look them up by.
-struct PodIndex<'a> {
-    by_id: HashMap<PodId, Found<'a>>,
-    /// By namespace, and a label's key and value.
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<Found<'a>>>,
-    by_address: HashMap<IpAddr, &'a Object>,
+/// Whether an endpoint takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It does.
+    Ready,
+    /// It does not, and may.
+    Unready,
+    /// It does not, and will not.
+    Leaving,
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn gather(inputs: &'a Inputs, options: &CompileOptions) -> Self {
-        let pods = PodIndex::gather(inputs);
+    pub(super) fn gather(
+        inputs: &'a Inputs,
+        pods: &LocatedPods<'a>,
+        options: &CompileOptions,
+    ) -> Self {
         let slices = slices_by_service(inputs);
         let list: Vec<Registered<'a>> = inputs
             .services()
@@ -56,7 +71,7 @@ impl<'a> Services<'a> {
                     &options.cluster_domain,
                 );
                 let found = slices.get(&(&*object.id.namespace, &*object.id.name));
-                register(object, service, host, found.map(Vec::as_slice), &pods)
+                register(object, service, host, found.map(Vec::as_slice), pods)
             })
             .collect();
         let by_host = list
@@ -64,11 +79,47 @@ impl<'a> Services<'a> {
             .enumerate()
             .map(|(index, service)| (Arc::clone(&service.model.host), index))
             .collect();
-        Self { list, by_host }
+        let mut by_namespace: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+        for (index, service) in list.iter().enumerate() {
+            let namespace = Arc::clone(&service.model.namespace);
+            by_namespace.entry(namespace).or_default().push(index);
+        }
+        Self {
+            list,
+            by_host,
+            by_namespace,
+        }
     }
 
     pub(super) fn get(&self, host: &str) -> Option<&Registered<'a>> {
         self.by_host.get(host).map(|index| &self.list[*index])
+    }
+
+    /// The Services that a host names or, as a wildcard, covers; of a namespace or of all. By their places in the list.
+    pub(super) fn covered_by(&self, host: &str, namespace: Option<&str>) -> Vec<usize> {
+        let of_namespace = |index: usize| {
+            namespace.is_none_or(|namespace| *self.list[index].model.namespace == *namespace)
+        };
+        if !host.starts_with('*') {
+            let index = self.by_host.get(host).copied();
+            return index
+                .into_iter()
+                .filter(|index| of_namespace(*index))
+                .collect();
+        }
+        let covered = |index: &usize| covers(host, &self.list[*index].model.host);
+        match namespace {
+            None => (0..self.list.len()).filter(covered).collect(),
+            Some(namespace) => {
+                let indices = self.by_namespace.get(namespace);
+                indices
+                    .into_iter()
+                    .flatten()
+                    .copied()
+                    .filter(covered)
+                    .collect()
+            }
+        }
     }
 
     pub(super) fn models(&self) -> HashMap<Arc<str>, Arc<model::Service>> {
@@ -109,47 +160,6 @@ impl Registered<'_> {
     }
 }
 
-impl<'a> PodIndex<'a> {
-    fn gather(inputs: &'a Inputs) -> Self {
-        let mut index = Self {
-            by_id: HashMap::new(),
-            by_label: HashMap::new(),
-            by_address: HashMap::new(),
-        };
-        for (object, pod) in inputs.pods() {
-            if pod.ended || pod.addresses.is_empty() {
-                continue;
-            }
-            let namespace = &*object.id.namespace;
-            for (key, value) in &object.labels {
-                let pods = index.by_label.entry((namespace, key, value)).or_default();
-                pods.push((object, pod));
-            }
-            for address in &pod.addresses {
-                index.by_address.insert(*address, object);
-            }
-            index.by_id.insert(pod_id(object), (object, pod));
-        }
-        index
-    }
-
-    /// The Pods of `namespace` that have all these labels.
-    fn selected(
-        &self,
-        namespace: &'a str,
-        selector: &'a Labels,
-    ) -> impl Iterator<Item = Found<'a>> {
-        let first = selector.first_key_value();
-        let candidates =
-            first.and_then(|(key, value)| self.by_label.get(&(namespace, &**key, &**value)));
-        candidates
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(move |(object, _)| has_labels(&object.labels, selector))
-    }
-}
-
 /// Whether `labels` has all of `wanted`.
 pub(super) fn has_labels(labels: &Labels, wanted: &Labels) -> bool {
     wanted
@@ -182,7 +192,7 @@ fn register<'a>(
     service: &'a Service,
     host: Arc<str>,
     slices: Option<&[&'a EndpointSlice]>,
-    pods: &PodIndex<'a>,
+    pods: &LocatedPods<'a>,
 ) -> Registered<'a> {
     let backends = service.ports.iter().map(|port| match slices {
         Some(slices) => from_slices(service, port, slices, pods),
@@ -193,6 +203,10 @@ fn register<'a>(
         name: Arc::clone(&port.name),
         protocol: port.protocol,
     });
+    let annotated = || {
+        let written = object.annotations.get(DISTRIBUTION)?;
+        Distribution::of_annotation(written)
+    };
     Registered {
         model: Arc::new(model::Service {
             host,
@@ -201,6 +215,10 @@ fn register<'a>(
             addresses: service.addresses.clone(),
             ports: ports.collect(),
         }),
+        distribution: match service.distribution {
+            Distribution::Any => annotated().unwrap_or_default(),
+            field => field,
+        },
         service,
         backends: backends.collect(),
     }
@@ -210,30 +228,24 @@ fn from_selector<'a>(
     object: &'a Object,
     service: &'a Service,
     port: &Port,
-    pods: &PodIndex<'a>,
-) -> Vec<Backend<'a>> {
+    pods: &LocatedPods<'a>,
+) -> Vec<Backend> {
     let Some(selector) = &service.selector else {
         return Vec::new();
     };
     let selected = pods.selected(&object.id.namespace, selector);
     selected
-        .filter_map(|(pod_object, pod)| {
+        .filter_map(|index| {
+            let pod = pods.list[index].pod;
             let number = match &port.target {
                 Target::Number(number) => *number,
                 Target::Name(name) => pod.ports.iter().find(|(other, _)| other == name)?.1,
             };
-            Some(Backend {
-                endpoint: Endpoint {
-                    address: SocketAddr::new(address_for(service, &pod.addresses)?, number),
-                    pod: Some(pod_id(pod_object)),
-                    labels: None,
-                    locality: None,
-                    node: None,
-                    weight: 1,
-                },
-                labels: Some(&pod_object.labels),
-                ready: (pod.ready || service.publish_not_ready) && !pod_object.terminating,
-            })
+            let address = SocketAddr::new(address_for(service, &pod.addresses)?, number);
+            let terminating = pods.list[index].object.terminating;
+            // What publishes those that are not ready publishes those that terminate as well.
+            let ready = pod.ready && !terminating || service.publish_not_ready;
+            Some(of_pod(index, address, ready, terminating && !ready, pods))
         })
         .collect()
 }
@@ -247,14 +259,44 @@ fn address_for(service: &Service, addresses: &[IpAddr]) -> Option<IpAddr> {
     same.or(addresses.first()).copied()
 }
 
+fn of_pod(
+    index: usize,
+    address: SocketAddr,
+    ready: bool,
+    leaving: bool,
+    pods: &LocatedPods<'_>,
+) -> Backend {
+    let located = &pods.list[index];
+    let drained = |value: &Arc<str>| !value.is_empty();
+    let state = if leaving || located.labels.get(DRAINING).is_some_and(drained) {
+        State::Leaving
+    } else if ready {
+        State::Ready
+    } else {
+        State::Unready
+    };
+    Backend {
+        endpoint: Endpoint {
+            address,
+            pod: Some(pod_id(located.object)),
+            labels: Some(Arc::clone(&located.labels)),
+            locality: located.locality.clone(),
+            node: located.pod.node.clone(),
+            weight: 1,
+        },
+        state,
+        pod: Some(index),
+    }
+}
+
 fn from_slices<'a>(
     service: &Service,
     port: &Port,
     slices: &[&'a EndpointSlice],
-    pods: &PodIndex<'a>,
-) -> Vec<Backend<'a>> {
+    pods: &LocatedPods<'a>,
+) -> Vec<Backend> {
     // A Service of two families has slices of both, which name each pod twice: it is one endpoint all the same.
-    let mut endpoints: Vec<_> = slices
+    let mut endpoints: Vec<(&Listed, u16)> = slices
         .iter()
         .filter_map(|slice| {
             let (_, number) = slice.ports.iter().find(|(name, _)| *name == port.name)?;
@@ -265,37 +307,58 @@ fn from_slices<'a>(
     if let Some(first) = service.addresses.first() {
         endpoints.sort_by_key(|(endpoint, _)| endpoint.address.is_ipv4() != first.is_ipv4());
     }
-    let mut seen_pods = HashSet::new();
+    let mut seen_pods: HashSet<(&str, &str)> = HashSet::new();
     let mut seen_addresses = HashSet::new();
     endpoints
         .into_iter()
         .filter_map(|(endpoint, number)| {
-            let by_address = || {
-                pods.by_address
-                    .get(&endpoint.address)
-                    .map(|object| pod_id(object))
+            let named = endpoint.pod.as_ref();
+            let index = match named {
+                Some(id) => pods.named(id),
+                None => pods.at(endpoint.address),
             };
-            let pod = endpoint.pod.clone().or_else(by_address);
+            let id = index.map(|index| &pods.list[index].object.id);
+            let name = match (named, id) {
+                (Some(id), _) => Some((&*id.namespace, &*id.name)),
+                (None, Some(id)) => Some((&*id.namespace, &*id.name)),
+                (None, None) => None,
+            };
             let address = SocketAddr::new(endpoint.address, number);
-            let again = pod
-                .as_ref()
-                .is_some_and(|pod| !seen_pods.insert(pod.clone()));
+            let again = name.is_some_and(|name| !seen_pods.insert(name));
             if again || !seen_addresses.insert(address) {
                 return None;
             }
-            let labels = pod.as_ref().and_then(|pod| pods.by_id.get(pod));
-            Some(Backend {
-                labels: labels.map(|(object, _)| &object.labels),
-                endpoint: Endpoint {
-                    address,
-                    pod,
-                    labels: None,
-                    locality: None,
-                    node: None,
-                    weight: 1,
-                },
-                ready: endpoint.ready,
+            // Kubernetes has what terminates ready only where the Service publishes what is not.
+            let leaving = endpoint.terminating && !(endpoint.ready && service.publish_not_ready);
+            Some(match index {
+                Some(index) => of_pod(index, address, endpoint.ready, leaving, pods),
+                None => of_stranger(endpoint, address, leaving, pods),
             })
         })
         .collect()
+}
+
+/// An endpoint of which nothing is known but what the slice says.
+fn of_stranger(
+    endpoint: &Listed,
+    address: SocketAddr,
+    leaving: bool,
+    pods: &LocatedPods<'_>,
+) -> Backend {
+    Backend {
+        endpoint: Endpoint {
+            address,
+            pod: endpoint.pod.clone(),
+            labels: None,
+            locality: pods.place(endpoint.node.as_deref(), endpoint.zone.as_ref()),
+            node: endpoint.node.clone(),
+            weight: 1,
+        },
+        state: match (leaving, endpoint.ready) {
+            (true, _) => State::Leaving,
+            (false, true) => State::Ready,
+            (false, false) => State::Unready,
+        },
+        pod: None,
+    }
 }

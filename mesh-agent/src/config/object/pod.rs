@@ -18,12 +18,15 @@ pub struct Pod {
     pub ready: bool,
     /// The named TCP ports of its containers.
     pub ports: Vec<(Arc<str>, u16)>,
+    /// `spec.nodeName`, once it has one.
+    pub node: Option<Arc<str>>,
 }
 
 impl Pod {
     /// Reads `spec` and `status`.
     pub fn read(spec: PodSpec, status: PodStatus, problems: &mut Problems) -> Self {
         let PodSpec {
+            node_name,
             containers,
             init_containers,
         } = spec;
@@ -64,6 +67,7 @@ impl Pod {
                 .chain(init_containers)
                 .flat_map(named_ports)
                 .collect(),
+            node: (!node_name.is_empty()).then(|| node_name.into()),
         }
     }
 }

@@ -7,16 +7,13 @@ use crate::config::crd::Number;
 use crate::config::crd::destination_rule::{
     Distribute, Failover as WrittenFailover, LocalityLbSetting, ZoneAwareLbSetting,
 };
+use crate::config::object::node::{REGION, SUBZONE, ZONE};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
 use crate::model::{Failover, LocalityShare};
 
 /// The labels that say where an endpoint is.
-const TOPOLOGY: [&str; 3] = [
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "topology.istio.io/subzone",
-];
+const TOPOLOGY: [&str; 3] = [REGION, ZONE, SUBZONE];
 
 /// `localityLbSetting`.
 #[derive(Clone, Debug, PartialEq, Eq)]

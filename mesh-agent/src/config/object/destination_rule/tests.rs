@@ -764,6 +764,10 @@ fn tls_has_what_its_mode_needs() {
             ],
         ),
         (
+            "{tls: {mode: SIMPLE, caCertificates: system, caCrl: /crl.pem}}",
+            &["E tls.caCrl: a caCrl without caCertificates is not supported yet"],
+        ),
+        (
             "{tls: {mode: MUTUAL, caCertificates: /ca.pem}}",
             &[
                 "E tls.clientCertificate: tls mode MUTUAL needs clientCertificate",

@@ -83,6 +83,9 @@ pub(super) fn read(written: Written, for_some: bool, path: &Path, problems: &mut
     } = written;
     let file = |name: String| (!name.is_empty()).then(|| PathBuf::from(name));
     let material = if credential_name.is_empty() {
+        if !ca_crl.is_empty() && matches!(ca_certificates.as_str(), "" | "system") {
+            problems.unsupported(&path.key("caCrl"), "a caCrl without caCertificates");
+        }
         if mutual {
             check_certificate(&client_certificate, &private_key, path, problems);
         }
