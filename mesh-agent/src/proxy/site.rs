@@ -307,6 +307,8 @@ fn unknown(id: &PodId) -> Pod {
         local: None,
         inbound: Default::default(),
         locality: None,
+        node: None,
+        view: None,
         outlook: None,
         gateway: 0,
     }

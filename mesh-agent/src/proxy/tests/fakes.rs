@@ -210,6 +210,8 @@ impl Plan {
         let served = InboundPort {
             protocol: self.protocol,
             service: HOST.into(),
+            pool: Arc::default(),
+            http: Default::default(),
         };
         Pod {
             id: pod_id(),
@@ -220,6 +222,8 @@ impl Plan {
             local: None,
             inbound: BTreeMap::from([(port, served.clone()), (8080, served)]),
             locality: None,
+            node: None,
+            view: None,
             outlook: None,
             gateway: 0,
         }
