@@ -50,7 +50,7 @@ impl<'a> Clusters<'a> {
         let mut clusters = Self {
             services,
             rules,
-            policies: Policies::default(),
+            policies: Policies::new(inputs),
             selections: HashMap::new(),
             chosen: HashMap::new(),
             usual: HashMap::new(),

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::config::compile::secrets::Secrets;
 use crate::config::object::destination_rule::{KeyMaterial, Tls, TlsOrigin};
-use crate::model::{Certificate, ClientTls, Credential, TrustRoots, Verification};
+use crate::model::{ClientTls, Credential, Verification};
 
 /// Whose Secrets a policy may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,12 +15,6 @@ pub(super) enum Audience<'a> {
     Pods,
     /// Those of this namespace: its gateways, and the pods that a rule of it selects.
     Holders(&'a str),
-}
-
-/// What a Secret has for a client.
-struct ClientSecret {
-    certificate: Credential<Certificate>,
-    roots: Credential<TrustRoots>,
 }
 
 impl Tls {
@@ -33,7 +28,11 @@ impl Tls {
 }
 
 /// The TLS that an audience opens; `None` is plain text.
-pub(super) fn client_tls(tls: &Tls, audience: Audience<'_>) -> Option<Arc<ClientTls>> {
+pub(super) fn client_tls(
+    tls: &Tls,
+    secrets: &Secrets<'_>,
+    audience: Audience<'_>,
+) -> Option<Arc<ClientTls>> {
     let Tls::Originate(origin) = tls else {
         return None;
     };
@@ -56,9 +55,15 @@ pub(super) fn client_tls(tls: &Tls, audience: Audience<'_>) -> Option<Arc<Client
             let Audience::Holders(namespace) = audience else {
                 return None;
             };
-            let secret = secret(namespace, name);
-            let certificate = origin.mutual.then_some(secret.certificate);
-            (certificate, Some(secret.roots))
+            let certificate = || match secrets.certificate(Some(namespace), name) {
+                Ok(certificate) => Credential::Given(certificate),
+                Err(useless) => useless.credential(),
+            };
+            let roots = match secrets.authorities(Some(namespace), name) {
+                Ok(roots) => Credential::Given(roots),
+                Err(useless) => useless.credential(),
+            };
+            (origin.mutual.then(certificate), Some(roots))
         }
     };
     let TlsOrigin {
@@ -78,14 +83,4 @@ pub(super) fn client_tls(tls: &Tls, audience: Audience<'_>) -> Option<Arc<Client
         }),
         server_name: server_name.clone(),
     }))
-}
-
-/// What the Secret `namespace/name` holds. The one place where a `credentialName` becomes key material; Secrets are no
-/// part of the inputs yet, so none is to be had.
-fn secret(namespace: &str, name: &str) -> ClientSecret {
-    let why: Arc<str> = format!("there is no Secret {namespace}/{name}").into();
-    ClientSecret {
-        certificate: Credential::Missing(Arc::clone(&why)),
-        roots: Credential::Missing(why),
-    }
 }

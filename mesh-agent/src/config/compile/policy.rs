@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::config::Inputs;
 use crate::config::compile::credentials::{Audience, client_tls};
 use crate::config::compile::rules::{Merged, RuleId, Rules};
+use crate::config::compile::secrets::Secrets;
 use crate::config::compile::services::Registered;
 use crate::config::object::destination_rule::{
     Blocks, LoadBalancer, LocalitySetting, Method, Policy, Pool, Tls,
@@ -32,8 +34,8 @@ pub(super) struct InboundManner {
 }
 
 /// The policies that were made, each once.
-#[derive(Default)]
 pub(super) struct Policies<'a> {
+    secrets: Secrets<'a>,
     known: HashMap<Key<'a>, Manner>,
     inbound: HashMap<(Option<RuleId>, Option<u16>), InboundManner>,
 }
@@ -62,6 +64,14 @@ struct Layer<'p> {
 }
 
 impl<'a> Policies<'a> {
+    pub(super) fn new(inputs: &'a Inputs) -> Self {
+        Self {
+            secrets: Secrets::new(inputs),
+            known: HashMap::new(),
+            inbound: HashMap::new(),
+        }
+    }
+
     /// How clients of an audience, to whom `rule` applies, talk to a port of a Service, or to a subset of it by the
     /// subset's place in the rule.
     pub(super) fn outbound(
@@ -89,7 +99,7 @@ impl<'a> Policies<'a> {
         let made = self.known.entry(key).or_insert_with(|| {
             let layer = merge(top, own, port).unwrap_or_default();
             Manner {
-                policy: Arc::new(policy_of(&layer, service, audience)),
+                policy: Arc::new(policy_of(&layer, service, &self.secrets, audience)),
                 original: is_original(top, own, port),
             }
         });
@@ -184,7 +194,12 @@ fn is_original(top: Option<&Policy>, own: Option<&Policy>, port: u16) -> bool {
         || passes(merge(top, own, port).and_then(|layer| layer.balancer))
 }
 
-fn policy_of(layer: &Layer<'_>, service: &Registered<'_>, audience: Audience<'_>) -> TrafficPolicy {
+fn policy_of(
+    layer: &Layer<'_>,
+    service: &Registered<'_>,
+    secrets: &Secrets<'_>,
+    audience: Audience<'_>,
+) -> TrafficPolicy {
     TrafficPolicy {
         balancer: match layer.balancer.map(|balancer| &balancer.method) {
             Some(Method::Balanced(balancer)) => balancer.clone(),
@@ -201,7 +216,7 @@ fn policy_of(layer: &Layer<'_>, service: &Registered<'_>, audience: Audience<'_>
             },
             ..outliers.clone()
         }),
-        tls: layer.tls.and_then(|tls| client_tls(tls, audience)),
+        tls: layer.tls.and_then(|tls| client_tls(tls, secrets, audience)),
         proxy_protocol: layer.proxy_protocol,
         http: layer.pool.map(|pool| pool.http).unwrap_or_default(),
     }
