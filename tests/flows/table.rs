@@ -681,8 +681,17 @@ pub const ROWS: &[Row] = &[
         number: 49,
         title: "many connections to one destination",
         act: Act::Do(sockets::many),
-        same: "parallel=2000 sequence=4000",
-        mesh: "out=6000 in=0",
+        same: "parallel=2000",
+        none: "sequence=* failure=* out=0 in=0",
+        mesh: "sequence=50000 out=52000 in=0",
+        ..ROW
+    },
+    Row {
+        number: 49,
+        title: "many connections to one destination over IPv6",
+        act: Act::Do(sockets::many6),
+        same: "sequence=15000",
+        mesh: "out=15000 in=0",
         ..ROW
     },
     Row {
