@@ -3,6 +3,8 @@
 
 mod differences;
 mod enrolment;
+mod far_end;
+mod many;
 pub mod names;
 pub mod scene;
 mod sockets;
@@ -50,7 +52,7 @@ fn run(row: &Row, mode: Mode) -> Result<()> {
     let mut wrong = Vec::new();
     for key in expected.0.keys().chain(seen.0.keys()) {
         let (want, got) = (expected.get(key), seen.get(key));
-        if want != "*" && want != got {
+        if !want.split('|').any(|want| want == "*" || want == got) {
             wrong.push(format!("{key}: expected {want}, saw {got}"));
         }
     }
@@ -146,6 +148,8 @@ impl Scene {
         let before = self.accepted()?;
         let mut facts = match &row.act {
             Act::Call(call) => talk::call(self, call)?,
+            Act::Held(call) => talk::call_held(self, call)?,
+            Act::Timed(call) => talk::call_timed(self, call)?,
             Act::Http(call, host) => talk::request(self, call, host)?,
             Act::Do(action) => action(self)?,
         };

@@ -42,7 +42,7 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         row: 50,
-        text: "One source port used for two destinations at once may clash in iptables mode, because both connections are redirected to one address; in eBPF mode both work.",
+        text: "One source port used for two destinations at once may clash in iptables mode, because both connections are redirected to one address: conntrack gives the second another port on its way to the agent, or, where it cannot, its `connect` times out. In eBPF mode both work as they are.",
     },
 ];
 

@@ -2,7 +2,8 @@
 //!
 //! What a row expects is written as `key=value` words, first what is the same everywhere, then what differs with and
 //! without a mesh, then what one mode does differently; every line of `unlike` has its reason among the allowed
-//! differences. `ok` stands for `connect=ok echo=intact end=fin`; `only` forgets the words before; `*` accepts anything.
+//! differences. `ok` stands for `connect=ok echo=intact end=fin`; `only` forgets the words before; `a|b` accepts either,
+//! and `*` anything.
 //!
 //! | fact | meaning |
 //! | --- | --- |
@@ -20,8 +21,9 @@ use anyhow::Result;
 use socket2::Socket;
 
 use super::scene::Scene;
-use super::{Facts, enrolment, sockets, streams, untouched};
+use super::{Facts, enrolment, far_end, many, sockets, streams, untouched};
 use crate::agent::Mode;
+use crate::manifests::SOURCE;
 
 /// One flow.
 #[derive(Debug)]
@@ -51,6 +53,10 @@ pub struct Row {
 pub enum Act {
     /// A connection to an echo server.
     Call(Call),
+    /// The same; the agent does not run until the app has asked for its addresses.
+    Held(Call),
+    /// A connection to an echo server, and how long it lasted.
+    Timed(Call),
     /// A connection with one HTTP request for this host.
     Http(Call, &'static str),
     /// Something longer; it returns its own facts.
@@ -98,7 +104,8 @@ const ROW: Row = Row {
     unlike: &[],
 };
 
-const CALL: Call = Call {
+/// From the client, with nothing particular.
+pub const CALL: Call = Call {
     from: Place::Client,
     owner: None,
     to: "",
@@ -120,6 +127,10 @@ const fn call_as(uid: u32, gid: u32, to: &'static str) -> Act {
         to,
         ..CALL
     })
+}
+
+const fn held(from: Place, to: &'static str) -> Act {
+    Act::Held(Call { from, to, ..CALL })
 }
 
 const fn prepared(to: &'static str, prepare: fn(&Socket) -> io::Result<()>) -> Act {
@@ -162,7 +173,8 @@ pub const ROWS: &[Row] = &[
         number: 2,
         title: "app to a Service over IPv6",
         act: call("vip6:9000"),
-        same: "ok peer=vip6:9000 own=client6 who=outside local=* seen=*",
+        // The Service's endpoint is the pod's first address, whatever the family of the client.
+        same: "ok peer=vip6:9000 own=client6 who=outside local=remote:9000 seen=client",
         none: "only connect=ENETUNREACH out=0 in=0",
         ..ROW
     },
@@ -186,6 +198,29 @@ pub const ROWS: &[Row] = &[
         title: "app to a pod of another node",
         act: call("remote:9000"),
         same: "ok peer=remote:9000 own=client who=outside local=remote:9000 seen=client",
+        ..ROW
+    },
+    Row {
+        number: 3,
+        title: "app to a pod of another node by its headless Service",
+        act: call("remote:443"),
+        same: "ok peer=remote:443 own=client who=outside local=remote:443 seen=client",
+        ..ROW
+    },
+    Row {
+        number: 3,
+        title: "app to a pod of another node by its headless Service with HTTP",
+        act: Act::Http(
+            Call {
+                to: "remote:8080",
+                ..CALL
+            },
+            "remote-headless:8080",
+        ),
+        same: "connect=ok peer=remote:8080 own=client status=200 who=outside seen=client \
+               request=GET+/hello?a=b+HTTP/1.1 host=remote-headless:8080",
+        none: "server=mesh-test timed=false out=0 in=0",
+        mesh: "server=envoy timed=true out=1 in=0",
         ..ROW
     },
     Row {
@@ -214,6 +249,15 @@ pub const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        number: 4,
+        title: "app to another meshed pod of this node with its address preserved",
+        annotations: &[(SOURCE, "preserve")],
+        act: call("app:9000"),
+        same: "ok peer=app:9000 own=client who=app local=app:9000 seen=client",
+        mesh: "out=1 in=1",
+        ..ROW
+    },
+    Row {
         number: 5,
         title: "app to its own pod address",
         act: call("client:9000"),
@@ -221,14 +265,24 @@ pub const ROWS: &[Row] = &[
         mesh: UNSEEN,
         ..ROW
     },
-    // The iptables mode comes by 15006, the eBPF mode stays in the process: the app cannot tell.
+    // Neither comes by 15006: in both modes the proxy hands the connection to its inbound side within the process.
     Row {
         number: 6,
         title: "app to its own Service",
-        act: call("self-vip:9000"),
+        act: Act::Do(streams::own_service),
         same: "ok peer=self-vip:9000 own=client who=client local=client:9000 seen=127.0.0.6",
         none: NO_ROUTE,
-        mesh: "out=1 in=*",
+        mesh: "out=1 in=0 inbound-side=1",
+        ..ROW
+    },
+    Row {
+        number: 6,
+        title: "app to its own Service with its address preserved",
+        annotations: &[(SOURCE, "preserve")],
+        act: Act::Do(streams::own_service),
+        same: "ok peer=self-vip:9000 own=client who=client local=client:9000 seen=client",
+        none: NO_ROUTE,
+        mesh: "out=1 in=0 inbound-side=1",
         ..ROW
     },
     Row {
@@ -297,7 +351,7 @@ pub const ROWS: &[Row] = &[
         number: 13,
         title: "dual stack listener from IPv4",
         act: call_from(Place::Outside, "app:9000"),
-        same: "ok peer=app:9000 own=* who=app local=app:9000 seen=*",
+        same: "ok peer=app:9000 own=outside-link who=app local=app:9000 seen=outside-link",
         mesh: "out=0 in=1 seen=127.0.0.6",
         ..ROW
     },
@@ -305,7 +359,7 @@ pub const ROWS: &[Row] = &[
         number: 13,
         title: "dual stack listener from IPv6",
         act: call_from(Place::Outside, "app6:9000"),
-        same: "ok peer=app6:9000 own=* who=app local=app6:9000 seen=*",
+        same: "ok peer=app6:9000 own=outside-link6 who=app local=app6:9000 seen=outside-link6",
         mesh: "out=0 in=1 seen=::6",
         ..ROW
     },
@@ -384,6 +438,23 @@ pub const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        number: 19,
+        title: "excluded outbound port over IPv6",
+        annotations: &[(EXCLUDE_OUT_PORTS, "3306,6379")],
+        act: call("external6:3306"),
+        same: "ok peer=external6:3306 own=client6 who=outside local=external6:3306 seen=client6",
+        mesh: UNSEEN,
+        ..ROW
+    },
+    Row {
+        number: 19,
+        title: "excluded outbound port on a socket that was steered before",
+        annotations: &[(EXCLUDE_OUT_PORTS, "3306,6379")],
+        act: Act::Do(sockets::used_twice),
+        same: "ok peer=external:3306 own=client who=outside local=external:3306 seen=client",
+        ..ROW
+    },
+    Row {
         number: 20,
         title: "excluded outbound range",
         annotations: &[(EXCLUDE_OUT_RANGES, "203.0.113.0/24,2001:db8::/32")],
@@ -439,7 +510,7 @@ pub const ROWS: &[Row] = &[
         number: 22,
         title: "from another machine to an app port",
         act: call_from(Place::Outside, "app:9001"),
-        same: "ok peer=app:9001 own=* who=app local=app:9001 seen=*",
+        same: "ok peer=app:9001 own=outside-link who=app local=app:9001 seen=outside-link",
         mesh: "out=0 in=1 seen=127.0.0.6",
         ..ROW
     },
@@ -454,9 +525,10 @@ pub const ROWS: &[Row] = &[
             },
             "test.example",
         ),
-        same: "connect=ok peer=app:8080 own=* status=200 who=app seen=* server=* timed=* \
+        same: "connect=ok peer=app:8080 own=outside-link status=200 who=app \
                request=GET+/hello?a=b+HTTP/1.1 host=test.example",
-        mesh: "out=0 in=1 seen=127.0.0.6",
+        none: "seen=outside-link server=mesh-test timed=false out=0 in=0",
+        mesh: "seen=127.0.0.6 server=istio-envoy timed=true out=0 in=1",
         ..ROW
     },
     Row {
@@ -480,7 +552,24 @@ pub const ROWS: &[Row] = &[
         title: "inbound to a port where no app listens",
         act: call_from(Place::Outside, "app:9009"),
         none: "connect=ECONNREFUSED out=0 in=0",
+        // The reset may come before the app can ask for the names of a connection, or before `connect` returns.
         mesh: "connect=ok peer=* own=* end=closed out=0 in=1",
+        ..ROW
+    },
+    Row {
+        number: 24,
+        title: "inbound to a port where no app listens with a slow agent",
+        act: held(Place::Outside, "app:9009"),
+        none: "connect=ECONNREFUSED out=0 in=0",
+        mesh: "connect=ok peer=app:9009 own=outside-link end=closed out=0 in=1",
+        ..ROW
+    },
+    Row {
+        number: 24,
+        title: "inbound to a port where no app listens over IPv6 with a slow agent",
+        act: held(Place::Outside, "app6:9009"),
+        none: "connect=ECONNREFUSED out=0 in=0",
+        mesh: "connect=ok peer=app6:9009 own=outside-link6 end=closed out=0 in=1",
         ..ROW
     },
     Row {
@@ -488,7 +577,7 @@ pub const ROWS: &[Row] = &[
         title: "inbound beside the included ports",
         annotations: &[(INCLUDE_IN_PORTS, "9000")],
         act: call_from(Place::Outside, "app:9001"),
-        same: "ok peer=app:9001 own=* who=app local=app:9001 seen=*",
+        same: "ok peer=app:9001 own=outside-link who=app local=app:9001 seen=outside-link",
         mesh: UNSEEN,
         ..ROW
     },
@@ -497,7 +586,7 @@ pub const ROWS: &[Row] = &[
         title: "inbound to an included port",
         annotations: &[(INCLUDE_IN_PORTS, "9000")],
         act: call_from(Place::Outside, "app:9000"),
-        same: "ok peer=app:9000 own=* who=app local=app:9000 seen=*",
+        same: "ok peer=app:9000 own=outside-link who=app local=app:9000 seen=outside-link",
         mesh: "out=0 in=1 seen=127.0.0.6",
         ..ROW
     },
@@ -523,7 +612,8 @@ pub const ROWS: &[Row] = &[
         number: 29,
         title: "UDP and ICMP",
         act: Act::Do(untouched::udp_and_icmp),
-        same: "udp4=client udp6=client6 udp-in=echoed icmp4=echoed icmp6=echoed",
+        same: "udp-out4=client udp-out6=client6 udp-in4=outside-link udp-in6=outside-link6 \
+               icmp-out4=echoed icmp-out6=echoed icmp-in4=echoed icmp-in6=echoed",
         mesh: UNSEEN,
         ..ROW
     },
@@ -577,11 +667,30 @@ pub const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        number: 38,
+        title: "destination refuses with a slow agent",
+        act: held(Place::Client, "external:9"),
+        none: "connect=ECONNREFUSED out=0 in=0",
+        mesh: "connect=ok peer=external:9 own=client end=closed out=1 in=0",
+        ..ROW
+    },
+    Row {
+        number: 38,
+        title: "destination refuses over IPv6 with a slow agent",
+        act: held(Place::Client, "external6:9"),
+        none: "connect=ECONNREFUSED out=0 in=0",
+        mesh: "connect=ok peer=external6:9 own=client6 end=closed out=1 in=0",
+        ..ROW
+    },
+    Row {
         number: 39,
         title: "destination is a black hole",
-        act: call("hole:80"),
-        none: "connect=timeout out=0 in=0",
-        mesh: "connect=ok peer=* own=* end=closed out=1 in=0",
+        act: Act::Timed(Call {
+            to: "hole:80",
+            ..CALL
+        }),
+        none: "connect=timeout took=* out=0 in=0",
+        mesh: "connect=ok peer=hole:80 own=client end=closed took=10s out=1 in=0",
         ..ROW
     },
     Row {
@@ -607,10 +716,19 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         number: 41,
+        title: "MSG_FASTOPEN with a cookie",
+        enrolled: false,
+        act: Act::Do(sockets::fast_open_again),
+        same: "ok peer=external:7413 own=client who=outside local=external:7413 seen=client early=true",
+        mesh: "out=2 in=0",
+        ..ROW
+    },
+    Row {
+        number: 41,
         title: "TCP_DEFER_ACCEPT at the server",
         act: Act::Do(sockets::deferred_accept),
-        same: "ok peer=app:9010 own=* who=app local=app:9010 seen=*",
-        mesh: "out=0 in=1",
+        same: "ok peer=app:9010 own=outside-link who=app local=app:9010 seen=outside-link",
+        mesh: "out=0 in=1 seen=127.0.0.6",
         ..ROW
     },
     Row {
@@ -623,8 +741,9 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 43,
         title: "app binds its source address and port",
-        act: Act::Do(sockets::bound_source),
+        act: Act::Do(far_end::bound_source),
         same: "ok peer=external:80 own=client who=outside local=external:80 seen=client port=kept",
+        mesh: "port-at-agent=kept out=1 in=0",
         ..ROW
     },
     Row {
@@ -653,7 +772,7 @@ pub const ROWS: &[Row] = &[
         number: 46,
         title: "app marks its socket",
         act: Act::Do(sockets::marked),
-        same: "ok peer=external:80 own=client who=outside local=external:80 seen=client mark-bit=kept",
+        same: "ok peer=external:80 own=client who=outside local=external:80 seen=client mark=0xe0000001",
         ..ROW
     },
     Row {
@@ -668,9 +787,8 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 48,
         title: "original destination on the agent's socket",
-        act: Act::Do(sockets::original_destination),
+        act: Act::Do(far_end::original_destination),
         same: OUTSIDE_80,
-        none: "asked=none named=none out=0 in=0",
         unlike: &[
             (IPTABLES, "asked=external:80 named=redirected"),
             (EBPF, "asked=refused named=external:80"),
@@ -680,7 +798,7 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 49,
         title: "many connections to one destination",
-        act: Act::Do(sockets::many),
+        act: Act::Do(many::at_once_and_in_sequence),
         same: "parallel=2000",
         none: "sequence=* failure=* out=0 in=0",
         mesh: "sequence=50000 out=52000 in=0",
@@ -689,7 +807,7 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 49,
         title: "many connections to one destination over IPv6",
-        act: Act::Do(sockets::many6),
+        act: Act::Do(many::in_sequence6),
         same: "sequence=15000",
         mesh: "out=15000 in=0",
         ..ROW
@@ -697,10 +815,14 @@ pub const ROWS: &[Row] = &[
     Row {
         number: 50,
         title: "one source port to two destinations",
-        act: Act::Do(sockets::shared_source_port),
-        same: "first=outside second=outside",
+        act: Act::Do(far_end::shared_source_port),
+        same: "first=external:80,kept first-echo=1 second=external-b:80,kept second-echo=1",
         mesh: "out=2 in=0",
-        unlike: &[(IPTABLES, "second=* out=*")],
+        // Conntrack gives the second another source port where it can; otherwise its packets are dropped.
+        unlike: &[(
+            IPTABLES,
+            "second=external-b:80,moved|timeout second-echo=1|(nothing) out=2|1",
+        )],
         ..ROW
     },
     Row {
@@ -733,9 +855,9 @@ pub const ROWS: &[Row] = &[
         title: "enrolment under load",
         enrolled: false,
         act: Act::Do(enrolment::under_load),
-        same: "failed=0 wrong=0 enough=true",
-        none: "captured=none out=0 in=0",
-        mesh: "captured=some out=* in=*",
+        same: "out-failed=0 in-failed=0 out-direct=some in-direct=some enough=true",
+        none: "out-captured=none in-captured=none out=0 in=0",
+        mesh: "out-captured=some in-captured=some out=* in=*",
         ..ROW
     },
     Row {
@@ -750,9 +872,13 @@ pub const ROWS: &[Row] = &[
         number: 64,
         title: "pod recreated with the same address",
         act: Act::Do(enrolment::recreated),
-        same: OUTSIDE_80,
-        none: "out=0 in=0",
-        mesh: "out=1 in=0",
+        same: "before=ok \
+               out-connect=ok out-echo=intact out-end=fin out-peer=external:80 out-own=client \
+               out-who=outside out-local=external:80 out-seen=client \
+               in-connect=ok in-echo=intact in-end=fin in-peer=client:9000 in-own=outside-link \
+               in-who=second-client in-local=client:9000",
+        none: "out-captured=0 in-captured=0 in-seen=outside-link out=0 in=0",
+        mesh: "out-captured=1 in-captured=1 in-seen=127.0.0.6 out=* in=*",
         ..ROW
     },
 ];
