@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use crate::agent::{MESHED, Mode};
 use crate::{Run, Test};
 use scene::Scene;
-use table::{Act, ROWS, Row};
+use table::{Act, Row, rows};
 
 /// What was seen of a flow, by name of the fact.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct Facts(BTreeMap<String, String>);
 /// A test for each row and mode.
 pub fn tests() -> Vec<Test> {
     let mut tests = differences::tests();
-    for row in ROWS {
+    for row in rows() {
         for mode in [Mode::None].into_iter().chain(MESHED) {
             let name = format!("flows::{:02}_{}::{}", row.number, row.slug(), mode.name());
             tests.push(Test {
