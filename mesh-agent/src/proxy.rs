@@ -36,6 +36,7 @@ mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstream;
 mod worker;
 
