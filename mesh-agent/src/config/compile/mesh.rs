@@ -115,7 +115,7 @@ impl<'a> Mesh<'a> {
             .map(|(_, index)| *index);
         let own = VirtualHost {
             name: Arc::clone(host),
-            routes: vec![default_route(host, port)],
+            routes: vec![default_route(host, port)].into(),
             https_redirect: false,
             next: None,
         };
@@ -145,7 +145,7 @@ impl<'a> Mesh<'a> {
             for_everyone = routes.iter().any(|route| route.when.client.takes_anyone());
             hosts.push(VirtualHost {
                 name: Arc::clone(host),
-                routes,
+                routes: routes.into(),
                 https_redirect: false,
                 next: None,
             });
@@ -294,13 +294,7 @@ pub(super) fn add(table: &mut RouteTable, name: &Arc<str>, host: &Arc<VirtualHos
             table.any.get_or_insert_with(|| Arc::clone(host));
         }
         Some(suffix) => {
-            let longer = |other: &(Arc<str>, Arc<VirtualHost>)| other.0.len() > suffix.len();
-            if !table.suffixes.iter().any(|(other, _)| &**other == suffix) {
-                let position = table.suffixes.partition_point(longer);
-                table
-                    .suffixes
-                    .insert(position, (suffix.into(), Arc::clone(host)));
-            }
+            table.suffixes.insert(suffix.into(), host);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::config::compile::mesh::add;
 use crate::config::object::gateway::Server;
 use crate::model::{Route, RouteTable, StreamTable, VirtualHost};
 
@@ -35,21 +36,12 @@ impl Hosts {
             routes.sort_by_key(|route| route.when.takes_any_request());
             let host = Arc::new(VirtualHost {
                 name: Arc::clone(&name),
-                routes,
+                routes: routes.into(),
                 https_redirect,
                 next: None,
             });
-            match name.strip_prefix('*') {
-                None => {
-                    table.exact.insert(name, host);
-                }
-                Some("") => table.any = Some(host),
-                Some(suffix) => table.suffixes.push((suffix.into(), host)),
-            }
+            add(&mut table, &name, &host);
         }
-        table
-            .suffixes
-            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         table
     }
 }
