@@ -14,11 +14,12 @@ use crate::model::{Certificate, Credential, TlsVersion, TrustRoots, Verification
 use crate::proxy::stream::{PEEK_LIMIT, Stream};
 use crate::proxy::tls::client::ClientConfigs;
 use crate::proxy::tls::files::Reading;
-use crate::proxy::tls::hello::{ClientHello, Hello};
+use crate::proxy::tls::hello::Hello;
 use crate::proxy::tls::server::ServerConfigs;
 
-pub(super) use crate::proxy::tls::client::Upstream;
+pub(super) use crate::proxy::tls::client::{Offer, Upstream};
 pub(super) use crate::proxy::tls::facts::TlsFacts;
+pub(super) use crate::proxy::tls::hello::ClientHello;
 
 mod client;
 mod facts;

@@ -31,7 +31,7 @@ pub(in crate::proxy) struct Peer {
 
 impl TlsFacts {
     /// What a handshake has come to. `by` are the URIs of the server's own certificate.
-    pub(super) fn of(connection: &ServerConnection, by: &[String]) -> Self {
+    pub(in crate::proxy) fn of(connection: &ServerConnection, by: &[String]) -> Self {
         let leaf = connection.peer_certificates().and_then(<[_]>::first);
         Self {
             server_name: connection.server_name().map(str::to_owned),
