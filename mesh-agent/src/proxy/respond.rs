@@ -24,9 +24,9 @@ pub(super) enum Failure {
     Aborted(Abort),
     /// A limit of the cluster's `connectionPool`.
     Overflow,
-    /// No connection. The cause is what the kernel said; `None` is the connect time-out.
+    /// No connection, or none that could be used. `None` is the connect time-out.
     Connect {
-        /// The kernel's words.
+        /// Why, in Envoy's words.
         cause: Option<String>,
     },
     /// The server ended the connection before it answered.
@@ -107,6 +107,14 @@ impl Failure {
         Failure::Closed
     }
 
+    /// TLS with a server that has no name to be asked for by.
+    pub(super) fn no_server_name() -> Failure {
+        let cause = "TLS_error: the Host is not a name that a server could be asked for by";
+        Failure::Connect {
+            cause: Some(cause.to_owned()),
+        }
+    }
+
     /// For counters and the log.
     pub(super) fn flag(&self) -> Flag {
         match self {
@@ -154,7 +162,9 @@ impl Failure {
             Self::Overflow => connection_error(retried, "overflow"),
             Self::Connect { cause } => connection_error(retried, &connect_reason(cause.as_deref())),
             Self::Closed => connection_error(retried, "connection termination"),
-            Self::Reset { refused: true } => connection_error(retried, "remote refused stream reset"),
+            Self::Reset { refused: true } => {
+                connection_error(retried, "remote refused stream reset")
+            }
             Self::Reset { refused: false } => connection_error(retried, "remote reset"),
             Self::UpstreamProtocol => connection_error(retried, "protocol error"),
             Self::NoRoute
@@ -268,9 +278,10 @@ impl Answer {
         edit(&mut headers);
         let body = if asker.grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(
-                    grpc.unwrap_or_else(|| grpc_status(status)),
-                )));
+            headers.insert(
+                GRPC_STATUS,
+                HeaderValue::from(u16::from(grpc.unwrap_or_else(|| grpc_status(status)))),
+            );
             if let Some(message) = grpc_message(&text) {
                 headers.insert(GRPC_MESSAGE, message);
             }
@@ -332,14 +343,18 @@ fn failure_of_stream(error: &h2::Error) -> Failure {
 }
 
 fn connection_error(retried: bool, reason: &str) -> Bytes {
-    let again = if retried { "retried and the latest " } else { "" };
+    let again = if retried {
+        "retried and the latest "
+    } else {
+        ""
+    };
     Bytes::from(format!("{CONNECTION_ERROR} {again}reset reason: {reason}"))
 }
 
 fn connect_reason(cause: Option<&str>) -> Cow<'static, str> {
     match cause {
         Some(cause) => Cow::Owned(format!(
-            "remote connection failure, transport failure reason: delayed connect error: {cause}"
+            "remote connection failure, transport failure reason: {cause}"
         )),
         None => Cow::Borrowed("connection timeout"),
     }
