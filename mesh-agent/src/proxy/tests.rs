@@ -2,10 +2,21 @@
 
 mod fakes;
 
+mod actions;
+mod edits;
 mod failures;
 mod headers;
 mod http;
 mod http2;
 mod life;
 mod namespace;
+mod retries;
 mod tcp;
+
+/// A forwarding that does nothing out of the ordinary.
+pub(super) fn forwarding() -> crate::model::Forward {
+    match fakes::forward_to(None).action {
+        crate::model::RouteAction::Forward(forward) => forward,
+        _ => unreachable!("it forwards"),
+    }
+}

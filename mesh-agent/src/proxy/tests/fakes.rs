@@ -37,6 +37,9 @@ pub(super) struct Plan {
     pub(super) endpoints: Vec<SocketAddr>,
     pub(super) subsets: Vec<(&'static str, Vec<SocketAddr>)>,
     pub(super) routes: Vec<Route>,
+    pub(super) policy: TrafficPolicy,
+    pub(super) unknown: Unknown,
+    pub(super) https_redirect: bool,
     /// Where connections to the listener's own address really go.
     pub(super) original: Option<SocketAddr>,
     pub(super) moved: HashMap<SocketAddr, SocketAddr>,
@@ -54,6 +57,9 @@ impl Plan {
             endpoints: endpoints.to_vec(),
             subsets: Vec::new(),
             routes: vec![forward_to(None)],
+            policy: TrafficPolicy::default(),
+            unknown: Unknown::default(),
+            https_redirect: false,
             original: None,
             moved: HashMap::new(),
             known: true,
@@ -142,6 +148,7 @@ impl Plan {
             generation: 1,
             ..Snapshot::default()
         };
+        snapshot.common.unknown = self.unknown.clone();
         let mut clusters = vec![(None, &self.endpoints)];
         clusters.extend(self.subsets.iter().map(|(name, e)| (Some(*name), e)));
         for (subset, endpoints) in clusters {
@@ -157,7 +164,7 @@ impl Plan {
                     protocol: self.cluster_protocol,
                     discovery: Discovery::Listed,
                     endpoints: endpoints.iter().copied().map(Endpoint::at).collect(),
-                    policy: Arc::default(),
+                    policy: Arc::new(self.policy.clone()),
                 };
                 snapshot.clusters.insert(key, Arc::new(cluster));
             }
@@ -201,7 +208,7 @@ impl Plan {
         Arc::new(VirtualHost {
             name: HOST.into(),
             next: None,
-            https_redirect: false,
+            https_redirect: self.https_redirect,
             routes: self.routes.iter().cloned().map(Arc::new).collect(),
         })
     }
@@ -304,6 +311,39 @@ pub(super) fn with(mut route: Route, change: impl FnOnce(&mut RouteMatch, &mut F
     };
     change(&mut route.when, forward);
     route
+}
+
+/// A route that answers by itself.
+pub(super) fn acting(action: RouteAction) -> Route {
+    let mut route = forward_to(None);
+    route.action = action;
+    route
+}
+
+/// An edit of a header: `set`, or `add` where it appends.
+pub(super) fn edit(name: &'static str, pieces: Vec<Piece>, append: bool) -> HeaderEdit {
+    let value = match pieces.as_slice() {
+        [Piece::Text(text)] => Template::Fixed(text.parse().unwrap()),
+        _ => Template::Pieces(pieces),
+    };
+    HeaderEdit {
+        name: http::HeaderName::from_static(name),
+        value,
+        append,
+    }
+}
+
+/// The headers of a message that begin with one of these, in alphabetical order.
+pub(super) fn headers_of(message: &str, beginnings: &[&str]) -> Vec<String> {
+    let head = message.split("\r\n\r\n").next().unwrap();
+    let mut lines: Vec<_> = head
+        .split("\r\n")
+        .skip(1)
+        .filter(|line| beginnings.iter().any(|start| line.starts_with(start)))
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    lines
 }
 
 /// A server that serves each connection on a thread of its own.
