@@ -9,6 +9,7 @@ mod headers;
 mod http;
 mod http2;
 mod life;
+mod mirrors;
 mod namespace;
 mod retries;
 mod tcp;

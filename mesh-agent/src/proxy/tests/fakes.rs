@@ -36,6 +36,8 @@ pub(super) struct Plan {
     pub(super) cluster_protocol: Protocol,
     pub(super) endpoints: Vec<SocketAddr>,
     pub(super) subsets: Vec<(&'static str, Vec<SocketAddr>)>,
+    /// What is spoken to the subsets, where it is something else.
+    pub(super) subset_protocol: Option<Protocol>,
     pub(super) routes: Vec<Route>,
     pub(super) policy: TrafficPolicy,
     pub(super) unknown: Unknown,
@@ -56,6 +58,7 @@ impl Plan {
             cluster_protocol: protocol,
             endpoints: endpoints.to_vec(),
             subsets: Vec::new(),
+            subset_protocol: None,
             routes: vec![forward_to(None)],
             policy: TrafficPolicy::default(),
             unknown: Unknown::default(),
@@ -161,7 +164,10 @@ impl Plan {
                 };
                 let cluster = Cluster {
                     key: key.clone(),
-                    protocol: self.cluster_protocol,
+                    protocol: match (subset, self.subset_protocol) {
+                        (Some(_), Some(protocol)) => protocol,
+                        (_, _) => self.cluster_protocol,
+                    },
                     discovery: Discovery::Listed,
                     endpoints: endpoints.iter().copied().map(Endpoint::at).collect(),
                     policy: Arc::new(self.policy.clone()),
@@ -482,10 +488,15 @@ impl Client {
     /// A request with a sized body.
     pub(super) fn request(&mut self) -> Option<String> {
         let message = self.message()?;
-        if let Some(heard) = &self.heard {
-            heard.lock().unwrap().push(message.clone());
-        }
+        self.heard(&message);
         Some(message)
+    }
+
+    /// Writes down for the test what a server heard.
+    pub(super) fn heard(&self, message: &str) {
+        if let Some(heard) = &self.heard {
+            heard.lock().unwrap().push(message.to_owned());
+        }
     }
 
     /// A response with a sized body.
