@@ -1,6 +1,6 @@
 //! The commands that ask: a directory of manifests what is wrong with it, or a running agent what it does.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,41 +8,48 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::admin::view;
 use crate::cli::{AnalyzeArgs, ClientArgs, LogArgs, OutputFormat};
-use crate::config::{self, CompileOptions, Severity};
+use crate::config::{self, Code};
+use crate::model::CapturePolicy;
+use crate::report::{Report, Style};
 
 /// How long a running agent may take over an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `mesh-agent analyze`.
 pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
-    let options = CompileOptions {
-        unknown_fields: args.unknown_fields.into(),
-        ..CompileOptions::default()
+    let Some(directory) = &args.manifests else {
+        let explained = args.explain.map(explain).unwrap_or_default();
+        say(&explained)?;
+        return Ok(ExitCode::SUCCESS);
     };
-    let (_, rejected) = config::load(&args.manifests, &options)?;
-    let errors = rejected
-        .iter()
-        .filter(|rejected| rejected.severity == Severity::Error)
-        .count();
+    let options = args.mesh.options(CapturePolicy::default());
+    let checked = config::check(directory, &options)?;
+    let report = Report::new(&checked);
     say(&match args.output {
-        OutputFormat::Json => {
-            let rejected = Value::from_iter(rejected.iter().map(view::rejected));
-            format!("{rejected:#}\n")
-        }
-        OutputFormat::Text => {
-            let mut lines: Vec<_> = rejected.iter().map(ToString::to_string).collect();
-            let warnings = rejected.len() - errors;
-            lines.push(format!("{errors} errors, {warnings} warnings\n"));
-            lines.join("\n")
-        }
+        OutputFormat::Json => report.json()?,
+        OutputFormat::Text => report.text(style(), config::file::text),
     })?;
-    Ok(if errors > 0 {
+    Ok(if report.summary().errors > 0 {
         ExitCode::from(2)
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn explain(code: Code) -> String {
+    format!("{code} {}\n\n{}\n", code.name(), code.explanation())
+}
+
+/// Colours where someone looks who can see them (`no-color.org`).
+fn style() -> Style {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+    if std::io::stdout().is_terminal() && !set("NO_COLOR") && !dumb {
+        Style::Coloured
+    } else {
+        Style::Plain
+    }
 }
 
 /// `mesh-agent status`.
@@ -113,20 +120,44 @@ fn status_text(status: &Value) -> String {
             text(&pod["state"])
         ));
     }
-    for rejected in status["rejected"].as_array().into_iter().flatten() {
-        lines.push(format!(
-            "{:<11} {}:{}: {}: {}: {}; {}",
-            text(&rejected["severity"]),
-            text(&rejected["file"]),
-            rejected["line"],
-            text(&rejected["object"]),
-            text(&rejected["field"]),
-            text(&rejected["message"]),
-            text(&rejected["remedy"])
-        ));
-    }
+    lines.extend(findings(&status["rejected"]));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// A line per finding; those that say nothing of consequence are counted only.
+fn findings(rejected: &Value) -> Vec<String> {
+    let (infos, others): (Vec<&Value>, Vec<&Value>) = rejected
+        .as_array()
+        .into_iter()
+        .flatten()
+        .partition(|finding| finding["severity"] == "info");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut lines: Vec<String> = others
+        .into_iter()
+        .map(|finding| {
+            let code = finding["code"].as_str();
+            let parts = ["object", "field", "message"].map(|part| text(&finding[part]));
+            let parts = parts.into_iter().filter(|part| !part.is_empty());
+            let remedy = match text(&finding["remedy"]) {
+                remedy if remedy.is_empty() => remedy,
+                remedy => format!("; {remedy}"),
+            };
+            format!(
+                "{:<11} {}:{}: {}{remedy}{}",
+                text(&finding["severity"]),
+                text(&finding["file"]),
+                finding["line"],
+                parts.collect::<Vec<_>>().join(": "),
+                code.map(|code| format!(" [{code}]")).unwrap_or_default(),
+            )
+        })
+        .collect();
+    if !infos.is_empty() {
+        let what = "of no consequence; --output json and `mesh-agent analyze` show them";
+        lines.push(format!("{:<11} {} {what}", "infos", infos.len()));
+    }
+    lines
 }
 
 /// Prints, unless whoever reads has seen enough.
@@ -163,4 +194,43 @@ fn request(admin: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::R
         bail!("{}", body.trim_end());
     }
     Ok(body.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_shows_what_matters_and_counts_the_rest() {
+        let finding = |severity: &str, code: Option<&str>, remedy: &str| {
+            serde_json::json!({
+                "severity": severity, "code": code, "file": "a.yaml", "line": 3, "object": "Service default/a",
+                "field": "", "message": "m", "remedy": remedy,
+            })
+        };
+        let all = Value::from_iter([
+            finding("error", Some("IST0106"), "r"),
+            finding("info", Some("IST0118"), "r"),
+            finding("warning", None, ""),
+        ]);
+        assert_eq!(
+            findings(&all),
+            [
+                "error       a.yaml:3: Service default/a: m; r [IST0106]",
+                "warning     a.yaml:3: Service default/a: m",
+                "infos       1 of no consequence; --output json and `mesh-agent analyze` show them",
+            ]
+        );
+        assert_eq!(findings(&Value::Null), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_code_is_explained() {
+        let text = explain(Code::Ist0132);
+        assert!(
+            text.starts_with("IST0132 VirtualServiceHostNotFoundInGateway\n\nA VirtualService is bound to a Gateway that "),
+            "{text}"
+        );
+        assert!(!text.contains("  "), "{text}");
+    }
 }

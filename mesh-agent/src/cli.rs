@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::UnknownFields;
+use crate::config::{Code, CompileOptions, OutboundTrafficPolicy, UnknownFields};
 use crate::log::{self, LogFormat};
-use crate::model::{FailPolicy, SourceMode};
+use crate::model::{CapturePolicy, FailPolicy, SourceMode};
 
 pub mod iptables;
 
@@ -125,9 +125,9 @@ pub struct ProcessArgs {
     #[arg(long, value_name = "DIR", env = "MESH_AGENT_MANIFESTS")]
     pub manifests: PathBuf,
 
-    /// What an unknown field in one of Istio's objects does: reject the object, or warn and apply the rest
-    #[arg(long, value_enum, default_value_t = UnknownFieldsChoice::Reject)]
-    pub unknown_fields: UnknownFieldsChoice,
+    /// How they are understood.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
 
     /// Administration: /status, /ready, /stats, /config_dump, /clusters, /logging. Keep it on loopback
     #[arg(
@@ -173,20 +173,77 @@ pub struct ProcessArgs {
     pub log_format: LogFormat,
 }
 
+/// How manifests are understood: what Istio has in its mesh configuration.
+#[derive(Debug, Args)]
+pub struct MeshArgs {
+    /// What an unknown field in one of Istio's objects does: reject the object, or warn and apply the rest
+    #[arg(long, value_enum, default_value_t = UnknownFieldsChoice::Reject)]
+    pub unknown_fields: UnknownFieldsChoice,
+
+    /// What becomes of connections and requests to destinations that no Service and no ServiceEntry knows, where no
+    /// Sidecar says otherwise
+    #[arg(long, value_enum, default_value_t = OutboundTrafficChoice::AllowAny)]
+    pub outbound_traffic_policy: OutboundTrafficChoice,
+
+    /// The end of every Service's name
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+
+    /// The namespace whose DestinationRules and Sidecars hold for all who have none of their own
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    pub root_namespace: String,
+}
+
+/// `--outbound-traffic-policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutboundTrafficChoice {
+    /// They go where the client meant them to go
+    AllowAny,
+    /// They are refused: 502 for requests, a closed connection for the rest
+    RegistryOnly,
+}
+
+impl MeshArgs {
+    /// The options, with this steering for Pods that say nothing.
+    pub fn options(&self, capture: CapturePolicy) -> CompileOptions {
+        let Self {
+            unknown_fields,
+            outbound_traffic_policy,
+            cluster_domain,
+            root_namespace,
+        } = self;
+        CompileOptions {
+            cluster_domain: cluster_domain.as_str().into(),
+            root_namespace: root_namespace.as_str().into(),
+            unknown_fields: (*unknown_fields).into(),
+            outbound_traffic_policy: match outbound_traffic_policy {
+                OutboundTrafficChoice::AllowAny => OutboundTrafficPolicy::AllowAny,
+                OutboundTrafficChoice::RegistryOnly => OutboundTrafficPolicy::RegistryOnly,
+            },
+            capture,
+        }
+    }
+}
+
 /// `mesh-agent analyze`.
 #[derive(Debug, Args)]
 pub struct AnalyzeArgs {
     /// The directory of manifests
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "explain")]
+    pub manifests: Option<PathBuf>,
 
-    /// What an unknown field in one of Istio's objects is: an error, or a warning
-    #[arg(long, value_enum, default_value_t = UnknownFieldsChoice::Reject)]
-    pub unknown_fields: UnknownFieldsChoice,
+    /// How they are understood.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
 
-    /// How the findings are printed
+    /// How the findings are printed. JSON is an object with `findings` (severity, code, file, line, column, end_line,
+    /// end_column, object, field, message, remedy, related) and `summary` (files, objects, errors, warnings, infos)
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
+
+    /// Say what a code means, such as IST0101, and analyze nothing
+    #[arg(long, value_name = "CODE", value_parser = code, conflicts_with = "manifests")]
+    pub explain: Option<Code>,
 }
 
 /// The commands that ask a running agent.
@@ -305,6 +362,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| format!("{text:?} is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+fn code(text: &str) -> Result<Code, String> {
+    Code::of(text).ok_or_else(|| "there is no such code".to_owned())
 }
 
 #[cfg(test)]

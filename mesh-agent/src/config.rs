@@ -7,17 +7,17 @@
 //! 3. [`inputs`]: the objects in force, with the last good version of each.
 //! 4. [`mod@compile`]: the objects in force become a [`Snapshot`]; pure.
 //!
-//! [`file::ManifestDir`] does all four for a directory, and again whenever it changes. [`load`] does them once, which is
-//! all that a command such as `analyze` needs:
+//! [`file::ManifestDir`] does all four for a directory, and again whenever it changes. [`load`] does them once; [`check`]
+//! does so for the sake of what is wrong, which is all that a command such as `analyze` needs:
 //!
 //! ```no_run
 //! use mesh_agent::config::{self, CompileOptions, Severity};
 //!
-//! let (_, rejected) = config::load("manifests".as_ref(), &CompileOptions::default())?;
-//! for complaint in &rejected {
-//!     println!("{complaint}");
+//! let checked = config::check("manifests".as_ref(), &CompileOptions::default())?;
+//! for finding in &checked.findings {
+//!     println!("{finding}");
 //! }
-//! let wrong = rejected.iter().any(|complaint| complaint.severity == Severity::Error);
+//! let wrong = checked.findings.iter().any(|finding| finding.severity == Severity::Error);
 //! std::process::exit(if wrong { 2 } else { 0 });
 //! # #[expect(unreachable_code, reason = "the example ends the process")]
 //! # Ok::<(), config::file::OpenError>(())
@@ -33,7 +33,7 @@ use crate::model::{CapturePolicy, Snapshot};
 pub use crate::config::compile::compile;
 pub use crate::config::file::ManifestDir;
 pub use crate::config::inputs::Inputs;
-pub use crate::config::problem::{Rejected, Severity};
+pub use crate::config::problem::{Code, Rejected, Related, Severity};
 
 pub mod compile;
 pub mod crd;
@@ -56,8 +56,20 @@ pub struct CompileOptions {
     pub root_namespace: Arc<str>,
     /// What becomes of an Istio object with a field that Istio does not know.
     pub unknown_fields: UnknownFields,
+    /// What becomes of what nobody knows, where no Sidecar says otherwise.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// The steering of a Pod without annotations.
     pub capture: CapturePolicy,
+}
+
+/// `meshConfig.outboundTrafficPolicy.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutboundTrafficPolicy {
+    /// It goes where the client meant it to go.
+    #[default]
+    AllowAny,
+    /// It is refused.
+    RegistryOnly,
 }
 
 /// What becomes of an Istio object with an unknown field.
@@ -75,20 +87,47 @@ impl Default for CompileOptions {
             cluster_domain: "cluster.local".into(),
             root_namespace: "istio-system".into(),
             unknown_fields: UnknownFields::Reject,
+            outbound_traffic_policy: OutboundTrafficPolicy::default(),
             capture: CapturePolicy::default(),
         }
     }
 }
 
-/// Reads a directory once. The error says why it could not be read; what is wrong with the manifests is in the list.
+/// What is wrong with a directory of manifests.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// How many files are manifests by their names.
+    pub files: usize,
+    /// How many objects are in force.
+    pub objects: usize,
+    /// What is wrong, by file and position.
+    pub findings: Vec<Rejected>,
+}
+
+/// Reads a directory once. The error says why it could not be read; what is wrong with the manifests is in the list, by
+/// file and position.
 pub fn load(
     path: &Path,
     options: &CompileOptions,
 ) -> Result<(Snapshot, Vec<Rejected>), file::OpenError> {
-    let (inputs, mut rejected) = file::read_once(path, options)?;
+    let (inputs, mut rejected, _) = file::read_once(path, options)?;
     let (snapshot, more) = compile(&inputs, options);
     rejected.extend(more);
+    Rejected::sort(&mut rejected);
     Ok((snapshot, rejected))
+}
+
+/// Reads a directory once, for the sake of what is wrong with it.
+pub fn check(path: &Path, options: &CompileOptions) -> Result<Checked, file::OpenError> {
+    let (inputs, mut findings, files) = file::read_once(path, options)?;
+    let (_, more) = compile(&inputs, options);
+    findings.extend(more);
+    Rejected::sort(&mut findings);
+    Ok(Checked {
+        files,
+        objects: inputs.len(),
+        findings,
+    })
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod pod;
 mod process;
 pub mod proxy;
 pub mod ready;
+pub mod report;
 pub mod route;
 pub mod shutdown;
 pub mod sys;

@@ -79,8 +79,9 @@ pub struct Outlook {
     pub addresses: HashMap<IpAddr, Arc<Service>>,
     /// The ServiceEntry that owns a range of addresses; the narrowest range first.
     pub ranges: Vec<(IpNet, Arc<Service>)>,
-    /// The ServiceEntry without an address that takes everything on a port that is not HTTP (`istio-routing.md` 1.9).
-    pub whole_ports: BTreeMap<u16, Arc<Service>>,
+    /// What goes where on the TLS and TCP ports of ServiceEntries without an address: what is sent to such a port, to
+    /// whatever address, is theirs (`istio-routing.md` 1.9).
+    pub whole_ports: BTreeMap<u16, StreamTable>,
     /// The mesh's HTTP route tables, one per Service port (`istio-routing.md` 1.0, step 1).
     pub mesh: BTreeMap<u16, RouteTable>,
     /// The private tables of ports without a declared protocol, by Service and port: every Host is that Service.

@@ -7,12 +7,12 @@ use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admin::{Admin, Endpoints, Face};
 use crate::cli::ProcessArgs;
 use crate::config::file::Update;
-use crate::config::{CompileOptions, ManifestDir, Rejected, Severity};
+use crate::config::{Code, ManifestDir, Rejected, Severity};
 use crate::log::{self, LogFilter};
 use crate::model::{CapturePolicy, Snapshot};
 use crate::pod::Reports;
@@ -66,11 +66,7 @@ impl Process {
             anyhow::Ok((shutdown, Endpoints::bind(&faces(args)).await?))
         })?;
 
-        let options = CompileOptions {
-            unknown_fields: args.unknown_fields.into(),
-            capture,
-            ..CompileOptions::default()
-        };
+        let options = args.mesh.options(capture);
         let (manifests, first) = runtime
             .block_on(async { ManifestDir::open(&args.manifests, options) })
             .context("reading the manifests")?;
@@ -165,9 +161,11 @@ fn report(update: &Update, in_force: &ArcSwap<Vec<Rejected>>) {
         .iter()
         .filter(|rejected| !before.contains(rejected))
     {
+        let code = rejected.code.map(Code::id);
         match rejected.severity {
-            Severity::Error => warn!("rejected: {rejected}"),
-            Severity::Warning => warn!("{rejected}"),
+            Severity::Error => warn!(code, "error: {rejected}"),
+            Severity::Warning => warn!(code, "warning: {rejected}"),
+            Severity::Info => debug!(code, "{rejected}"),
         }
     }
     for mended in before

@@ -14,6 +14,8 @@ use crate::model::{
     RouteAction, RouteTable, Snapshot, StreamTable, Unknown,
 };
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gateway;
 mod host;
 mod path;
@@ -86,6 +88,8 @@ pub enum StreamScope {
         /// [`crate::model::SecureServer::name`]; `None` on a port without TLS.
         server: Option<Arc<str>>,
     },
+    /// Of this port, to whatever address: ServiceEntries that have none.
+    Port(u16),
     /// None: nobody knows the destination.
     Unknown,
 }
@@ -304,7 +308,7 @@ pub fn stream(
             }
         }
         StreamScope::Gateway { .. } => StreamDecision::Refuse,
-        StreamScope::Unknown => unknown(),
+        StreamScope::Port(_) | StreamScope::Unknown => unknown(),
     }
 }
 
@@ -318,6 +322,7 @@ fn stream_table<'a>(
             let outlook = snapshot.outlook(client.pod());
             outlook.streams.get(host)?.get(port)
         }
+        StreamScope::Port(port) => snapshot.outlook(client.pod()).whole_ports.get(port),
         StreamScope::Gateway { .. } | StreamScope::Unknown => None,
     }
 }

@@ -37,6 +37,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["intercept", "model", "netns", "route", "shutdown", "sys"],
     ),
     ("ready", &[]),
+    // Of `config` it tells what is wrong with manifests, and nothing else.
+    ("report", &["config"]),
     ("route", &["model"]),
     ("shutdown", &[]),
     // It opens the listeners that `intercept` describes, in the namespace that `netns` enters.

@@ -3,17 +3,16 @@
 use serde_json::{Value, json};
 
 use super::{Admin, metrics};
-use crate::config::{Rejected, Severity};
-use crate::model::{
-    Cluster, Destination, Forward, Gateway, GatewayListener, Inside, PathMatch, PathRewrite, Pod,
-    Route, RouteAction, RouteTable, Service, Snapshot, Termination, VirtualHost,
-};
+use crate::model::{Outlook, Pod, Service, Snapshot, Unknown};
 use crate::pod::PodReport;
+
+mod clusters;
+mod gateways;
+mod routes;
 
 /// `/status`.
 pub fn status(admin: &Admin) -> Value {
     let world = admin.world.load();
-    let complaints: Vec<_> = admin.rejected.load().iter().map(rejected).collect();
     json!({
         "role": admin.role,
         "name": admin.name,
@@ -23,25 +22,8 @@ pub fn status(admin: &Admin) -> Value {
         "ready": admin.ready.waiting_for().is_empty(),
         "waiting_for": admin.ready.waiting_for(),
         "generation": world.generation,
-        "rejected": complaints,
+        "rejected": **admin.rejected.load(),
         "pods": admin.pods.get(),
-    })
-}
-
-/// One complaint about a manifest.
-pub fn rejected(rejected: &Rejected) -> Value {
-    json!({
-        "severity": match rejected.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
-        "file": rejected.file,
-        "line": rejected.line,
-        "column": rejected.column,
-        "object": rejected.object,
-        "field": rejected.field,
-        "message": rejected.message,
-        "remedy": rejected.remedy,
     })
 }
 
@@ -87,48 +69,15 @@ pub fn config(world: &Snapshot) -> Value {
     services.sort_by(|a, b| a.host.cmp(&b.host));
     let mut pods: Vec<_> = world.pods.values().collect();
     pods.sort_by(|a, b| a.id.cmp(&b.id));
-    let mesh: serde_json::Map<_, _> = world
-        .common
-        .mesh
-        .iter()
-        .map(|(port, table)| (port.to_string(), routes(table)))
-        .collect();
-    let gateways: Vec<_> = world.gateways.iter().map(gateway).collect();
     json!({
         "generation": world.generation,
-        "services": services.into_iter().map(|service| self::service(service)).collect::<Vec<_>>(),
+        "services": services.into_iter().map(|service| self::service(service)).collect::<Value>(),
         "clusters": clusters(world),
-        "mesh": mesh,
-        "gateways": gateways,
-        "pods": pods.into_iter().map(|pod| self::pod(pod)).collect::<Vec<_>>(),
+        "mesh": outlook(&world.common),
+        "sidecars": world.restricted.iter().map(outlook).collect::<Value>(),
+        "gateways": world.gateways.iter().map(gateways::gateway).collect::<Value>(),
+        "pods": pods.into_iter().map(|pod| self::pod(pod)).collect::<Value>(),
     })
-}
-
-fn gateway(gateway: &Gateway) -> Value {
-    let ports: serde_json::Map<_, _> = gateway
-        .ports
-        .iter()
-        .map(|(number, port)| {
-            let listener = match &port.listener {
-                GatewayListener::Http(table) => json!({ "http": routes(table) }),
-                GatewayListener::Secure(servers) => {
-                    let servers = servers.iter().map(|server| {
-                        let routes = match &server.tls {
-                            Termination::Here(_, Inside::Http(table)) => routes(table),
-                            Termination::Here(_, Inside::Tcp(_)) | Termination::Beyond(_) => {
-                                Value::Null
-                            }
-                        };
-                        json!({ "name": server.name, "hosts": server.hosts, "http": routes })
-                    });
-                    json!({ "tls": servers.collect::<Vec<_>>() })
-                }
-                GatewayListener::Tcp(table) => json!({ "tcp": table.routes.len() }),
-            };
-            (number.to_string(), listener)
-        })
-        .collect();
-    json!({ "gateways": gateway.names, "ports": ports })
 }
 
 /// `/clusters`.
@@ -137,22 +86,41 @@ pub fn clusters(world: &Snapshot) -> Value {
     clusters.sort_by(|a, b| a.key.cmp(&b.key));
     clusters
         .into_iter()
-        .map(|cluster| self::cluster(cluster))
+        .map(|cluster| clusters::cluster(cluster))
         .collect()
 }
 
-fn cluster(cluster: &Cluster) -> Value {
-    let endpoints: Vec<_> = cluster
-        .endpoints
+fn outlook(outlook: &Outlook) -> Value {
+    let ports: serde_json::Map<_, _> = outlook
+        .mesh
         .iter()
-        .map(|endpoint| {
-            json!({
-                "address": endpoint.address,
-                "pod": endpoint.pod.as_ref().map(ToString::to_string),
-            })
+        .map(|(port, table)| (port.to_string(), routes::table(table)))
+        .collect();
+    let streams: serde_json::Map<_, _> = outlook
+        .streams
+        .iter()
+        .flat_map(|(host, ports)| {
+            ports
+                .iter()
+                .map(move |(port, table)| (format!("{host}:{port}"), routes::streams(table)))
         })
         .collect();
-    json!({ "name": cluster.key.to_string(), "protocol": format!("{:?}", cluster.protocol), "endpoints": endpoints })
+    let whole: serde_json::Map<_, _> = outlook
+        .whole_ports
+        .iter()
+        .map(|(port, table)| (port.to_string(), routes::streams(table)))
+        .collect();
+    let unknown = match &outlook.unknown {
+        Unknown::Allow => json!("ALLOW_ANY"),
+        Unknown::Refuse => json!("REGISTRY_ONLY"),
+        Unknown::Through(_) => json!("egressProxy"),
+    };
+    json!({
+        "http": ports,
+        "streams": streams,
+        "whole_ports": whole,
+        "outboundTrafficPolicy": unknown,
+    })
 }
 
 fn service(service: &Service) -> Value {
@@ -172,58 +140,5 @@ fn pod(pod: &Pod) -> Value {
         "ready": pod.ready,
         "netns": pod.local.as_ref().map(|local| &local.netns),
         "enrol": pod.local.as_ref().is_some_and(|local| local.enrol),
-    })
-}
-
-fn routes(table: &RouteTable) -> Value {
-    let mut exact: Vec<_> = table.exact.iter().collect();
-    exact.sort_by(|a, b| a.0.cmp(b.0));
-    let exact = exact
-        .into_iter()
-        .map(|(host, routes)| (host.to_string(), routes));
-    let suffixes = table
-        .suffixes
-        .iter()
-        .map(|(suffix, routes)| (format!("*{suffix}"), routes));
-    let any = table.any.iter().map(|routes| ("*".to_owned(), routes));
-    exact
-        .chain(suffixes)
-        .chain(any)
-        .map(|(host, routes)| (host, virtual_host(routes)))
-        .collect()
-}
-
-fn virtual_host(host: &VirtualHost) -> Value {
-    json!({ "name": host.name, "routes": host.routes.iter().map(|route| self::route(route)).collect::<Vec<_>>() })
-}
-
-fn route(route: &Route) -> Value {
-    let uri = route.when.uri.as_ref().map(|uri| match uri {
-        PathMatch::Exact(text) => json!({ "exact": text }),
-        PathMatch::Prefix(text) => json!({ "prefix": text }),
-        PathMatch::ExactIgnoreCase(text) => json!({ "exact": text, "ignoreUriCase": true }),
-        PathMatch::PrefixIgnoreCase(text) => json!({ "prefix": text, "ignoreUriCase": true }),
-        PathMatch::Regex(regex) => json!({ "regex": regex.as_str() }),
-    });
-    let action = match &route.action {
-        RouteAction::Forward(forward) => self::forward(forward),
-        RouteAction::Redirect(redirect) => json!({ "redirect": redirect.status.as_u16() }),
-        RouteAction::Respond(response) => json!({ "respond": response.status.as_u16() }),
-    };
-    json!({ "name": route.name, "uri": uri, "action": action })
-}
-
-fn forward(forward: &Forward) -> Value {
-    let destination = |destination: &Destination| json!({ "cluster": destination.cluster.to_string(), "weight": destination.weight });
-    json!({
-        "destinations": forward.destinations.iter().map(destination).collect::<Vec<_>>(),
-        "rewrite_uri": match &forward.rewrite_path {
-            None => Value::Null,
-            Some(PathRewrite::Matched(text)) => json!(text),
-            Some(PathRewrite::Regex(regex, with)) => json!({ "regex": regex.as_str(), "with": with }),
-        },
-        "rewrite_authority": forward.rewrite_authority,
-        "timeout_ms": forward.timeout.map(|timeout| timeout.as_millis()),
-        "retries": forward.retry.attempts,
     })
 }

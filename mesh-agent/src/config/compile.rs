@@ -8,22 +8,26 @@ use std::sync::Arc;
 
 use crate::config::compile::rules::SubsetRules;
 use crate::config::compile::services::Services;
+use crate::config::compile::sight::{Sight, Sights};
 use crate::config::object::Object;
 use crate::config::path::Path;
 use crate::config::problem::{Problems, Rejected};
 use crate::config::{CompileOptions, Inputs};
-use crate::model::{Outlook, Snapshot};
+use crate::model::Snapshot;
 
 mod capture;
 mod clusters;
+mod entries;
 mod gateways;
 mod hosts;
 mod mesh;
+mod outlooks;
 mod pods;
 mod references;
 mod routes;
 mod rules;
 mod services;
+mod sight;
 mod streams;
 
 /// Makes the world of these objects. What is wrong between them comes beside it; what is wrong within one was found when
@@ -34,23 +38,23 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
     let rules = SubsetRules::gather(inputs, options);
     let bindings = routes::bindings(inputs);
     let mut selections = gateways::Selections::new(inputs);
-    let pods = pods::pods(inputs, &services, &mut selections, options, &mut report);
+    let mut sights = Sights::new(inputs, &services, options);
+    let mut groups = pods::Groups {
+        gateways: &mut selections,
+        sights: &mut sights,
+        bindings: &bindings,
+    };
+    let pods = pods::pods(inputs, &services, &mut groups, options, &mut report);
     let (clusters, views) = clusters::clusters(&services, &rules);
-    let (mesh, undeclared) = mesh::tables(&bindings, &services, options);
+    let outlook = |sight: &Sight<'_>| outlooks::outlook(sight, &bindings, &services, options);
     references::check(inputs, &services, &rules, &mut report);
     let snapshot = Snapshot {
         generation: 0,
         services: services.models(),
         clusters,
         views,
-        common: Outlook {
-            addresses: services.addresses(),
-            mesh,
-            undeclared,
-            streams: streams::mesh_streams(&bindings, &services),
-            ..Outlook::default()
-        },
-        restricted: Vec::new(),
+        common: outlook(&Sight::common()),
+        restricted: sights.restricted.iter().map(outlook).collect(),
         gateways: gateways::gateways(&selections, &bindings, &services),
         pods_by_address: pods::by_address(&pods),
         pods: pods

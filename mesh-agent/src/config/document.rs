@@ -3,21 +3,20 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-
+use crate::config::CompileOptions;
 use crate::config::crd::core::{EndpointSliceBody, Metadata, PodSpec, PodStatus, ServiceSpec};
 use crate::config::document::group::{Group, group};
+use crate::config::document::part::{check_top, part, whole};
 use crate::config::object::{
     self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectId, Pod,
-    Service, Source, VirtualService, duration,
+    Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry, duration,
 };
 use crate::config::path::Path;
-use crate::config::problem::{Problem, Problems, Rejected, Severity};
-use crate::config::yaml::read::{Misfit, UnknownField, camel_case, read};
+use crate::config::problem::{Code, Problem, Problems, Rejected, Severity};
 use crate::config::yaml::{Node, SyntaxError, Value};
-use crate::config::{CompileOptions, UnknownFields};
 
 mod group;
+mod part;
 
 /// What a document turned out to be.
 #[derive(Debug)]
@@ -62,31 +61,49 @@ pub fn about_file(
     remedy: impl Into<String>,
 ) -> Rejected {
     Rejected {
+        severity: Severity::Error,
+        code: Some(Code::Mesh0003),
         file: file.to_path_buf(),
         line: 0,
         column: 0,
+        end_line: 0,
+        end_column: 0,
         object: String::new(),
         field: String::new(),
         message: message.into(),
         remedy: remedy.into(),
-        severity: Severity::Error,
+        related: None,
     }
 }
 
 fn unreadable(file: &FilePath, error: SyntaxError) -> Document {
-    let SyntaxError { at, message } = error;
+    let SyntaxError { at, end, message } = error;
     let rejected = Rejected {
+        code: Some(Code::Mesh0002),
         line: at.line,
         column: at.column,
+        end_line: end.line,
+        end_column: end.column,
         ..about_file(
             file,
             format!("this is not YAML: {message}"),
-            "correct it from this place on",
+            syntax_remedy(&message),
         )
     };
     Document {
         outcome: Outcome::Broken(None),
         rejected: vec![rejected],
+    }
+}
+
+fn syntax_remedy(message: &str) -> &'static str {
+    match message {
+        text if text.contains("tab") => "indent with spaces",
+        text if text.contains("mapping values are not allowed") => {
+            "put a value with a colon in quotes, or correct the indentation"
+        }
+        text if text.contains("for the second time") => "keep one of them",
+        _ => "correct it from this place on",
     }
 }
 
@@ -112,7 +129,7 @@ impl Reader<'_> {
         };
         let (Some(version), Some(kind)) = (version, kind) else {
             let message = "this is no Kubernetes object: apiVersion or kind is missing";
-            self.broken(&source, "", Path::root(), message, "add both");
+            self.broken(&source, "", &Path::root(), message, "add both");
             return;
         };
         match group(&version, &kind) {
@@ -124,19 +141,15 @@ impl Reader<'_> {
             }
             Group::Unknown(remedy) => {
                 let message = format!("there is no {kind} in {version}");
-                self.broken(&source, &kind, Path::of("kind"), &message, remedy);
+                self.broken(&source, &kind, &Path::of("kind"), &message, remedy);
             }
             Group::Unsupported => {
                 let name = node
                     .get("metadata")
                     .and_then(|metadata| metadata.get("name")?.as_str());
-                let problem = Problem {
-                    path: Path::of("kind"),
-                    name: false,
-                    message: format!("{kind} is not supported yet and has no effect"),
-                    remedy: String::new(),
-                    severity: Severity::Warning,
-                };
+                let message = format!("{kind} is not supported yet and has no effect");
+                let problem = Problem::new(&Path::of("kind"), message, "", Severity::Warning)
+                    .of(Code::Mesh0001);
                 let title = format!("{kind} {}", name.map_or("", |name| name));
                 self.documents.push(Document {
                     rejected: vec![source.reject(title.trim(), problem)],
@@ -161,21 +174,15 @@ impl Reader<'_> {
             Some(_) => self.broken(
                 source,
                 "",
-                Path::of("items"),
+                &Path::of("items"),
                 "is no list",
                 "write the objects as a list",
             ),
         }
     }
 
-    fn broken(&mut self, source: &Source, object: &str, path: Path, message: &str, remedy: &str) {
-        let problem = Problem {
-            path,
-            name: false,
-            message: message.to_owned(),
-            remedy: remedy.to_owned(),
-            severity: Severity::Error,
-        };
+    fn broken(&mut self, source: &Source, object: &str, path: &Path, message: &str, remedy: &str) {
+        let problem = Problem::new(path, message, remedy, Severity::Error).of(Code::Mesh0002);
         self.documents.push(Document {
             outcome: Outcome::Broken(None),
             rejected: vec![source.reject(object, problem)],
@@ -313,82 +320,25 @@ fn read_body(
                 problems,
             )))
         }
-    }
-}
-
-/// Reads the field `name` of the document. Unknown fields in it are judged by `unknown`, or nobody's business.
-fn part<T: DeserializeOwned + Default>(
-    node: &Node,
-    name: &str,
-    problems: &mut Problems,
-    unknown: Option<UnknownFields>,
-) -> Option<T> {
-    let Some(part) = node.get(name).filter(|part| part.value != Value::Null) else {
-        return Some(T::default());
-    };
-    let root = Path::of(name);
-    match read(part) {
-        Ok((value, fields)) => {
-            if let Some(policy) = unknown {
-                for UnknownField { path, meant, .. } in fields {
-                    unknown_field(&path.below(&root), meant, policy, problems);
-                }
-            }
-            Some(value)
+        Kind::ServiceEntry => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            Some(Body::ServiceEntry(ServiceEntry::read(
+                spec, context, problems,
+            )))
         }
-        Err(Misfit { path, message, .. }) => {
-            problems.error(&path.below(&root), &message, remedy(&message));
-            None
+        Kind::WorkloadEntry => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            let entry = WorkloadEntry::read(spec, &Path::of("spec"), problems)?;
+            Some(Body::WorkloadEntry(entry))
+        }
+        Kind::Sidecar => {
+            check_top(node, context.options.unknown_fields, problems);
+            let spec = part(node, "spec", problems, unknown)?;
+            Some(Body::Sidecar(Sidecar::read(spec, context, problems)))
         }
     }
-}
-
-fn whole<T: DeserializeOwned>(node: &Node, problems: &mut Problems) -> Option<T> {
-    match read(node) {
-        Ok((value, _)) => Some(value),
-        Err(Misfit { path, message, .. }) => {
-            problems.error(&path, &message, remedy(&message));
-            None
-        }
-    }
-}
-
-/// What to do about a value of the wrong type. YAML takes many a word for something else than text.
-fn remedy(message: &str) -> &'static str {
-    let scalar = message.starts_with("is the boolean") || message.starts_with("is the number");
-    if scalar && message.ends_with("expected a string") {
-        "put it in quotes"
-    } else {
-        ""
-    }
-}
-
-/// The fields beside `spec`: a `spec` with a typing error in its name would else be an empty one.
-fn check_top(node: &Node, policy: UnknownFields, problems: &mut Problems) {
-    let Value::Mapping(entries) = &node.value else {
-        return;
-    };
-    for (key, _) in entries {
-        let name = camel_case(&key.name);
-        if !matches!(
-            &*name,
-            "apiVersion" | "kind" | "metadata" | "spec" | "status"
-        ) {
-            unknown_field(&Path::root().key(&key.name), None, policy, problems);
-        }
-    }
-}
-
-fn unknown_field(path: &Path, meant: Option<&str>, policy: UnknownFields, problems: &mut Problems) {
-    let remedy = match meant {
-        Some(meant) => format!("did you mean {meant}?"),
-        None => "remove it".to_owned(),
-    };
-    let severity = match policy {
-        UnknownFields::Reject => Severity::Error,
-        UnknownFields::Warn => Severity::Warning,
-    };
-    problems.unknown_field(path, remedy, severity);
 }
 
 #[cfg(test)]

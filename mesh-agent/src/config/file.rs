@@ -115,18 +115,28 @@ impl Drop for ManifestDir {
     }
 }
 
-/// Reads a directory as it is now.
+/// Reads a directory as it is now: the objects in force, what is wrong, and how many files there are.
 pub(super) fn read_once(
     path: &Path,
     options: &CompileOptions,
-) -> Result<(Inputs, Vec<Rejected>), OpenError> {
+) -> Result<(Inputs, Vec<Rejected>, usize), OpenError> {
     let mut store = Store::default();
     let listing = scan::list(path).map_err(|source| OpenError::Unreadable {
         path: path.to_path_buf(),
         source,
     })?;
     store.refresh(&listing, options);
-    Ok(store.resolve())
+    let (inputs, rejected) = store.resolve();
+    Ok((inputs, rejected, listing.len()))
+}
+
+/// The text of a manifest, for showing it; what is not UTF-8 in it is replaced.
+pub fn text(path: &Path) -> Option<String> {
+    let bytes = scan::bytes(path).ok()?;
+    Some(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -1,15 +1,11 @@
 //! Worlds from text, for tests.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
-
-use http::HeaderMap;
+use std::sync::Arc;
 
 use crate::config::document::{Outcome, read_text};
 use crate::config::{CompileOptions, Inputs, Rejected, compile};
 use crate::model::Snapshot;
-use crate::route::Request;
 
 /// The world of these documents, and what is wrong with them.
 pub fn world(text: &str) -> (Snapshot, Vec<Rejected>) {
@@ -79,18 +75,4 @@ pub fn istio(kind: &str, name: &str, spec: &str) -> String {
         "---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
          spec: {spec}\n"
     )
-}
-
-/// A plain GET without any header.
-pub fn get<'a>(authority: &'a str, path: &'a str) -> Request<'a> {
-    static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-    Request {
-        authority,
-        path,
-        query: None,
-        method: "GET",
-        scheme: "http",
-        headers: &NONE,
-        source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::config::object::{Body, Object, ObjectId};
 use crate::config::object::{
-    DestinationRule, EndpointSlice, Gateway, Pod, Service, VirtualService,
+    DestinationRule, EndpointSlice, Gateway, Pod, Service, ServiceEntry, Sidecar, VirtualService,
+    WorkloadEntry,
 };
 
 /// Every object in force, one version of each.
@@ -89,6 +90,30 @@ impl Inputs {
     pub fn gateways(&self) -> Vec<(&Object, &Gateway)> {
         self.by_age(|body| match body {
             Body::Gateway(gateway) => Some(gateway),
+            _ => None,
+        })
+    }
+
+    /// The ServiceEntries, oldest first.
+    pub fn service_entries(&self) -> Vec<(&Object, &ServiceEntry)> {
+        self.by_age(|body| match body {
+            Body::ServiceEntry(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// The WorkloadEntries, oldest first.
+    pub fn workload_entries(&self) -> Vec<(&Object, &WorkloadEntry)> {
+        self.by_age(|body| match body {
+            Body::WorkloadEntry(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
+    /// The Sidecars, oldest first.
+    pub fn sidecars(&self) -> Vec<(&Object, &Sidecar)> {
+        self.by_age(|body| match body {
+            Body::Sidecar(sidecar) => Some(sidecar),
             _ => None,
         })
     }

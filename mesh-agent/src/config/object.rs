@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crate::config::CompileOptions;
 use crate::config::crd;
 use crate::config::path::Path;
-use crate::config::problem::{Problem, Problems, Rejected};
-use crate::config::yaml::Node;
+use crate::config::problem::{Problem, Problems, Rejected, Related};
+use crate::config::yaml::{Node, Span};
 use crate::model::Labels;
 
 pub use crate::config::object::destination_rule::DestinationRule;
@@ -20,7 +20,10 @@ pub use crate::config::object::endpoint_slice::EndpointSlice;
 pub use crate::config::object::gateway::Gateway;
 pub use crate::config::object::pod::Pod;
 pub use crate::config::object::service::Service;
+pub use crate::config::object::service_entry::ServiceEntry;
+pub use crate::config::object::sidecar::Sidecar;
 pub use crate::config::object::virtual_service::VirtualService;
+pub use crate::config::object::workload_entry::WorkloadEntry;
 
 pub mod destination_rule;
 pub mod duration;
@@ -30,7 +33,10 @@ pub mod name;
 pub mod pod;
 pub mod regex;
 pub mod service;
+pub mod service_entry;
+pub mod sidecar;
 pub mod virtual_service;
+pub mod workload_entry;
 
 /// The kinds that make up the mesh's world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +53,12 @@ pub enum Kind {
     DestinationRule,
     /// `networking.istio.io`.
     Gateway,
+    /// `networking.istio.io`.
+    ServiceEntry,
+    /// `networking.istio.io`.
+    WorkloadEntry,
+    /// `networking.istio.io`.
+    Sidecar,
 }
 
 /// Which object it is.
@@ -111,6 +123,9 @@ pub enum Body {
     VirtualService(VirtualService),
     DestinationRule(DestinationRule),
     Gateway(Gateway),
+    ServiceEntry(ServiceEntry),
+    WorkloadEntry(WorkloadEntry),
+    Sidecar(Sidecar),
 }
 
 impl Object {
@@ -118,25 +133,42 @@ impl Object {
     pub fn reject(&self, problem: Problem) -> Rejected {
         self.source.reject(&self.id.to_string(), problem)
     }
+
+    /// The place of one of its fields, for a complaint about another object.
+    pub fn place(&self, path: &Path, message: impl Into<String>) -> Related {
+        let Span { start, end } = self.source.document.locate(path);
+        Related {
+            message: message.into(),
+            file: self.source.file.to_path_buf(),
+            line: start.line,
+            column: start.column,
+            end_line: end.line,
+            end_column: end.column,
+        }
+    }
 }
 
 impl Source {
     /// A complaint about an object of this document.
     pub fn reject(&self, object: &str, problem: Problem) -> Rejected {
-        let at = if problem.name {
+        let Span { start, end } = if problem.name {
             self.document.locate_name(&problem.path)
         } else {
             self.document.locate(&problem.path)
         };
         Rejected {
+            severity: problem.severity,
+            code: problem.code,
             file: self.file.to_path_buf(),
-            line: at.line,
-            column: at.column,
+            line: start.line,
+            column: start.column,
+            end_line: end.line,
+            end_column: end.column,
             object: object.to_owned(),
             field: problem.path.to_string(),
             message: problem.message,
             remedy: problem.remedy,
-            severity: problem.severity,
+            related: problem.related,
         }
     }
 }
@@ -151,6 +183,9 @@ impl Kind {
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::Sidecar => "Sidecar",
         }
     }
 }

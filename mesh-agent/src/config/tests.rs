@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::document::{Outcome, read_text};
-use crate::config::fixture::get;
 use crate::model::{Pod, PodId};
+use crate::route::fixture::get;
 use crate::route::{Act, Client, Decision, HttpScope, Pick, Request, Routed, decide};
 
 /// The manifests of the walkthrough, word for word.

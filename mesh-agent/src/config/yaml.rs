@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use granit_parser::{Options, Parser, ScanError};
+use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError};
 
 use crate::config::path::{Path, Step};
 use crate::config::yaml::tree::Tree;
@@ -24,11 +24,23 @@ pub struct Location {
     pub column: u32,
 }
 
-/// A value and where it begins.
+/// A stretch of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// Its first character.
+    pub start: Location,
+    /// The first character behind it; the same as its first one where it is empty.
+    pub end: Location,
+}
+
+/// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// The value's first character.
     pub at: Location,
+    /// The first character behind it; of a mapping or a list without brackets, behind its first key or item, and of a
+    /// block of text, behind its first line: enough to show what is meant.
+    pub end: Location,
     /// What it is.
     pub value: Value,
 }
@@ -59,6 +71,8 @@ pub struct Key {
     pub name: Arc<str>,
     /// Its first character.
     pub at: Location,
+    /// The first character behind it.
+    pub end: Location,
 }
 
 /// Why a text is not YAML that kubectl would take.
@@ -67,6 +81,8 @@ pub struct Key {
 pub struct SyntaxError {
     /// Where reading stopped.
     pub at: Location,
+    /// The first character behind what could not be read, where the parser can tell.
+    pub end: Location,
     /// What is wrong there.
     pub message: String,
 }
@@ -82,7 +98,27 @@ pub fn documents(text: &str) -> Vec<Result<Node, SyntaxError>> {
         .collect()
 }
 
+impl SyntaxError {
+    fn at(at: Span, message: impl Into<String>) -> Self {
+        let Span { start, end } = at;
+        Self {
+            at: start,
+            end,
+            message: message.into(),
+        }
+    }
+}
+
 impl Node {
+    fn at(at: Span, value: Value) -> Self {
+        let Span { start, end } = at;
+        Self {
+            at: start,
+            end,
+            value,
+        }
+    }
+
     /// The value under `key`, where this is a mapping that has it.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
@@ -112,33 +148,31 @@ impl Node {
     }
 
     /// Where the value of the field at `path` stands, or as near to it as the document goes. A value that was written on
-    /// a line below its name is shown by its name.
-    pub fn locate(&self, path: &Path) -> Location {
+    /// a line below its name, or not at all, is shown by its name.
+    pub fn locate(&self, path: &Path) -> Span {
         let (name, value) = self.find(path);
         match name {
-            Some(name) if name.line != value.line => name,
+            Some(name) if name.start.line != value.start.line || value.start == value.end => name,
             Some(_) | None => value,
         }
     }
 
     /// Where the name of the field at `path` stands, or as near to it as the document goes.
-    pub fn locate_name(&self, path: &Path) -> Location {
+    pub fn locate_name(&self, path: &Path) -> Span {
         let (name, value) = self.find(path);
         name.unwrap_or(value)
     }
 
     /// The places of the last field that is there on the way of `path`: of its name, unless it is an item of a list, and
     /// of its value.
-    fn find(&self, path: &Path) -> (Option<Location>, Location) {
+    fn find(&self, path: &Path) -> (Option<Span>, Span) {
         let mut found = (None, self);
         for step in path.steps() {
             let next = match (step, &found.1.value) {
                 (Step::Key(wanted), Value::Mapping(entries)) => entries
                     .iter()
-                    .find(|(key, _)| {
-                        key.name == *wanted || *read::camel_case(&key.name) == **wanted
-                    })
-                    .map(|(key, value)| (Some(key.at), value)),
+                    .find(|(key, _)| key.is(wanted))
+                    .map(|(key, value)| (Some(key.span()), value)),
                 (Step::Index(index), Value::Sequence(items)) => {
                     items.get(*index).map(|item| (None, item))
                 }
@@ -149,7 +183,57 @@ impl Node {
                 None => break,
             }
         }
-        (found.0, found.1.at)
+        (found.0, found.1.span())
+    }
+
+    /// Takes the field at `path` away; with an item of a list, the field that holds the list. False where there is none.
+    pub fn forget(&mut self, path: &Path) -> bool {
+        let steps = path.steps();
+        let is_key = |step: &Step| matches!(step, Step::Key(_));
+        let Some(last) = steps.iter().rposition(is_key) else {
+            return false;
+        };
+        let mut node = self;
+        for step in &steps[..last] {
+            let below = match (step, &mut node.value) {
+                (Step::Key(name), Value::Mapping(entries)) => entries
+                    .iter_mut()
+                    .find_map(|(key, value)| key.is(name).then_some(value)),
+                (Step::Index(index), Value::Sequence(items)) => items.get_mut(*index),
+                _ => None,
+            };
+            match below {
+                Some(below) => node = below,
+                None => return false,
+            }
+        }
+        let (Step::Key(name), Value::Mapping(entries)) = (&steps[last], &mut node.value) else {
+            return false;
+        };
+        let before = entries.len();
+        entries.retain(|(key, _)| !key.is(name));
+        entries.len() < before
+    }
+
+    fn span(&self) -> Span {
+        Span {
+            start: self.at,
+            end: self.end,
+        }
+    }
+}
+
+impl Key {
+    /// Whether this is the key of a field, in either spelling.
+    fn is(&self, field: &str) -> bool {
+        *self.name == *field || *read::camel_case(&self.name) == *field
+    }
+
+    fn span(&self) -> Span {
+        Span {
+            start: self.at,
+            end: self.end,
+        }
     }
 }
 
@@ -168,7 +252,9 @@ fn split(text: &str) -> Vec<(u32, &str)> {
             (start, first_line) = (offset, line);
         }
         offset += text_line.len();
-        line += 1;
+        // The parser takes a lone carriage return for the end of a line as well.
+        let content = text_line.trim_end_matches(['\r', '\n']);
+        line += 1 + u32::try_from(content.matches('\r').count()).unwrap_or(u32::MAX);
     }
     chunks.push((first_line, &text[start..]));
     chunks
@@ -182,8 +268,8 @@ fn parse(chunk: &str, first_line: u32) -> Vec<Result<Node, SyntaxError>> {
     for event in Parser::new_from_str_with_options(chunk, options) {
         let step = match event {
             Ok((event, span)) => {
-                let at = location(first_line, &span.start);
-                tree.take(event, at)
+                let written = place(first_line, &event, &span, chunk);
+                tree.take(event, written)
             }
             Err(error) => Err(scan_error(first_line, &error)),
         };
@@ -208,11 +294,32 @@ fn location(first_line: u32, marker: &granit_parser::Marker) -> Location {
     }
 }
 
-fn scan_error(first_line: u32, error: &ScanError) -> SyntaxError {
-    SyntaxError {
-        at: location(first_line, error.marker()),
-        message: error.info().to_string(),
+/// Where an event's text stands. A block of text ends, for the parser, where the next thing begins.
+fn place(first_line: u32, event: &Event<'_>, span: &granit_parser::Span, chunk: &str) -> Span {
+    let start = location(first_line, &span.start);
+    let block = matches!(
+        event,
+        Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..)
+    );
+    if !block {
+        let end = location(first_line, &span.end);
+        return Span { start, end };
     }
+    let line = span.slice(chunk).and_then(|text| text.lines().next());
+    let length = line.map_or(0, |line| line.trim_end().chars().count());
+    let column = start
+        .column
+        .saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
+    Span {
+        start,
+        end: Location { column, ..start },
+    }
+}
+
+fn scan_error(first_line: u32, error: &ScanError) -> SyntaxError {
+    let at = location(first_line, error.marker());
+    let at = Span { start: at, end: at };
+    SyntaxError::at(at, error.info().to_string())
 }
 
 #[cfg(test)]

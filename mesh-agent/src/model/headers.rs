@@ -1,5 +1,6 @@
 //! Changes of headers: `headers` of a rule and of a destination, in the order in which they are made.
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -111,5 +112,60 @@ impl HeaderEdits {
             authority,
         } = self;
         remove.is_empty() && edits.is_empty() && authority.is_none()
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(value) => f.write_str(&String::from_utf8_lossy(value.as_bytes())),
+            Self::Pieces(pieces) => pieces.iter().try_for_each(|piece| match piece {
+                Piece::Text(text) => f.write_str(text),
+                Piece::Variable(variable) => write!(f, "%{variable}%"),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::ClientAddress => "DOWNSTREAM_REMOTE_ADDRESS",
+            Self::ClientIp => "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+            Self::LocalAddress => "DOWNSTREAM_LOCAL_ADDRESS",
+            Self::LocalIp => "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+            Self::LocalPort => "DOWNSTREAM_LOCAL_PORT",
+            Self::UpstreamAddress => "UPSTREAM_REMOTE_ADDRESS",
+            Self::UpstreamIp => "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+            Self::UpstreamCluster => "UPSTREAM_CLUSTER",
+            Self::Protocol => "PROTOCOL",
+            Self::ResponseCode => "RESPONSE_CODE",
+            Self::ResponseFlags => "RESPONSE_FLAGS",
+            Self::StartTime(None) => "START_TIME",
+            Self::StartTime(Some(format)) => return write!(f, "START_TIME({format})"),
+            Self::RequestHeader(source) => return write!(f, "REQ({source})"),
+            Self::ResponseHeader(source) => return write!(f, "RESP({source})"),
+            Self::RouteName => "ROUTE_NAME",
+            Self::HostName => "HOSTNAME",
+            Self::ServerName => "REQUESTED_SERVER_NAME",
+            Self::TlsVersion => "DOWNSTREAM_TLS_VERSION",
+            Self::PeerSubject => "DOWNSTREAM_PEER_SUBJECT",
+            Self::PeerUri => "DOWNSTREAM_PEER_URI_SAN",
+            Self::Environment => "ENVIRONMENT",
+        };
+        f.write_str(name)
+    }
+}
+
+impl fmt::Display for HeaderSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(otherwise) = &self.otherwise {
+            write!(f, "?{otherwise}")?;
+        }
+        match self.limit {
+            Some(limit) => write!(f, ":{limit}"),
+            None => Ok(()),
+        }
     }
 }

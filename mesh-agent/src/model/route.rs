@@ -1,6 +1,7 @@
 //! Routes: which requests and connections they are for, and what they do with them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -470,6 +471,32 @@ impl RetryOn {
         grpc_internal: false,
         grpc_resource_exhausted: false,
     };
+}
+
+impl fmt::Display for RetryOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            (self.server_error_5xx, "5xx"),
+            (self.gateway_error, "gateway-error"),
+            (self.reset, "reset"),
+            (self.reset_before_request, "reset-before-request"),
+            (self.connect_failure, "connect-failure"),
+            (self.envoy_ratelimited, "envoy-ratelimited"),
+            (self.retriable_4xx, "retriable-4xx"),
+            (self.refused_stream, "refused-stream"),
+            (self.retriable_headers, "retriable-headers"),
+            (self.grpc_cancelled, "cancelled"),
+            (self.grpc_deadline_exceeded, "deadline-exceeded"),
+            (self.grpc_internal, "internal"),
+            (self.grpc_resource_exhausted, "resource-exhausted"),
+            (self.grpc_unavailable, "unavailable"),
+        ];
+        let mut set = words.iter().filter(|(set, _)| *set);
+        if let Some((_, first)) = set.next() {
+            f.write_str(first)?;
+        }
+        set.try_for_each(|(_, word)| write!(f, ",{word}"))
+    }
 }
 
 impl Default for Retry {

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::config::fixture::{get, istio, pod, service, sound_world, world};
+use crate::config::fixture::{istio, pod, service, sound_world, world};
 use crate::model::{Discovery, PodId};
+use crate::route::fixture::get;
 
 /// Draws from a seeded generator.
 struct Seeded(fastrand::Rng);

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::compile::rules::{Merged, SubsetRules};
-use crate::config::compile::services::{Registered, Services, has_labels};
-use crate::model::{Cluster, ClusterKey, ClusterView, Discovery, Labels, Protocol, TrafficPolicy};
+use crate::config::compile::services::{Found, Registered, Services, has_labels};
+use crate::model::{
+    Cluster, ClusterKey, ClusterView, Discovery, Labels, NamedEndpoint, Protocol, TrafficPolicy,
+};
 
 type Views = HashMap<Arc<str>, HashMap<Arc<str>, ClusterView>>;
 
@@ -56,9 +58,10 @@ fn with_subset(
     subset: Option<(&Arc<str>, &Labels)>,
 ) -> impl Iterator<Item = (ClusterKey, Arc<Cluster>)> {
     let ports = service.model.ports.iter().zip(&service.backends);
+    let ports = ports.zip(&service.names);
     ports
-        .filter(|(port, _)| port.protocol != Protocol::Udp)
-        .map(move |(port, backends)| {
+        .filter(|((port, _), _)| port.protocol != Protocol::Udp)
+        .map(move |((port, backends), names)| {
             let key = ClusterKey {
                 host: Arc::clone(&service.model.host),
                 port: port.number,
@@ -78,13 +81,35 @@ fn with_subset(
                 protocol: port.protocol,
                 endpoints: endpoints.map(|backend| backend.endpoint.clone()).collect(),
                 policy: Arc::<TrafficPolicy>::default(),
-                discovery: match service.service.headless {
-                    true => Discovery::Headless,
-                    false => Discovery::Listed,
-                },
+                discovery: discovery(service, names, subset.map(|(_, labels)| labels)),
             };
             (key, Arc::new(cluster))
         })
         .collect::<Vec<_>>()
         .into_iter()
+}
+
+fn discovery(
+    service: &Registered<'_>,
+    names: &[(NamedEndpoint, Option<&Labels>)],
+    subset: Option<&Labels>,
+) -> Discovery {
+    let in_subset = |labels: Option<&Labels>| {
+        subset.is_none_or(|wanted| {
+            wanted.is_empty() || labels.is_some_and(|labels| has_labels(labels, wanted))
+        })
+    };
+    match service.found {
+        Found::Listed if service.headless => Discovery::Headless,
+        Found::Listed => Discovery::Listed,
+        Found::Dialled => Discovery::Original,
+        Found::Named { every_address } => Discovery::Dns {
+            names: names
+                .iter()
+                .filter(|(_, labels)| in_subset(*labels))
+                .map(|(named, _)| named.clone())
+                .collect(),
+            every_address,
+        },
+    }
 }

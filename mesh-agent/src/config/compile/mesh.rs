@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::CompileOptions;
 use crate::config::compile::routes::{Binding, Place, default_route};
 use crate::config::compile::services::{Registered, Services};
+use crate::config::compile::sight::Sight;
 use crate::config::object::name::{GatewayName, covers};
 use crate::model::{Protocol, RouteTable, VirtualHost};
 
@@ -17,16 +18,18 @@ type Undeclared = HashMap<Arc<str>, BTreeMap<u16, Arc<VirtualHost>>>;
 pub(super) fn tables(
     bindings: &[Binding<'_>],
     services: &Services<'_>,
+    sight: &Sight<'_>,
     options: &CompileOptions,
 ) -> (Tables, Undeclared) {
-    let mesh = Mesh::new(bindings, services, options);
+    let mesh = Mesh::new(bindings, services, sight, options);
     let mut at_port: BTreeMap<u16, Vec<(&Registered<'_>, Protocol)>> = BTreeMap::new();
     for service in &services.list {
         for port in &service.model.ports {
-            if matches!(
+            let http = matches!(
                 port.protocol,
                 Protocol::Http | Protocol::Http2 | Protocol::Auto
-            ) {
+            );
+            if http && sight.sees_port(service, port.number) {
                 let found = at_port.entry(port.number).or_default();
                 found.push((service, port.protocol));
             }
@@ -64,6 +67,7 @@ struct Mesh<'a> {
     /// `*.x` and its VirtualService, the longest first.
     wildcards: Vec<(&'a Arc<str>, usize)>,
     services: &'a Services<'a>,
+    sight: &'a Sight<'a>,
     /// How names of Services end: `.svc.cluster.local`.
     suffix: String,
 }
@@ -72,11 +76,12 @@ impl<'a> Mesh<'a> {
     fn new(
         bindings: &'a [Binding<'a>],
         services: &'a Services<'a>,
+        sight: &'a Sight<'a>,
         options: &CompileOptions,
     ) -> Self {
         let bindings: Vec<&Binding<'_>> = bindings
             .iter()
-            .filter(|binding| binding.applies_to(&GatewayName::Mesh))
+            .filter(|binding| binding.applies_to(&GatewayName::Mesh) && sight.sees_rules(binding))
             .collect();
         let mut exact: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut wildcards = Vec::new();
@@ -95,6 +100,7 @@ impl<'a> Mesh<'a> {
             exact,
             wildcards,
             services,
+            sight,
             suffix: format!(".svc.{}", options.cluster_domain),
         }
     }
@@ -164,7 +170,7 @@ impl<'a> Mesh<'a> {
         }
         for (service, host) in hosts {
             add(&mut table, &service.model.host, host);
-            if service.service.headless {
+            if service.headless {
                 add(
                     &mut table,
                     &format!("*.{}", service.model.host).into(),
@@ -172,16 +178,12 @@ impl<'a> Mesh<'a> {
                 );
             }
         }
+        self.add_aliases(&mut table, hosts);
         for (name, host) in &literals {
             self.add_short_names(&mut table, name, host, false);
         }
         for (service, host) in hosts {
-            self.add_short_names(
-                &mut table,
-                &service.model.host,
-                host,
-                service.service.headless,
-            );
+            self.add_short_names(&mut table, &service.model.host, host, service.headless);
             for address in &service.model.addresses {
                 let name = match address {
                     IpAddr::V4(address) => address.to_string(),
@@ -222,6 +224,25 @@ impl<'a> Mesh<'a> {
                 Some((Arc::clone(host), chain))
             })
             .collect()
+    }
+
+    /// The names of ExternalName Services mean what they stand for.
+    fn add_aliases(&self, table: &mut RouteTable, hosts: &[(&Registered<'_>, Arc<VirtualHost>)]) {
+        for (name, alias) in &self.services.aliases {
+            let seen = self
+                .sight
+                .sees_alias(&alias.export, &alias.object.id.namespace);
+            let Some(service) = self.services.get(name).filter(|_| seen) else {
+                continue;
+            };
+            let found = hosts
+                .iter()
+                .find(|(other, _)| other.model.host == service.model.host);
+            if let Some((_, host)) = found {
+                add(table, name, host);
+                self.add_short_names(table, name, host, false);
+            }
+        }
     }
 
     /// `s.ns`, `s.ns.svc`, the full name with a dot at its end, and `s` for clients of `ns`.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::compile::gateways::Selections;
+use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
+use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object};
 use crate::config::problem::Problems;
@@ -19,11 +21,18 @@ const NETNS: &str = "mesh-agent.io/netns";
 /// Whether a Pod is in the mesh, as a label or an annotation.
 const ENROL: &str = "mesh-agent.io/enrol";
 
+/// What Pods have in common with others: the Gateways that select them, and what they see.
+pub(super) struct Groups<'a, 'g> {
+    pub(super) gateways: &'g mut Selections<'a>,
+    pub(super) sights: &'g mut Sights<'a>,
+    pub(super) bindings: &'g [Binding<'a>],
+}
+
 /// Every Pod that runs and has an address, oldest first.
-pub(super) fn pods(
-    inputs: &Inputs,
+pub(super) fn pods<'a>(
+    inputs: &'a Inputs,
     services: &Services<'_>,
-    gateways: &mut Selections<'_>,
+    groups: &mut Groups<'a, '_>,
     options: &CompileOptions,
     report: &mut Report,
 ) -> Vec<Arc<Pod>> {
@@ -41,8 +50,10 @@ pub(super) fn pods(
                 ready: pod.ready && !object.terminating,
                 local: local(object, options, report),
                 locality: None,
-                outlook: None,
-                gateway: gateways.of(&object.labels),
+                outlook: groups
+                    .sights
+                    .of(&object.id.namespace, &object.labels, groups.bindings),
+                gateway: groups.gateways.of(&object.labels),
                 inbound: served.remove(&id).unwrap_or_default(),
                 id,
             })

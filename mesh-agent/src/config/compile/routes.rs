@@ -66,6 +66,14 @@ impl Binding<'_> {
         self.service.gateways.contains(gateway)
     }
 
+    /// The hosts that its rules send to.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = Arc<str>> {
+        let rules = self.service.rules.iter();
+        rules
+            .flat_map(|rule| &rule.action.shares)
+            .map(|share| Arc::clone(&share.target.host))
+    }
+
     /// Its routes at a place; none where every rule is for other ports or gateways.
     pub(super) fn routes(&self, place: &Place<'_>, services: &Services<'_>) -> Vec<Arc<Route>> {
         let mut routes = Vec::new();
@@ -135,6 +143,15 @@ impl Place<'_> {
 
 /// The route of a Service that no VirtualService has taken.
 pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
+    route_to(ClusterKey {
+        host: Arc::clone(host),
+        port,
+        subset: None,
+    })
+}
+
+/// The route that sends everything to one cluster.
+pub(super) fn route_to(cluster: ClusterKey) -> Arc<Route> {
     Arc::new(Route {
         origin: None,
         cors: None,
@@ -142,11 +159,7 @@ pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
         when: RouteMatch::default(),
         action: RouteAction::Forward(Forward {
             destinations: vec![Destination {
-                cluster: ClusterKey {
-                    host: Arc::clone(host),
-                    port,
-                    subset: None,
-                },
+                cluster,
                 weight: 0,
                 request_headers: HeaderEdits::default(),
                 response_headers: HeaderEdits::default(),
@@ -209,12 +222,14 @@ pub(super) fn total_weight(destinations: &[Destination]) -> u64 {
 /// What a destination names. The port is as written; else the only one that the Service has; else the one that the
 /// request came in on.
 pub(super) fn cluster(target: &Target, port: u16, services: &Services<'_>) -> ClusterKey {
-    let only = || match services.get(&target.host)?.model.ports.as_slice() {
+    let service = services.get(&target.host).map(|service| &service.model);
+    let only = || match service?.ports.as_slice() {
         [only] => Some(only.number),
         _ => None,
     };
     ClusterKey {
-        host: Arc::clone(&target.host),
+        // Of a name that stands for another, the other.
+        host: Arc::clone(service.map_or(&target.host, |service| &service.host)),
         port: target.port.or_else(only).unwrap_or(port),
         subset: target.subset.clone(),
     }

@@ -1,28 +1,74 @@
 //! Services and the endpoints behind their ports.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
+use crate::config::compile::entries;
+use crate::config::compile::sight::Sight;
 use crate::config::object::endpoint_slice::SERVICE_LABEL;
-use crate::config::object::name::service_host;
+use crate::config::object::name::{ExportTo, service_host};
 use crate::config::object::service::{Port, Target};
-use crate::config::object::{EndpointSlice, Object, Pod, Service};
+use crate::config::object::{self, EndpointSlice, Kind, Object, Pod, Service, WorkloadEntry};
+use crate::config::problem::Problems;
 use crate::config::{CompileOptions, Inputs};
-use crate::model::{self, Endpoint, Labels, PodId, Protocol};
+use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId, Protocol};
+
+/// As on Kubernetes' Services: the namespaces whose pods see one, separated by commas.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+
+/// How many ExternalName Services may stand for one another.
+const MAX_ALIASES: usize = 8;
 
 /// Every Service, oldest first.
 pub(super) struct Services<'a> {
     pub(super) list: Vec<Registered<'a>>,
     by_host: HashMap<Arc<str>, usize>,
+    /// Services of type ExternalName: the names that they stand for.
+    pub(super) aliases: BTreeMap<Arc<str>, Alias<'a>>,
 }
 
-/// A Service with what stands behind it.
+/// A Service, or a host of a ServiceEntry, with what stands behind it.
 pub(super) struct Registered<'a> {
     pub(super) model: Arc<model::Service>,
-    pub(super) service: &'a Service,
+    /// Where it was written.
+    pub(super) object: &'a Object,
+    /// How its endpoints are found.
+    pub(super) found: Found,
+    /// It has no address on purpose: clients dial its Pods.
+    pub(super) headless: bool,
+    /// Whose clients see it.
+    pub(super) export: ExportTo,
+    /// The ranges of addresses that lead to it.
+    pub(super) ranges: Vec<IpNet>,
     /// Per port of the Service, in its order.
     pub(super) backends: Vec<Vec<Backend<'a>>>,
+    /// Likewise, what is to be looked up for it, with its labels.
+    pub(super) names: Vec<Vec<(NamedEndpoint, Option<&'a Labels>)>>,
+}
+
+/// A Service of type ExternalName.
+pub(super) struct Alias<'a> {
+    pub(super) object: &'a Object,
+    /// The name that it stands for, as written.
+    pub(super) target: Arc<str>,
+    pub(super) export: ExportTo,
+}
+
+/// How the endpoints of a Service are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// They are known.
+    Listed,
+    /// Clients dial them.
+    Dialled,
+    /// Their names are looked up.
+    Named {
+        /// Whether every address of a name is an endpoint.
+        every_address: bool,
+    },
 }
 
 /// One endpoint of a port, ready or not.
@@ -32,63 +78,97 @@ pub(super) struct Backend<'a> {
     pub(super) ready: bool,
 }
 
-type Found<'a> = (&'a Object, &'a Pod);
+type FoundPod<'a> = (&'a Object, &'a Pod);
 
-/// Pods by what Services and EndpointSlices look them up by.
-struct PodIndex<'a> {
-    by_id: HashMap<PodId, Found<'a>>,
+/// Pods and WorkloadEntries by what Services, ServiceEntries and EndpointSlices look them up by.
+pub(super) struct PodIndex<'a> {
+    by_id: HashMap<PodId, FoundPod<'a>>,
     /// By namespace, and a label's key and value.
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<Found<'a>>>,
+    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<FoundPod<'a>>>,
     by_address: HashMap<IpAddr, &'a Object>,
+    workloads: Vec<(&'a Object, &'a WorkloadEntry)>,
 }
 
 impl<'a> Services<'a> {
     pub(super) fn gather(inputs: &'a Inputs, options: &CompileOptions) -> Self {
         let pods = PodIndex::gather(inputs);
         let slices = slices_by_service(inputs);
-        let list: Vec<Registered<'a>> = inputs
-            .services()
-            .into_iter()
-            .map(|(object, service)| {
-                let host = service_host(
-                    &object.id.name,
-                    &object.id.namespace,
-                    &options.cluster_domain,
-                );
-                let found = slices.get(&(&*object.id.namespace, &*object.id.name));
-                register(object, service, host, found.map(Vec::as_slice), &pods)
-            })
-            .collect();
-        let by_host = list
-            .iter()
-            .enumerate()
-            .map(|(index, service)| (Arc::clone(&service.model.host), index))
-            .collect();
-        Self { list, by_host }
+        let mut list: Vec<Registered<'a>> = Vec::new();
+        let mut aliases = BTreeMap::new();
+        for (object, service) in inputs.services() {
+            let host = service_host(
+                &object.id.name,
+                &object.id.namespace,
+                &options.cluster_domain,
+            );
+            match &service.external {
+                Some(target) => {
+                    let alias = Alias {
+                        object,
+                        target: Arc::clone(target),
+                        export: exported(object),
+                    };
+                    aliases.insert(host, alias);
+                }
+                None => {
+                    let found = slices.get(&(&*object.id.namespace, &*object.id.name));
+                    let found = found.map(Vec::as_slice);
+                    list.push(register(object, service, host, found, &pods));
+                }
+            }
+        }
+        for (object, entry) in inputs.service_entries() {
+            let hosts = entry.hosts.iter();
+            list.extend(hosts.map(|host| entries::register(object, entry, host, &pods)));
+        }
+        let mut by_host = HashMap::with_capacity(list.len());
+        for (index, service) in list.iter().enumerate() {
+            // Kubernetes' Services come first, then the older ServiceEntry.
+            by_host
+                .entry(Arc::clone(&service.model.host))
+                .or_insert(index);
+        }
+        Self {
+            list,
+            by_host,
+            aliases,
+        }
     }
 
+    /// The Service of a name; of the names of ExternalName Services, what they stand for.
     pub(super) fn get(&self, host: &str) -> Option<&Registered<'a>> {
-        self.by_host.get(host).map(|index| &self.list[*index])
+        let mut host = host;
+        // A circle of names stands for nothing.
+        for _ in 0..MAX_ALIASES {
+            if let Some(index) = self.by_host.get(host) {
+                return Some(&self.list[*index]);
+            }
+            host = &self.aliases.get(host)?.target;
+        }
+        None
     }
 
     pub(super) fn models(&self) -> HashMap<Arc<str>, Arc<model::Service>> {
+        // Of two with one name the first stays.
         self.list
             .iter()
+            .rev()
             .map(|service| (Arc::clone(&service.model.host), Arc::clone(&service.model)))
             .collect()
     }
 
     /// Who owns an address: a cluster IP before a Pod of a headless Service, the older Service before the younger.
-    pub(super) fn addresses(&self) -> HashMap<IpAddr, Arc<model::Service>> {
+    pub(super) fn addresses(&self, sight: &Sight<'_>) -> HashMap<IpAddr, Arc<model::Service>> {
+        let seen = || self.list.iter().filter(|service| sight.sees(service));
         let mut owners = HashMap::new();
-        for service in &self.list {
+        for service in seen() {
             for address in &service.model.addresses {
                 owners
                     .entry(*address)
                     .or_insert_with(|| Arc::clone(&service.model));
             }
         }
-        for service in self.list.iter().filter(|service| service.service.headless) {
+        for service in seen().filter(|service| service.headless) {
             for backend in service.backends.iter().flatten() {
                 owners
                     .entry(backend.endpoint.address.ip())
@@ -100,6 +180,11 @@ impl<'a> Services<'a> {
 }
 
 impl Registered<'_> {
+    /// Whether Kubernetes knows it.
+    pub(super) fn is_kubernetes(&self) -> bool {
+        self.object.id.kind == Kind::Service
+    }
+
     /// The port that `number` names, where it is one of TCP.
     pub(super) fn has_port(&self, number: u16) -> bool {
         self.model
@@ -115,6 +200,7 @@ impl<'a> PodIndex<'a> {
             by_id: HashMap::new(),
             by_label: HashMap::new(),
             by_address: HashMap::new(),
+            workloads: inputs.workload_entries(),
         };
         for (object, pod) in inputs.pods() {
             if pod.ended || pod.addresses.is_empty() {
@@ -133,12 +219,26 @@ impl<'a> PodIndex<'a> {
         index
     }
 
-    /// The Pods of `namespace` that have all these labels.
-    fn selected(
+    /// The WorkloadEntries of `namespace` that have all these labels.
+    pub(super) fn workloads(
         &self,
         namespace: &'a str,
         selector: &'a Labels,
-    ) -> impl Iterator<Item = Found<'a>> {
+    ) -> impl Iterator<Item = (&'a Object, &'a WorkloadEntry)> {
+        self.workloads
+            .iter()
+            .copied()
+            .filter(move |(object, entry)| {
+                *object.id.namespace == *namespace && has_labels(&entry.labels, selector)
+            })
+    }
+
+    /// The Pods of `namespace` that have all these labels.
+    pub(super) fn selected(
+        &self,
+        namespace: &'a str,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = FoundPod<'a>> {
         let first = selector.first_key_value();
         let candidates =
             first.and_then(|(key, value)| self.by_label.get(&(namespace, &**key, &**value)));
@@ -201,15 +301,36 @@ fn register<'a>(
             addresses: service.addresses.clone(),
             ports: ports.collect(),
         }),
-        service,
+        object,
+        found: Found::Listed,
+        headless: service.headless,
+        export: exported(object),
+        ranges: Vec::new(),
+        names: vec![Vec::new(); service.ports.len()],
         backends: backends.collect(),
     }
+}
+
+/// Who sees a Service, by its annotation.
+fn exported(object: &Object) -> ExportTo {
+    let written = object.annotations.get(EXPORT_TO);
+    let names: Vec<String> = written
+        .into_iter()
+        .flat_map(|names| names.split(','))
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect();
+    ExportTo::read(
+        &names,
+        &object::annotation(EXPORT_TO),
+        &mut Problems::default(),
+    )
 }
 
 fn from_selector<'a>(
     object: &'a Object,
     service: &'a Service,
-    port: &Port,
+    port: &'a Port,
     pods: &PodIndex<'a>,
 ) -> Vec<Backend<'a>> {
     let Some(selector) = &service.selector else {
@@ -234,7 +355,23 @@ fn from_selector<'a>(
                 ready: (pod.ready || service.publish_not_ready) && !pod_object.terminating,
             })
         })
+        .chain(from_workloads(object, selector, port, pods))
         .collect()
+}
+
+/// The WorkloadEntries that a Service selects. They have no named container ports; the Service's port counts then.
+fn from_workloads<'a>(
+    object: &'a Object,
+    selector: &'a Labels,
+    port: &'a Port,
+    pods: &PodIndex<'a>,
+) -> impl Iterator<Item = Backend<'a>> {
+    let target = match &port.target {
+        Target::Number(number) => *number,
+        Target::Name(_) => port.number,
+    };
+    pods.workloads(&object.id.namespace, selector)
+        .filter_map(move |(_, entry)| entries::workload(entry, &port.name, target))
 }
 
 /// One address of a pod, of the family that the Service has first.

@@ -7,7 +7,8 @@ use crate::config::compile::gateways::shared_hosts;
 use crate::config::compile::hosts::HostIndex;
 use crate::config::compile::routes::{Binding, destinations, total_weight};
 use crate::config::compile::services::{Registered, Services};
-use crate::config::compile::streams::order::{merge_clients, sort, split};
+use crate::config::compile::sight::Sight;
+use crate::config::compile::streams::order::{merge_clients, split};
 use crate::config::object::gateway::Server;
 use crate::config::object::name::GatewayName;
 use crate::config::object::virtual_service::{StreamBlock, StreamRule};
@@ -15,6 +16,8 @@ use crate::model::{
     ClientMatch, ClusterKey, Destination, HeaderEdits, Protocol, StreamMatch, StreamRoute,
     StreamTable,
 };
+
+pub(super) use crate::config::compile::streams::order::sort;
 
 mod order;
 
@@ -27,14 +30,18 @@ pub(super) enum StreamKind {
     Tls,
 }
 
+/// By Service and port.
+pub(super) type Streams = HashMap<Arc<str>, BTreeMap<u16, StreamTable>>;
+
 /// Where the mesh's connections go that are not HTTP, by Service and port.
 pub(super) fn mesh_streams(
     bindings: &[Binding<'_>],
     services: &Services<'_>,
-) -> HashMap<Arc<str>, BTreeMap<u16, StreamTable>> {
+    sight: &Sight<'_>,
+) -> Streams {
     let bindings: Vec<&Binding<'_>> = bindings
         .iter()
-        .filter(|binding| binding.applies_to(&GatewayName::Mesh))
+        .filter(|binding| binding.applies_to(&GatewayName::Mesh) && sight.sees_rules(binding))
         .filter(|binding| !binding.service.tcp.is_empty() || !binding.service.tls.is_empty())
         .collect();
     let mut index = HostIndex::default();
@@ -43,8 +50,8 @@ pub(super) fn mesh_streams(
             index.insert(host, number);
         }
     }
-    let mut streams = HashMap::new();
-    for service in &services.list {
+    let mut streams = Streams::new();
+    for service in services.list.iter().filter(|service| sight.sees(service)) {
         let host = &service.model.host;
         let exact = index.exact(host).iter();
         let mut numbers: Vec<usize> = exact
@@ -59,6 +66,7 @@ pub(super) fn mesh_streams(
             .model
             .ports
             .iter()
+            .filter(|port| sight.sees_port(service, port.number))
             .filter_map(|port| {
                 let table = match port.protocol {
                     Protocol::Tcp | Protocol::Auto => {
@@ -236,7 +244,7 @@ fn tls_table(
     services: &Services<'_>,
 ) -> Option<StreamTable> {
     // A Service that no address tells apart is told by its name alone.
-    let nameless = service.model.addresses.is_empty() && !service.service.headless;
+    let nameless = service.model.addresses.is_empty() && !service.headless;
     let when = StreamMatch {
         server_names: nameless
             .then(|| Arc::clone(&service.model.host))
@@ -278,8 +286,8 @@ fn route(
     }
 }
 
-/// The Service's own cluster.
-fn own(service: &Registered<'_>, port: u16, when: StreamMatch) -> StreamRoute {
+/// The route to the Service's own cluster.
+pub(super) fn own(service: &Registered<'_>, port: u16, when: StreamMatch) -> StreamRoute {
     StreamRoute {
         origin: None,
         when,

@@ -341,3 +341,6 @@ fn the_domain_of_the_cluster_can_be_another() {
             .contains_key("a.default.svc")
     );
 }
+
+mod entries;
+mod sights;

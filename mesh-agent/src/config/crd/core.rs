@@ -54,6 +54,7 @@ pub struct ServiceSpec {
     pub publish_not_ready_addresses: bool,
     pub internal_traffic_policy: String,
     pub traffic_distribution: String,
+    pub external_name: String,
 }
 
 /// `Service.spec.ports[]`.

@@ -35,15 +35,17 @@ pub(super) fn group(version: &str, kind: &str) -> Group {
         ("networking.istio.io", "VirtualService") => Group::Known(Kind::VirtualService),
         ("networking.istio.io", "DestinationRule") => Group::Known(Kind::DestinationRule),
         ("networking.istio.io", "Gateway") => Group::Known(Kind::Gateway),
-        (
-            "networking.istio.io",
-            "ServiceEntry" | "Sidecar" | "WorkloadEntry" | "WorkloadGroup" | "EnvoyFilter"
-            | "ProxyConfig",
-        ) => Group::Unsupported,
+        ("networking.istio.io", "ServiceEntry") => Group::Known(Kind::ServiceEntry),
+        ("networking.istio.io", "WorkloadEntry") => Group::Known(Kind::WorkloadEntry),
+        ("networking.istio.io", "Sidecar") => Group::Known(Kind::Sidecar),
+        ("networking.istio.io", "WorkloadGroup" | "EnvoyFilter" | "ProxyConfig") => {
+            Group::Unsupported
+        }
         ("networking.istio.io", _) => match kind.strip_suffix("List") {
-            Some(item @ ("VirtualService" | "DestinationRule" | "Gateway" | "ServiceEntry")) => {
-                Group::List(Some((version.to_owned(), item.to_owned())))
-            }
+            Some(
+                item @ ("VirtualService" | "DestinationRule" | "Gateway" | "ServiceEntry"
+                | "WorkloadEntry" | "Sidecar"),
+            ) => Group::List(Some((version.to_owned(), item.to_owned()))),
             _ => Group::Unknown("check the spelling of the kind"),
         },
         (

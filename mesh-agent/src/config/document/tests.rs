@@ -390,16 +390,12 @@ fn kinds_are_known_ignored_or_reported() {
         ("acme.io/v1", "VirtualService", vec![]),
         (
             "networking.istio.io/v1",
-            "ServiceEntry",
+            "WorkloadGroup",
             vec![
-                "x.yaml:2:7: ServiceEntry x: kind: ServiceEntry is not supported yet and has no effect",
+                "x.yaml:2:7: WorkloadGroup x: kind: WorkloadGroup is not supported yet and has no effect",
             ],
         ),
-        (
-            "networking.istio.io/v1beta1",
-            "Sidecar",
-            vec!["x.yaml:2:7: Sidecar x: kind: Sidecar is not supported yet and has no effect"],
-        ),
+        ("networking.istio.io/v1beta1", "Sidecar", vec![]),
         (
             "security.istio.io/v1",
             "AuthorizationPolicy",
@@ -440,7 +436,7 @@ fn kinds_are_known_ignored_or_reported() {
         ),
         [
             "x.yaml:4:18: Service: metadata.name: is the boolean true, expected a string; put it in quotes",
-            "x.yaml:3:14: Service: spec.type: a Service of type ExternalName is not supported yet; remove it to have the rest applied"
+            "x.yaml:3:7: Service: spec.externalName: \"\" is no DNS name; write the name that this Service stands for"
         ]
     );
 }
@@ -489,5 +485,47 @@ fn an_error_of_syntax_leaves_the_other_documents_alone() {
         complaints(text)[0].contains("this is not YAML: "),
         "{:?}",
         complaints(text)
+    );
+}
+
+#[test]
+fn every_value_of_the_wrong_type_is_told_of_at_once() {
+    let spec = "  hosts: [1, 2]
+  gateways: {a: b}
+  http:
+  - match: [{port: x}]
+    route: [{destination: {host: a}, weight: ten, wieght: 1}]
+  - match: [5, {port: z}]
+";
+    let found: Vec<String> = virtual_service(spec)
+        .into_iter()
+        .map(|complaint| complaint.replace("x.yaml:", ""))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "6:11: spec.hosts[0]: is the number 1, expected a string; put it in quotes",
+            "7:13: spec.gateways: is a mapping, expected a list",
+            "9:20: spec.http[0].match[0].port: is the text \"x\", expected a whole number that is not negative",
+            "10:46: spec.http[0].route[0].weight: is the text \"ten\", expected a whole number",
+            "11:13: spec.http[1].match[0]: is the number 5, expected a mapping",
+            "10:51: spec.http[0].route[0].wieght: Istio knows no such field; did you mean weight?",
+        ]
+    );
+    let labels: String = (0..100).map(|n| format!("l{n}: [], ")).collect();
+    let many = complaints(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: a, labels: {{{labels}}}}}\n"
+    ));
+    assert_eq!(many.len(), 20);
+}
+
+#[test]
+fn a_field_beside_spec_is_looked_up_too() {
+    let text =
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nsepc: {}\n";
+    let found = complaints(text);
+    assert_eq!(
+        found[0],
+        "x.yaml:4:1: VirtualService default/a: sepc: Istio knows no such field; did you mean spec?"
     );
 }

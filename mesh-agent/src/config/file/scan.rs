@@ -7,6 +7,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::config::yaml::Location;
+
 /// The largest file that is read. A list of every Pod of a large cluster is smaller.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -38,8 +40,8 @@ pub(super) enum ReadError {
     Io(String),
     #[error("this file has more than {} MiB", MAX_BYTES >> 20)]
     TooLarge,
-    #[error("this file is not UTF-8 from line {0} on")]
-    NotUtf8(usize),
+    #[error("this file is not UTF-8 from line {} on", .0.line)]
+    NotUtf8(Location),
 }
 
 /// Whether a file of this name is a manifest. A dot at the beginning marks the files of editors and of Kubernetes'
@@ -75,6 +77,14 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<Entry>> {
 
 /// The text of a file.
 pub(super) fn read(path: &Path) -> Result<String, ReadError> {
+    String::from_utf8(bytes(path)?).map_err(|error| {
+        let valid_up_to = error.utf8_error().valid_up_to();
+        ReadError::NotUtf8(end_of(&error.as_bytes()[..valid_up_to]))
+    })
+}
+
+/// What is in a file, text or not.
+pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
     let failed = |error: io::Error| ReadError::Io(error.to_string());
     // The file may have become a pipe since it was listed; a pipe without a writer would hold us up.
     let file: File = OpenOptions::new()
@@ -93,13 +103,33 @@ pub(super) fn read(path: &Path) -> Result<String, ReadError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(ReadError::TooLarge);
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        ReadError::NotUtf8(1 + valid.iter().filter(|byte| **byte == b'\n').count())
-    })
+    Ok(bytes)
+}
+
+/// The place behind a text, which is UTF-8.
+fn end_of(text: &[u8]) -> Location {
+    let lines = text.iter().filter(|byte| **byte == b'\n').count();
+    let last = text
+        .rsplit(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let characters = String::from_utf8_lossy(last).chars().count();
+    let number = |count: usize| u32::try_from(count + 1).unwrap_or(u32::MAX);
+    Location {
+        line: number(lines),
+        column: number(characters),
+    }
 }
 
 impl ReadError {
+    /// Where in the file it is, if anywhere.
+    pub(super) fn place(&self) -> Option<Location> {
+        match self {
+            Self::NotUtf8(place) => Some(*place),
+            Self::NotRegular | Self::Io(_) | Self::TooLarge => None,
+        }
+    }
+
     /// What to do about it.
     pub(super) fn remedy(&self) -> &'static str {
         match self {

@@ -11,7 +11,8 @@ use crate::config::document::{self, Document, Outcome};
 use crate::config::file::scan::{self, Entry, Stamp};
 use crate::config::object::{Object, ObjectId};
 use crate::config::path::Path as FieldPath;
-use crate::config::problem::{Problem, Severity};
+use crate::config::problem::{Code, Problem, Severity};
+use crate::config::yaml::Location;
 use crate::config::{CompileOptions, Inputs, Rejected};
 
 /// How long a file may be gone, or empty, before that is believed: some editors remove before they write.
@@ -121,8 +122,8 @@ impl Store {
                 inputs.insert(Arc::clone(&winner.object));
             }
         }
-        shadowed.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         rejected.extend(shadowed);
+        Rejected::sort(&mut rejected);
         (inputs, rejected)
     }
 }
@@ -180,11 +181,13 @@ impl FileState {
                 self.missing = None;
                 self.stamp = None;
                 self.text_hash = None;
-                let rejected = vec![document::about_file(
-                    &entry.path,
-                    error.to_string(),
-                    error.remedy(),
-                )];
+                let mut unreadable =
+                    document::about_file(&entry.path, error.to_string(), error.remedy());
+                if let Some(Location { line, column }) = error.place() {
+                    (unreadable.line, unreadable.column) = (line, column);
+                    (unreadable.end_line, unreadable.end_column) = (line, column);
+                }
+                let rejected = vec![unreadable];
                 let changed = self.rejected != rejected;
                 self.rejected = rejected;
                 Refreshed {
@@ -286,18 +289,17 @@ fn hash(text: &str) -> u64 {
 }
 
 fn shadowed_by(loser: &Written, winner: &Written) -> Rejected {
-    let source = &winner.object.source;
-    loser.object.reject(Problem {
-        path: FieldPath::root(),
-        name: false,
-        message: format!(
-            "{}:{} was written later and is in force instead",
-            source.file.display(),
-            source.document.at.line
-        ),
-        remedy: "remove one of them".to_owned(),
-        severity: Severity::Warning,
-    })
+    let root = FieldPath::root();
+    let in_force = winner.object.place(&root, "this one is in force");
+    let message = format!(
+        "{}:{} was written later and is in force instead",
+        in_force.file.display(),
+        in_force.line
+    );
+    let problem = Problem::new(&root, message, "remove one of them", Severity::Warning);
+    loser
+        .object
+        .reject(problem.of(Code::Mesh0004).see(in_force))
 }
 
 #[cfg(test)]

@@ -132,6 +132,7 @@ impl Worker {
         rejected.extend(self.unreadable.clone());
         let (mut snapshot, more) = compile(&inputs, &self.options);
         rejected.extend(more);
+        Rejected::sort(&mut rejected);
         self.generation += 1;
         snapshot.generation = self.generation;
         Update {

@@ -16,6 +16,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Whether it has no cluster IP on purpose: clients dial its Pods.
     pub headless: bool,
+    /// `type: ExternalName`: the name that it stands for, lower case.
+    pub external: Option<Arc<str>>,
     /// The labels of its Pods; `None` where it has no selector.
     pub selector: Option<Labels>,
     /// Its ports, in written order.
@@ -58,11 +60,10 @@ impl Service {
             publish_not_ready_addresses,
             internal_traffic_policy,
             traffic_distribution,
+            external_name,
         } = spec;
         let path = Path::of("spec");
-        if r#type == "ExternalName" {
-            problems.unsupported(&path.key("type"), "a Service of type ExternalName");
-        }
+        let external = read_external(&r#type, &external_name, &path, problems);
         if internal_traffic_policy == "Local" {
             problems.without_effect(
                 &path.key("internalTrafficPolicy"),
@@ -80,6 +81,7 @@ impl Service {
                 addresses(&cluster_ip, &cluster_ips, problems)
             },
             headless,
+            external,
             selector: (!selector.is_empty()).then(|| object::labels(&selector)),
             ports: ports
                 .into_iter()
@@ -126,6 +128,27 @@ pub fn by_name(name: &str) -> Option<Protocol> {
         "udp" => Some(Protocol::Udp),
         _ => None,
     }
+}
+
+fn read_external(
+    kind: &str,
+    external_name: &str,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<Arc<str>> {
+    if kind != "ExternalName" {
+        return None;
+    }
+    let name = external_name.trim_end_matches('.');
+    if name.contains('*') || !super::name::is_host(name) {
+        problems.error(
+            &path.key("externalName"),
+            format!("\"{external_name}\" is no DNS name"),
+            "write the name that this Service stands for",
+        );
+        return None;
+    }
+    Some(name.to_ascii_lowercase().into())
 }
 
 fn addresses(cluster_ip: &str, cluster_ips: &[String], problems: &mut Problems) -> Vec<IpAddr> {

@@ -347,7 +347,7 @@ fn describe(found: &de::Unexpected<'_>) -> String {
 }
 
 /// The field whose name is at most two letters away, or the same in another case.
-fn nearest(name: &str, fields: &'static [&'static str]) -> Option<&'static str> {
+pub fn nearest(name: &str, fields: &'static [&'static str]) -> Option<&'static str> {
     fields
         .iter()
         .map(|field| {

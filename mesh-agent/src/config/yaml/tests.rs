@@ -24,7 +24,7 @@ fn text_at(node: &Node, path: &[&str]) -> String {
 fn every_value_knows_where_it_stands() {
     let node = one("# a comment\nspec:\n  http:\n  - name: x\n    route:\n    - weight: 90\n");
     let at = |path: Path| {
-        let Location { line, column } = node.locate(&path);
+        let Location { line, column } = node.locate(&path).start;
         (line, column)
     };
     assert_eq!(at(Path::root()), (2, 1));
@@ -34,6 +34,69 @@ fn every_value_knows_where_it_stands() {
     assert_eq!(at(route.key("weight")), (6, 15));
     // As near as the document goes.
     assert_eq!(at(route.key("destination")), (6, 7));
+}
+
+#[test]
+fn the_end_of_every_value_is_known() {
+    let text = "plain: a b  # c\nquoted: \"x y\" \né界: {k: [1, 2]}\nlist:\n- n: 1\n  m: 2\nblock: |\n  one \n  two\n\n\
+                more: 'a\n  b'\nempty:\ntilde: ~\nbase: &b {y: 1}\ncopy: *b\ntagged: !!str 12\r\n\
+                folded:\n- >\n one\n two\n";
+    let node = one(text);
+    let lines: Vec<Vec<char>> = text.lines().map(|line| line.chars().collect()).collect();
+    let shown = |path: Path| {
+        let Span { start, end } = node.locate(&path);
+        let line = &lines[start.line as usize - 1];
+        let until = if end.line == start.line {
+            end.column as usize
+        } else {
+            line.len() + 1
+        };
+        line[start.column as usize - 1..until - 1]
+            .iter()
+            .collect::<String>()
+    };
+    let cases = [
+        (Path::of("plain"), "a b"),
+        (Path::of("quoted"), "\"x y\""),
+        (Path::of("é界"), "{k: [1, 2]}"),
+        (Path::of("é界.k"), "[1, 2]"),
+        (Path::of("é界.k").index(1), "2"),
+        (Path::of("list"), "list"),
+        (Path::of("list").index(0), "n"),
+        (Path::of("list").index(0).key("absent"), "n"),
+        (Path::of("block"), "block"),
+        (Path::of("more"), "'a"),
+        (Path::of("empty"), "empty"),
+        (Path::of("tilde"), "~"),
+        (Path::of("copy"), "*b"),
+        (Path::of("tagged"), "12"),
+        (Path::of("folded").index(0), "one"),
+        (Path::root(), "plain"),
+    ];
+    for (path, expected) in cases {
+        let name = path.to_string();
+        assert_eq!(shown(path), expected, "{name}");
+    }
+    assert_eq!(
+        node.locate(&Path::of("more")).end,
+        Location {
+            line: 12,
+            column: 5
+        }
+    );
+}
+
+#[test]
+fn lines_are_counted_whatever_ends_them() {
+    let text = "a: 1\rb: 2\r\n---\nc: 3\r---\rd: 4\n---\ne: 5\n";
+    let lines: Vec<String> = documents(text)
+        .iter()
+        .map(|document| match document {
+            Ok(node) => node.at.line.to_string(),
+            Err(error) => error.to_string(),
+        })
+        .collect();
+    assert_eq!(lines, ["1", "4", "6", "8"]);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use granit_parser::{Event, ScalarStyle, Tag};
+use granit_parser::{Event, ScalarStyle, StructureStyle, Tag};
 
-use crate::config::yaml::{Key, Location, Node, SyntaxError, Value, scalar};
+use crate::config::yaml::{Key, Node, Span, SyntaxError, Value, scalar};
 
 /// The largest number of values that the anchors and aliases of one document may copy. The rest of a document is bounded
 /// by the size of its file; this is not: nine lines of YAML can ask for gigabytes.
@@ -13,6 +13,8 @@ const MAX_COPIES: usize = 200_000;
 
 /// The deepest nesting that one document may have once its aliases are written out.
 const MAX_DEPTH: usize = 96;
+
+const UNMERGEABLE: &str = "<< needs a mapping, or a list of mappings";
 
 /// A document while it is being built, without recursion: nesting costs heap, never stack.
 pub(super) struct Tree {
@@ -31,7 +33,8 @@ struct Size {
 
 /// A collection whose end has not been seen.
 struct Open {
-    at: Location,
+    at: Span,
+    style: StructureStyle,
     anchor: usize,
     size: Size,
     content: Content,
@@ -64,11 +67,7 @@ impl Tree {
     }
 
     /// Takes the next event; a document that is complete comes back.
-    pub(super) fn take(
-        &mut self,
-        event: Event<'_>,
-        at: Location,
-    ) -> Result<Option<Node>, SyntaxError> {
+    pub(super) fn take(&mut self, event: Event<'_>, at: Span) -> Result<Option<Node>, SyntaxError> {
         match event {
             Event::DocumentStart(..) => {
                 *self = Self::new(self.first_line);
@@ -77,39 +76,39 @@ impl Tree {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
                 let value = scalar(&text, plain, tag.as_deref())
-                    .map_err(|message| SyntaxError { at, message })?;
+                    .map_err(|message| SyntaxError::at(at, message))?;
                 let is_merge = plain && text == "<<";
                 self.add(
-                    Node { at, value },
+                    Node::at(at, value),
                     Size { nodes: 1, depth: 1 },
                     anchor,
                     is_merge,
                 )
             }
-            Event::SequenceStart(_, anchor, _) => {
-                self.begin(at, anchor, Content::Sequence(Vec::new()))
+            Event::SequenceStart(style, anchor, _) => {
+                self.begin(at, style, anchor, Content::Sequence(Vec::new()))
             }
-            Event::MappingStart(_, anchor, _) => {
+            Event::MappingStart(style, anchor, _) => {
                 let content = Content::Mapping {
                     entries: Vec::new(),
                     seen: HashSet::new(),
                     merged: Vec::new(),
                     key: None,
                 };
-                self.begin(at, anchor, content)
+                self.begin(at, style, anchor, content)
             }
-            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::SequenceEnd | Event::MappingEnd => self.end(at),
             Event::Alias(anchor) => {
                 let Some((node, size)) = self.anchors.get(&anchor) else {
-                    let message = "this alias stands inside what it stands for".to_owned();
-                    return Err(SyntaxError { at, message });
+                    let message = "this alias stands inside what it stands for";
+                    return Err(SyntaxError::at(at, message));
                 };
                 self.copied += size.nodes;
                 if self.copied > MAX_COPIES {
                     return Err(too_large(at));
                 }
-                let (node, size) = (node.clone(), *size);
-                self.add(Node { at, ..node }, size, 0, false)
+                let (value, size) = (node.value.clone(), *size);
+                self.add(Node::at(at, value), size, 0, false)
             }
             _ => Ok(None),
         }
@@ -117,7 +116,8 @@ impl Tree {
 
     fn begin(
         &mut self,
-        at: Location,
+        at: Span,
+        style: StructureStyle,
         anchor: usize,
         content: Content,
     ) -> Result<Option<Node>, SyntaxError> {
@@ -127,6 +127,7 @@ impl Tree {
         let size = Size { nodes: 1, depth: 1 };
         self.open.push(Open {
             at,
+            style,
             anchor,
             size,
             content,
@@ -134,9 +135,20 @@ impl Tree {
         Ok(None)
     }
 
-    fn end(&mut self) -> Result<Option<Node>, SyntaxError> {
+    fn end(&mut self, at: Span) -> Result<Option<Node>, SyntaxError> {
         let Some(open) = self.open.pop() else {
             return Ok(None);
+        };
+        let end = match (open.style, &open.content) {
+            (StructureStyle::Flow, _) => Some(at.end),
+            (StructureStyle::Block, Content::Sequence(items)) => items.first().map(|item| item.end),
+            (StructureStyle::Block, Content::Mapping { entries, .. }) => {
+                entries.first().map(|(key, _)| key.end)
+            }
+        };
+        let at = Span {
+            start: open.at.start,
+            end: end.unwrap_or(open.at.end),
         };
         let value = match open.content {
             Content::Sequence(items) => Value::Sequence(items),
@@ -150,7 +162,7 @@ impl Tree {
                 Value::Mapping(entries)
             }
         };
-        self.add(Node { at: open.at, value }, open.size, open.anchor, false)
+        self.add(Node::at(at, value), open.size, open.anchor, false)
     }
 
     /// Puts a finished node where it belongs.
@@ -162,12 +174,12 @@ impl Tree {
         is_merge: bool,
     ) -> Result<Option<Node>, SyntaxError> {
         if self.open.len() + size.depth > MAX_DEPTH {
-            return Err(too_deep(node.at));
+            return Err(too_deep(node.span()));
         }
         if anchor != 0 {
             self.copied += size.nodes;
             if self.copied > MAX_COPIES {
-                return Err(too_large(node.at));
+                return Err(too_large(node.span()));
             }
             self.anchors.insert(anchor, (node.clone(), size));
         }
@@ -186,18 +198,16 @@ impl Tree {
             } => match key.take() {
                 None if is_merge => *key = Some(Slot::Merge),
                 None => {
-                    let name = scalar::key(&node).ok_or_else(|| SyntaxError {
-                        at: node.at,
-                        message: "a key must be a string, a number or a boolean".to_owned(),
+                    let name = scalar::key(&node).ok_or_else(|| {
+                        let message = "a key must be a string, a number or a boolean";
+                        SyntaxError::at(node.span(), message)
                     })?;
                     if !seen.insert(Arc::clone(&name)) {
                         let message = format!("key \"{name}\" stands here for the second time");
-                        return Err(SyntaxError {
-                            at: node.at,
-                            message,
-                        });
+                        return Err(SyntaxError::at(node.span(), message));
                     }
-                    *key = Some(Slot::Key(Key { name, at: node.at }));
+                    let Node { at, end, .. } = node;
+                    *key = Some(Slot::Key(Key { name, at, end }));
                 }
                 Some(Slot::Key(key)) => entries.push((key, node)),
                 Some(Slot::Merge) => merged.push(node),
@@ -214,7 +224,7 @@ fn merge(
     merged: Vec<Node>,
 ) -> Result<(), SyntaxError> {
     for node in merged {
-        let at = node.at;
+        let at = node.span();
         let mappings = match node.value {
             Value::Sequence(items) => items,
             Value::Mapping(_) => vec![node],
@@ -225,16 +235,11 @@ fn merge(
             | Value::String(_) => Vec::new(),
         };
         if mappings.is_empty() {
-            let message = "<< needs a mapping, or a list of mappings".to_owned();
-            return Err(SyntaxError { at, message });
+            return Err(SyntaxError::at(at, UNMERGEABLE));
         }
         for mapping in mappings {
             let Value::Mapping(pairs) = mapping.value else {
-                let message = "<< needs a mapping, or a list of mappings".to_owned();
-                return Err(SyntaxError {
-                    at: mapping.at,
-                    message,
-                });
+                return Err(SyntaxError::at(mapping.span(), UNMERGEABLE));
             };
             for (key, value) in pairs {
                 if seen.insert(Arc::clone(&key.name)) {
@@ -255,16 +260,16 @@ fn scalar(text: &str, plain: bool, tag: Option<&Tag>) -> Result<Value, String> {
     }
 }
 
-fn too_large(at: Location) -> SyntaxError {
-    SyntaxError {
+fn too_large(at: Span) -> SyntaxError {
+    SyntaxError::at(
         at,
-        message: format!("this document copies more than {MAX_COPIES} values by its aliases"),
-    }
+        format!("this document copies more than {MAX_COPIES} values by its aliases"),
+    )
 }
 
-fn too_deep(at: Location) -> SyntaxError {
-    SyntaxError {
+fn too_deep(at: Span) -> SyntaxError {
+    SyntaxError::at(
         at,
-        message: format!("this document is nested more than {MAX_DEPTH} levels deep"),
-    }
+        format!("this document is nested more than {MAX_DEPTH} levels deep"),
+    )
 }

@@ -122,7 +122,7 @@ fn a_file_that_no_longer_parses_keeps_all_that_it_said() {
     fs::write(&file, b"a: b\nc: \xff\n").expect("written");
     world.check(
         &["a=a1.x", "b=b1.x"],
-        &["f.yaml: this file is not UTF-8 from line 2 on; save it as UTF-8"],
+        &["f.yaml:2:4: this file is not UTF-8 from line 2 on; save it as UTF-8"],
     );
     let big = OpenOptions::new().write(true).open(&file).expect("opened");
     big.set_len(17 << 20).expect("its size");

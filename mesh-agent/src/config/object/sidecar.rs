@@ -1,0 +1,254 @@
+//! A Sidecar: which destinations the pods of a namespace know, and what becomes of the others.
+
+use std::sync::Arc;
+
+use crate::config::crd::sidecar::{Egress as WrittenEgress, OutboundTrafficPolicy, SidecarSpec};
+use crate::config::crd::virtual_service::Destination;
+use crate::config::object::{self, Context, name};
+use crate::config::path::Path;
+use crate::config::problem::Problems;
+use crate::model::Labels;
+
+/// A Sidecar.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// The labels of its pods; `None` is all pods of the namespace.
+    pub selector: Option<Labels>,
+    /// What they know; `None`, as with nothing written, is everything.
+    pub egress: Option<Vec<Egress>>,
+    /// What becomes of what they do not know; `None` is what the mesh says.
+    pub unknown: Option<OutboundPolicy>,
+}
+
+/// One of `egress[]`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Egress {
+    /// The port that it is for; `None` is every port without an entry of its own.
+    pub port: Option<u16>,
+    /// The hosts.
+    pub hosts: Vec<EgressHost>,
+}
+
+/// `namespace/host`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressHost {
+    /// The namespace.
+    pub namespace: EgressNamespace,
+    /// A name, `*.name` or `*`.
+    pub host: Arc<str>,
+}
+
+/// The namespace of an egress host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EgressNamespace {
+    /// `*`.
+    Any,
+    /// `.`: the pod's own, which for a Sidecar of the root namespace is not its own.
+    Own,
+    /// By name.
+    Named(Arc<str>),
+}
+
+/// `outboundTrafficPolicy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutboundPolicy {
+    /// `ALLOW_ANY`.
+    AllowAny,
+    /// `REGISTRY_ONLY`.
+    RegistryOnly,
+    /// `egressProxy`.
+    Through {
+        /// The Service, fully qualified.
+        host: Arc<str>,
+        /// Its subset.
+        subset: Option<Arc<str>>,
+        /// Its port.
+        port: u16,
+    },
+}
+
+impl Sidecar {
+    /// Reads `spec`.
+    pub fn read(spec: SidecarSpec, context: &Context<'_>, problems: &mut Problems) -> Self {
+        let SidecarSpec {
+            workload_selector,
+            ingress,
+            egress,
+            outbound_traffic_policy,
+            inbound_connection_pool,
+        } = spec;
+        let path = Path::of("spec");
+        if !ingress.is_empty() {
+            problems.left_out(
+                &path.key("ingress"),
+                "ingress is not supported yet",
+                "what the pods serve stays as their Services say; the rest of the Sidecar applies",
+            );
+        }
+        if inbound_connection_pool.is_some() {
+            problems.without_effect(&path.key("inboundConnectionPool"), "inboundConnectionPool");
+        }
+        Self {
+            selector: workload_selector
+                .map(|selector| object::labels(&selector.labels))
+                .filter(|labels| !labels.is_empty()),
+            egress: (!egress.is_empty())
+                .then(|| read_egress(egress, &path.key("egress"), problems)),
+            unknown: outbound_traffic_policy.and_then(|policy| {
+                let path = path.key("outboundTrafficPolicy");
+                read_policy(policy, context, &path, problems)
+            }),
+        }
+    }
+}
+
+impl EgressHost {
+    /// Whether a pod of namespace `own` means `host` of `namespace` by it.
+    pub fn imports(&self, own: &str, namespace: &str, host: &str) -> bool {
+        let there = match &self.namespace {
+            EgressNamespace::Any => true,
+            EgressNamespace::Own => own == namespace,
+            EgressNamespace::Named(name) => **name == *namespace,
+        };
+        there && name::intersection(&self.host, host).is_some()
+    }
+}
+
+fn read_egress(written: Vec<WrittenEgress>, path: &Path, problems: &mut Problems) -> Vec<Egress> {
+    let mut egress: Vec<Egress> = Vec::new();
+    for (index, entry) in written.into_iter().enumerate() {
+        let path = path.index(index);
+        let WrittenEgress {
+            port,
+            bind,
+            capture_mode,
+            hosts,
+        } = entry;
+        let own_listener = !bind.is_empty() || capture_mode.as_deref() == Some("NONE");
+        if own_listener {
+            problems.left_out(
+                &path.key("bind"),
+                "a listener of its own is not supported yet",
+                "the hosts of this entry count as known on its port",
+            );
+        }
+        let port = match port {
+            None => None,
+            Some(port) => {
+                let number =
+                    object::port_number(port.number, &path.key("port").key("number"), problems);
+                match number {
+                    Some(number) => Some(number),
+                    None => continue,
+                }
+            }
+        };
+        if egress.iter().any(|other| other.port == port) {
+            problems.error(
+                &path,
+                match port {
+                    Some(port) => format!("two entries are for port {port}"),
+                    None => "two entries are for every port".to_owned(),
+                },
+                "put their hosts into one",
+            );
+        }
+        egress.push(Egress {
+            port,
+            hosts: read_hosts(&hosts, &path.key("hosts"), problems),
+        });
+    }
+    egress
+}
+
+fn read_hosts(written: &[String], path: &Path, problems: &mut Problems) -> Vec<EgressHost> {
+    if written.is_empty() {
+        problems.error(path, "an egress entry needs hosts", "write \"*/*\" for all");
+    }
+    let mut hosts = Vec::new();
+    for (index, text) in written.iter().enumerate() {
+        let path = path.index(index);
+        if written[..index].contains(text) {
+            let message = format!("\"{text}\" stands here twice");
+            problems.error(&path, message, "remove one");
+        }
+        let parts = text.split_once('/');
+        let Some((namespace, host)) = parts.filter(|(namespace, host)| {
+            let known = matches!(*namespace, "*" | "." | "~") || name::is_label(namespace);
+            known && name::is_host(host)
+        }) else {
+            problems.error(
+                &path,
+                format!("\"{text}\" is not namespace/host"),
+                "write for example \"./*\", \"prod/*.example.com\" or \"~/*\"",
+            );
+            continue;
+        };
+        let namespace = match namespace {
+            "*" => EgressNamespace::Any,
+            // None at all.
+            "~" => continue,
+            "." => EgressNamespace::Own,
+            other => EgressNamespace::Named(other.into()),
+        };
+        hosts.push(EgressHost {
+            namespace,
+            host: host.to_ascii_lowercase().into(),
+        });
+    }
+    hosts
+}
+
+fn read_policy(
+    policy: OutboundTrafficPolicy,
+    context: &Context<'_>,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<OutboundPolicy> {
+    let OutboundTrafficPolicy { mode, egress_proxy } = policy;
+    if let Some(destination) = egress_proxy {
+        let path = path.key("egressProxy");
+        return read_egress_proxy(destination, context, &path, problems);
+    }
+    // Proto's first value: a policy without a mode refuses.
+    match mode.as_deref() {
+        None | Some("REGISTRY_ONLY") => Some(OutboundPolicy::RegistryOnly),
+        Some("ALLOW_ANY") => Some(OutboundPolicy::AllowAny),
+        Some("ALLOW_ANY_DYNAMIC_DNS") => {
+            problems.unsupported(&path.key("mode"), "ALLOW_ANY_DYNAMIC_DNS");
+            None
+        }
+        Some(other) => {
+            problems.error(
+                &path.key("mode"),
+                format!("\"{other}\" is no mode"),
+                "write ALLOW_ANY or REGISTRY_ONLY",
+            );
+            None
+        }
+    }
+}
+
+fn read_egress_proxy(
+    destination: Destination,
+    context: &Context<'_>,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<OutboundPolicy> {
+    let Destination { host, subset, port } = destination;
+    if !name::is_host(&host) || host.contains('*') {
+        problems.error(
+            &path.key("host"),
+            format!("\"{host}\" is no host"),
+            "name a Service",
+        );
+        return None;
+    }
+    let number = port.and_then(|port| port.number);
+    let port = object::port_number(number, &path.key("port").key("number"), problems)?;
+    Some(OutboundPolicy::Through {
+        host: name::qualify(&host, context.namespace, &context.options.cluster_domain),
+        subset: (!subset.is_empty()).then(|| subset.into()),
+        port,
+    })
+}
