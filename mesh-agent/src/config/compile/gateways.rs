@@ -128,6 +128,7 @@ fn add_routes<'a>(
     let place = Place {
         gateway: name,
         port: server.port,
+        tls: false,
     };
     for binding in bindings.iter().filter(|binding| binding.applies_to(name)) {
         for host in &binding.service.hosts {

@@ -134,6 +134,7 @@ impl<'a> Mesh<'a> {
         let place = Place {
             gateway: &GatewayName::Mesh,
             port,
+            tls: false,
         };
         let mut hosts = Vec::new();
         let mut for_everyone = false;

@@ -22,10 +22,8 @@ pub(super) fn check(
     let gateways = inputs.gateways();
     for (object, service) in inputs.virtual_services() {
         check_gateways(object, service, &gateways, report);
-        let http = service.rules.iter().flat_map(|rule| &rule.action.shares);
-        let streams = service.tls.iter().chain(&service.tcp);
-        for share in http.chain(streams.flat_map(|rule| &rule.shares)) {
-            check_target(object, &share.target, services, rules, report);
+        for target in service.targets() {
+            check_target(object, target, services, rules, report);
         }
     }
     check_conflicts(inputs, report);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::compile::Report;
 use crate::config::compile::routes::bindings;
 use crate::config::document::{Outcome, read_text};
 use crate::config::fixture::{istio, pod, service, world};
@@ -245,7 +246,7 @@ fn gateway(kind: StreamKind, server: &str, services: &str) -> Vec<String> {
         })
         .collect();
     let all = Services::gather(&inputs, &options);
-    let bindings = bindings(&inputs);
+    let bindings = bindings(&inputs, &mut Report::default());
     let (_, gateway) = inputs.gateways()[0];
     let name = GatewayName::Gateway("default".into(), "gw".into());
     told(&gateway_streams(
