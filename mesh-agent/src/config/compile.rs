@@ -18,6 +18,7 @@ use crate::model::Snapshot;
 mod capture;
 mod clusters;
 mod delegates;
+mod domains;
 mod entries;
 mod gateways;
 mod hosts;
