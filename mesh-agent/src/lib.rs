@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod agent;
 pub mod ask;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod gateway;

@@ -19,16 +19,17 @@ pub use crate::model::cluster::{
     Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Keepalive, Locality, NamedEndpoint,
     OutlierDetection, ProxyProtocol, TrafficPolicy, UpstreamHttp,
 };
+pub use crate::model::endpoints::{Endpoints, Group, HashTable, Members, Plan, Tier, Viewpoint};
 pub use crate::model::gateway::{
-    Gateway, GatewayListener, GatewayPort, Inside, SecureServer, Termination,
+    Gateway, GatewayListener, GatewayPort, Inside, SecureServer, SecureServers, Termination,
 };
 pub use crate::model::headers::{HeaderEdit, HeaderEdits, HeaderSource, Piece, Template, Variable};
 pub use crate::model::policy::{CapturePolicy, CidrSet, FailPolicy, PortSet, SourceMode};
 pub use crate::model::route::{
     Abort, ClientMatch, Cors, Delay, Destination, DirectResponse, Fault, Forward, HeaderMatch,
     HeaderSubject, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath,
-    RedirectPort, Retry, RetryOn, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch,
-    StreamRoute, StreamTable, TextMatch, VirtualHost,
+    RedirectPort, Retry, RetryOn, Route, RouteAction, RouteMatch, RouteTable, Routes, Share,
+    StreamMatch, StreamRoute, StreamTable, Suffixes, TextMatch, VirtualHost,
 };
 pub use crate::model::tls::{
     Certificate, ClientAuthentication, ClientTls, Credential, ServerTls, TlsVersion, TrustRoots,
@@ -37,6 +38,7 @@ pub use crate::model::tls::{
 
 pub mod balance;
 pub mod cluster;
+pub mod endpoints;
 pub mod gateway;
 pub mod headers;
 pub mod policy;

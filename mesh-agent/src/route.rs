@@ -10,15 +10,28 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::model::{
-    Abort, ClientMatch, Cluster, ClusterKey, Destination, Endpoint, Forward, Pod, Protocol, Route,
-    RouteAction, RouteTable, Snapshot, StreamTable, Unknown,
+    Abort, Cluster, ClusterKey, Outlook, Pod, Protocol, Route, RouteTable, Snapshot, Unknown,
+    VirtualHost,
 };
 
+pub use crate::route::balance::{
+    HashOutcome, NewCookie, endpoint, endpoint_elsewhere, hash_of, hash_of_source, hash_of_text,
+};
+pub use crate::route::gateway::{AtGateway, Secure, at_gateway, secure};
+pub use crate::route::matching::{Mismatch, mismatch, stranger};
+pub use crate::route::stream::{needs_server_name, stream};
+
+mod action;
+pub mod balance;
+mod cors;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod gateway;
-mod host;
+pub mod host;
+mod matching;
 mod path;
+mod redirect;
+pub mod stream;
 
 /// Who opened the connection.
 #[derive(Clone, Copy, Debug)]
@@ -232,6 +245,10 @@ pub trait Pick {
 pub trait Condition {
     /// How many requests and connections an endpoint has from here.
     fn load(&self, address: SocketAddr) -> u32;
+    /// Whether any endpoint of the cluster is ejected; spares the question for each of them.
+    fn any_ejected(&self) -> bool {
+        true
+    }
     /// Whether it is ejected: `outlierDetection`.
     fn is_ejected(&self, address: SocketAddr) -> bool;
     /// How long it has been known; for `warmup`.
@@ -243,28 +260,29 @@ pub trait Condition {
 /// Decides over a connection that a pod opened to `destination`.
 ///
 /// An HTTP port is one listener for the whole mesh, so there the Host decides, whichever address was dialled. Other
-/// ports belong to the address.
+/// ports belong to the address; or, where ServiceEntries without an address have them, to nobody else.
 pub fn outbound(snapshot: &Snapshot, client: &Client<'_>, destination: SocketAddr) -> Outbound {
-    let port = destination.port();
     let outlook = snapshot.outlook(client.pod());
-    let requests = || match outlook.mesh.contains_key(&port) {
-        true => Outbound::Http(HttpScope::Mesh { port }),
-        false => Outbound::Stream(StreamScope::Unknown),
+    let port = destination.port();
+    let any_address = || {
+        let scope = HttpScope::Mesh { port };
+        let whole = outlook.whole_ports.contains_key(&port);
+        match (outlook.mesh.contains_key(&port), whole) {
+            (true, false) => Outbound::Http(scope),
+            (true, true) => Outbound::Detect {
+                scope,
+                otherwise: StreamScope::Port(port),
+            },
+            (false, true) => Outbound::Stream(StreamScope::Port(port)),
+            (false, false) => Outbound::Stream(StreamScope::Unknown),
+        }
     };
-    let Some(service) = outlook.addresses.get(&destination.ip()) else {
-        return requests();
+    let Some((host, protocol)) = owner(outlook, destination) else {
+        return any_address();
     };
-    // One number may be there twice, for TCP and for UDP.
-    let declared = service
-        .ports
-        .iter()
-        .find(|declared| declared.number == port && declared.protocol != Protocol::Udp);
-    let Some(declared) = declared else {
-        return requests();
-    };
-    let host = Arc::clone(&service.host);
-    match declared.protocol {
-        Protocol::Http | Protocol::Http2 => requests(),
+    let host = Arc::clone(host);
+    match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Udp => any_address(),
         Protocol::Auto => Outbound::Detect {
             scope: HttpScope::Service {
                 host: Arc::clone(&host),
@@ -273,58 +291,23 @@ pub fn outbound(snapshot: &Snapshot, client: &Client<'_>, destination: SocketAdd
             otherwise: StreamScope::Service { host, port },
         },
         Protocol::Tls | Protocol::Tcp => Outbound::Stream(StreamScope::Service { host, port }),
-        Protocol::Udp => Outbound::Stream(StreamScope::Unknown),
     }
 }
 
-/// Whether [`stream`] needs the name that the client asks for in its TLS.
-pub fn needs_server_name(snapshot: &Snapshot, client: &Client<'_>, scope: &StreamScope) -> bool {
-    stream_table(snapshot, client, scope).is_some_and(StreamTable::needs_server_name)
-}
-
-/// Decides over a connection that is not HTTP.
-pub fn stream(
-    snapshot: &Snapshot,
-    client: &Client<'_>,
-    scope: &StreamScope,
-    flow: &Flow<'_>,
-    pick: &mut dyn Pick,
-) -> StreamDecision {
-    let _ = (flow, pick);
-    let unknown = || match snapshot.outlook(client.pod()).unknown {
-        Unknown::Allow | Unknown::Through(_) => StreamDecision::Passthrough,
-        Unknown::Refuse => StreamDecision::Refuse,
+/// The Service that has an address and port, and what is spoken there.
+pub fn owner(outlook: &Outlook, destination: SocketAddr) -> Option<(&Arc<str>, Protocol)> {
+    let address = destination.ip().to_canonical();
+    let in_range = || {
+        let mut ranges = outlook.ranges.iter();
+        let (_, service) = ranges.find(|(range, _)| range.contains(&address))?;
+        Some(service)
     };
-    match scope {
-        StreamScope::Service { host, port } => {
-            let key = ClusterKey {
-                host: Arc::clone(host),
-                port: *port,
-                subset: None,
-            };
-            match snapshot.cluster(&key, client.namespace()) {
-                Some(cluster) => StreamDecision::Forward(Arc::clone(cluster)),
-                None => unknown(),
-            }
-        }
-        StreamScope::Gateway { .. } => StreamDecision::Refuse,
-        StreamScope::Port(_) | StreamScope::Unknown => unknown(),
-    }
-}
-
-fn stream_table<'a>(
-    snapshot: &'a Snapshot,
-    client: &Client<'_>,
-    scope: &StreamScope,
-) -> Option<&'a StreamTable> {
-    match scope {
-        StreamScope::Service { host, port } => {
-            let outlook = snapshot.outlook(client.pod());
-            outlook.streams.get(host)?.get(port)
-        }
-        StreamScope::Port(port) => snapshot.outlook(client.pod()).whole_ports.get(port),
-        StreamScope::Gateway { .. } | StreamScope::Unknown => None,
-    }
+    let service = outlook.addresses.get(&address).or_else(in_range)?;
+    // One number may be there twice, for TCP and for UDP.
+    let declared = service.ports.iter().find(|declared| {
+        declared.number == destination.port() && declared.protocol != Protocol::Udp
+    })?;
+    Some((&service.host, declared.protocol))
 }
 
 /// Decides over a connection to `pod` on `port`.
@@ -345,83 +328,55 @@ pub fn decide(
     request: &Request<'_>,
     pick: &mut dyn Pick,
 ) -> Decision {
-    let outlook = snapshot.outlook(client.pod());
-    let found = match scope {
-        HttpScope::Mesh { port } => match outlook.mesh.get(port) {
-            Some(table) => mesh_route(table, client, request),
-            None => Found::Nothing,
-        },
-        HttpScope::Service { host, port } => {
-            let ports = outlook.undeclared.get(host);
-            match ports.and_then(|ports| ports.get(port)) {
-                Some(host) => host::route(host, client, request.path),
-                // The port has gone, or has a protocol now.
-                None => Found::Nothing,
-            }
+    let tls = matches!(
+        scope,
+        HttpScope::Gateway {
+            server: Some(_),
+            ..
         }
-        HttpScope::Gateway { port, server } => {
-            match gateway::table(snapshot, client, *port, server.as_deref()) {
-                Some(table) => mesh_route(table, client, request),
-                None => Found::Nothing,
-            }
-        }
-    };
-    match (found, scope) {
-        (Found::Route(route), _) => {
-            Decision::Routed(follow(snapshot, route, client, request, pick))
-        }
+    );
+    let mut follow =
+        |route| Decision::Routed(action::follow(snapshot, route, client, request, tls, pick));
+    match (find(snapshot, scope, client, request), scope) {
+        (Found::Route(route), _) => follow(route),
+        (Found::Insecure, _) => Decision::Reply(Reply::Https(redirect::https(request))),
         (Found::NoRoute, _) | (Found::Nothing, HttpScope::Gateway { .. }) => {
             Decision::Reply(Reply::NoRoute)
         }
         (Found::Nothing, HttpScope::Mesh { .. } | HttpScope::Service { .. }) => {
-            match &outlook.unknown {
+            match &snapshot.outlook(client.pod()).unknown {
                 Unknown::Allow => Decision::Passthrough,
                 Unknown::Refuse => Decision::Reply(Reply::Refused),
-                Unknown::Through(route) => {
-                    Decision::Routed(follow(snapshot, route, client, request, pick))
-                }
+                Unknown::Through(route) => follow(route),
             }
         }
     }
 }
 
-/// Which endpoint of `cluster` takes a request: the less busy of two drawn by chance, as Istio's default
-/// `LEAST_REQUEST`. `load` says how busy an endpoint is. `None` where the cluster has none. Endpoints in `tried` are
-/// avoided while there is another.
-pub fn endpoint(
-    cluster: &Cluster,
-    tried: &[SocketAddr],
-    load: impl Fn(SocketAddr) -> u32,
-    pick: &mut dyn Pick,
-) -> Option<SocketAddr> {
-    let fresh = |endpoint: &&Endpoint| !tried.contains(&endpoint.address);
-    let count = cluster.endpoints.iter().filter(fresh).count();
-    let (avoid, count) = match count {
-        0 => (false, cluster.endpoints.len()),
-        count => (!tried.is_empty(), count),
-    };
-    let nth = |index: u64| {
-        let mut candidates = cluster
-            .endpoints
-            .iter()
-            .filter(|endpoint| !avoid || fresh(endpoint));
-        let index = usize::try_from(index).ok()?;
-        candidates.nth(index).map(|endpoint| endpoint.address)
-    };
-    let count = u64::try_from(count).ok()?;
-    match count {
-        0 => None,
-        1 => nth(0),
-        _ => {
-            let first = pick.pick(count);
-            // The second is drawn among the others, so the two are never the same.
-            let second = (first + 1 + pick.pick(count - 1)) % count;
-            let (first, second) = (nth(first)?, nth(second)?);
-            Some(if load(second) < load(first) {
-                second
-            } else {
-                first
-            })
+/// What a scope looks its virtual hosts up in.
+#[derive(Clone, Copy, Debug)]
+pub enum Table<'a> {
+    /// A table: the Host decides.
+    Hosts(&'a RouteTable),
+    /// One virtual host, whatever the Host is.
+    Single(&'a VirtualHost),
+}
+
+/// The table of a scope; `None` where there is none any more.
+pub fn table<'a>(
+    snapshot: &'a Snapshot,
+    scope: &HttpScope,
+    client: &Client<'_>,
+) -> Option<Table<'a>> {
+    let outlook = snapshot.outlook(client.pod());
+    match scope {
+        HttpScope::Mesh { port } => outlook.mesh.get(port).map(Table::Hosts),
+        HttpScope::Service { host, port } => {
+            let host = outlook.undeclared.get(host)?.get(port)?;
+            Some(Table::Single(host))
+        }
+        HttpScope::Gateway { port, server } => {
+            gateway::table(snapshot, client, *port, server.as_deref()).map(Table::Hosts)
         }
     }
 }
@@ -433,79 +388,30 @@ enum Found<'a> {
     Route(&'a Arc<Route>),
     /// A virtual host, but none of its routes matches.
     NoRoute,
+    /// A virtual host that answers nothing in the clear: `httpsRedirect`.
+    Insecure,
     /// No virtual host.
     Nothing,
 }
 
-fn mesh_route<'a>(table: &'a RouteTable, client: &Client<'_>, request: &Request<'_>) -> Found<'a> {
-    let name = host::Name::of(request.authority);
-    let name = name.as_str();
-    let local = table.local.get(client.namespace());
-    let exact = table.exact.get(name);
-    let local_exact = local.and_then(|local| local.exact.get(name));
-    let mut candidates = exact
-        .into_iter()
-        .chain(local_exact)
-        .chain(host::wildcards(table, local, name));
-    candidates
-        .find_map(|host| match host::route(host, client, request.path) {
-            Found::Nothing => None,
-            found => Some(found),
-        })
-        .unwrap_or(Found::Nothing)
-}
-
-fn follow(
-    snapshot: &Snapshot,
-    route: &Arc<Route>,
+fn find<'a>(
+    snapshot: &'a Snapshot,
+    scope: &HttpScope,
     client: &Client<'_>,
     request: &Request<'_>,
-    pick: &mut dyn Pick,
-) -> Routed {
-    let act = match &route.action {
-        RouteAction::Forward(forward) => {
-            let (index, destination) = draw(forward, pick);
-            match snapshot.cluster(&destination.cluster, client.namespace()) {
-                None => Act::NoCluster(destination.cluster.clone()),
-                Some(cluster) => Act::Forward(Forwarding {
-                    cluster: Arc::clone(cluster),
-                    destination: index,
-                    path: forward.rewrite_path.as_ref().map(|rewrite| {
-                        path::rewrite(route.when.uri.as_ref(), request.path, rewrite)
-                    }),
-                    authority: forward.rewrite_authority.clone(),
-                    mirrors: Vec::new(),
-                }),
-            }
+) -> Found<'a> {
+    match table(snapshot, scope, client) {
+        None => Found::Nothing,
+        Some(Table::Single(host)) => host::route(host, client, request),
+        Some(Table::Hosts(table)) => {
+            let name = host::Name::of(request.authority);
+            let mut found = host::candidates(table, client, name.as_str())
+                .map(|host| host::route(host, client, request));
+            found
+                .find(|found| !matches!(found, Found::Nothing))
+                .unwrap_or(Found::Nothing)
         }
-        RouteAction::Redirect(_) => Act::Redirect(String::new()),
-        RouteAction::Respond(_) => Act::Respond,
-    };
-    Routed {
-        route: Arc::clone(route),
-        delay: None,
-        abort: None,
-        cors: CorsVerdict::Silent,
-        act,
     }
-}
-
-/// One of the destinations, by weight, and its place among them.
-fn draw<'f>(forward: &'f Forward, pick: &mut dyn Pick) -> (usize, &'f Destination) {
-    let destinations = forward.destinations.as_slice();
-    if let [only] = destinations {
-        return (0, only);
-    }
-    let mut drawn = pick.pick(forward.total_weight.max(1));
-    let hit = destinations.iter().position(|destination| {
-        let weight = u64::from(destination.weight);
-        let hit = drawn < weight;
-        drawn = drawn.saturating_sub(weight);
-        hit
-    });
-    // The total is the sum, so one is always hit.
-    let index = hit.unwrap_or(0);
-    (index, &destinations[index])
 }
 
 impl<'a> Client<'a> {
@@ -516,25 +422,9 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Its namespace.
     fn namespace(&self) -> &'a str {
         &self.pod().id.namespace
-    }
-
-    /// Whether a route is for this client at all.
-    fn concerned_by(&self, condition: &ClientMatch) -> bool {
-        let ClientMatch {
-            labels,
-            namespace,
-            exported_to,
-        } = condition;
-        let own = self.namespace();
-        namespace.as_deref().is_none_or(|wanted| wanted == own)
-            && exported_to
-                .as_ref()
-                .is_none_or(|names| names.iter().any(|name| &**name == own))
-            && labels
-                .iter()
-                .all(|(key, value)| self.pod().labels.get(key) == Some(value))
     }
 }
 

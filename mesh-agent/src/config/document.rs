@@ -4,12 +4,14 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use crate::config::CompileOptions;
-use crate::config::crd::core::{EndpointSliceBody, Metadata, PodSpec, PodStatus, ServiceSpec};
+use crate::config::crd::core::{
+    EndpointSliceBody, Metadata, PodSpec, PodStatus, SecretBody, ServiceSpec,
+};
 use crate::config::document::group::{Group, group};
 use crate::config::document::part::{check_top, part, whole};
 use crate::config::object::{
     self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectId, Pod,
-    Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry, duration,
+    Secret, Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry, duration,
 };
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Problems, Rejected, Severity};
@@ -212,6 +214,10 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
     };
     let context = Context { namespace, options };
     let body = read_body(kind, &node, &context, &mut problems);
+    let (metadata, source) = match kind {
+        Kind::Secret => without_content(metadata, source),
+        _ => (metadata, source),
+    };
     let usable = !problems.unusable();
     let title = match metadata.name.as_str() {
         "" => kind.name().to_owned(),
@@ -243,6 +249,20 @@ fn name_only(node: &Node) -> Metadata {
         namespace: text("namespace"),
         ..Metadata::default()
     }
+}
+
+/// A Secret is kept without what was written in it: of the document the places are enough, and kubectl's own annotation
+/// repeats it all.
+fn without_content(metadata: Metadata, source: Source) -> (Metadata, Source) {
+    let metadata = Metadata {
+        annotations: Default::default(),
+        ..metadata
+    };
+    let source = Source {
+        document: Arc::new(source.document.without_values()),
+        ..source
+    };
+    (metadata, source)
 }
 
 fn object_of(
@@ -337,6 +357,10 @@ fn read_body(
             check_top(node, context.options.unknown_fields, problems);
             let spec = part(node, "spec", problems, unknown)?;
             Some(Body::Sidecar(Sidecar::read(spec, context, problems)))
+        }
+        Kind::Secret => {
+            let body: SecretBody = whole(node, problems)?;
+            Some(Body::Secret(Secret::read(body, problems)))
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::object::{Body, Object, ObjectId};
+use crate::config::object::{Body, Object, ObjectId, Secret};
 use crate::config::object::{
     DestinationRule, EndpointSlice, Gateway, Pod, Service, ServiceEntry, Sidecar, VirtualService,
     WorkloadEntry,
@@ -114,6 +114,14 @@ impl Inputs {
     pub fn sidecars(&self) -> Vec<(&Object, &Sidecar)> {
         self.by_age(|body| match body {
             Body::Sidecar(sidecar) => Some(sidecar),
+            _ => None,
+        })
+    }
+
+    /// The Secrets, oldest first.
+    pub fn secrets(&self) -> Vec<(&Object, &Secret)> {
+        self.by_age(|body| match body {
+            Body::Secret(secret) => Some(secret),
             _ => None,
         })
     }

@@ -19,6 +19,7 @@ pub use crate::config::object::destination_rule::DestinationRule;
 pub use crate::config::object::endpoint_slice::EndpointSlice;
 pub use crate::config::object::gateway::Gateway;
 pub use crate::config::object::pod::Pod;
+pub use crate::config::object::secret::Secret;
 pub use crate::config::object::service::Service;
 pub use crate::config::object::service_entry::ServiceEntry;
 pub use crate::config::object::sidecar::Sidecar;
@@ -32,6 +33,7 @@ pub mod gateway;
 pub mod name;
 pub mod pod;
 pub mod regex;
+pub mod secret;
 pub mod service;
 pub mod service_entry;
 pub mod sidecar;
@@ -60,6 +62,8 @@ pub enum Kind {
     WorkloadEntry,
     /// `networking.istio.io`.
     Sidecar,
+    /// Core.
+    Secret,
 }
 
 /// Which object it is.
@@ -127,6 +131,7 @@ pub enum Body {
     ServiceEntry(ServiceEntry),
     WorkloadEntry(WorkloadEntry),
     Sidecar(Sidecar),
+    Secret(Secret),
 }
 
 impl Object {
@@ -187,6 +192,7 @@ impl Kind {
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Sidecar => "Sidecar",
+            Self::Secret => "Secret",
         }
     }
 }

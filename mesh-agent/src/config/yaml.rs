@@ -186,6 +186,27 @@ impl Node {
         (found.0, found.1.span())
     }
 
+    /// The same tree without its values: what is left tells where everything stood.
+    pub fn without_values(&self) -> Self {
+        let value = match &self.value {
+            Value::Sequence(items) => {
+                Value::Sequence(items.iter().map(Self::without_values).collect())
+            }
+            Value::Mapping(entries) => Value::Mapping(
+                entries
+                    .iter()
+                    .map(|(key, value)| (key.clone(), value.without_values()))
+                    .collect(),
+            ),
+            Value::Null
+            | Value::Bool(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::String(_) => Value::Null,
+        };
+        Self { value, ..*self }
+    }
+
     /// Takes the field at `path` away; with an item of a list, the field that holds the list. False where there is none.
     pub fn forget(&mut self, path: &Path) -> bool {
         let steps = path.steps();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Balancer, ClientTls, Labels, LocalityPolicy, PodId, Protocol};
+use crate::model::{Balancer, ClientTls, Endpoints, Labels, LocalityPolicy, PodId, Protocol};
 
 /// Names a cluster; displays as Istio does: `outbound|80|v1|reviews.default.svc.cluster.local`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,8 +27,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// How its endpoints are found.
     pub discovery: Discovery,
-    /// The endpoints that may be picked: ready ones only. Empty where they are found otherwise.
-    pub endpoints: Vec<Endpoint>,
+    /// The endpoints. Empty where they are found otherwise.
+    pub endpoints: Endpoints,
     /// How they are talked to.
     pub policy: Arc<TrafficPolicy>,
 }

@@ -11,13 +11,19 @@ use ipnet::IpNet;
 
 use crate::model::{ClusterKey, HeaderEdits, Labels};
 
+pub use crate::model::route::list::Routes;
+pub use crate::model::route::suffixes::Suffixes;
+
+mod list;
+mod suffixes;
+
 /// The virtual hosts that share one port.
 #[derive(Debug, Default, PartialEq)]
 pub struct RouteTable {
     /// Hosts without a wildcard, lower case, without port.
     pub exact: HashMap<Arc<str>, Arc<VirtualHost>>,
-    /// `*.foo.com` as `.foo.com`, longest first.
-    pub suffixes: Vec<(Arc<str>, Arc<VirtualHost>)>,
+    /// Hosts that begin with `*.`.
+    pub suffixes: Suffixes,
     /// `*`.
     pub any: Option<Arc<VirtualHost>>,
     /// Names that only the clients of a namespace may use: there, `reviews` is the Service next door.
@@ -30,7 +36,7 @@ pub struct VirtualHost {
     /// The host it was written for, for logs.
     pub name: Arc<str>,
     /// In order: the first that matches wins; none matching is a 404.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Routes,
     /// `tls.httpsRedirect` of a gateway's server: a request that did not come over TLS is sent to `https://`, with 301.
     pub https_redirect: bool,
     /// What stands in for this one where, by who the client is, none of its routes concerns it.
@@ -72,7 +78,7 @@ pub struct RouteMatch {
 }
 
 /// Conditions on who asks, decided by the pod alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClientMatch {
     /// `match.sourceLabels`: a subset of the client pod's labels.
     pub labels: Labels,

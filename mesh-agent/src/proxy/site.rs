@@ -1,7 +1,7 @@
 //! What the connections of one pod or gateway share on one worker: whose they are, what is decided for them, and how
 //! they reach servers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +22,7 @@ use crate::proxy::upstream::pool::{Limits, Pool};
 use crate::proxy::upstream::{ConnectError, Connector};
 use crate::proxy::worker::{Phase, Worker};
 use crate::route::{
-    self, Client, Decision, Flow, HttpScope, Inbound, Outbound, Request, StreamDecision,
+    self, Client, Condition, Decision, Flow, HttpScope, Inbound, Outbound, Request, StreamDecision,
     StreamScope,
 };
 use crate::sys::socket::Source;
@@ -53,14 +53,28 @@ pub(super) struct Site {
     last: RefCell<Option<Arc<Pod>>>,
     /// Counts what the listeners take.
     pub(super) accepted: Arc<Accepted>,
+    /// How often an endpoint has been chosen.
+    turn: Cell<u64>,
     _alive: mpsc::Sender<Infallible>,
 }
+
+/// What this site knows of endpoints: how busy they are from here. None is ever ejected.
+struct Now<'a>(&'a Site);
 
 /// How long an idle client is left alone once its connection is to end: a request may be on its way.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How much a pod's call to itself may have on the way.
 const PIPE: usize = 64 * 1024;
+
+impl Who {
+    /// The pod: the client's own, or the gateway's.
+    pub(super) fn pod(&self) -> &PodId {
+        match self {
+            Self::Pod { pod, .. } | Self::Gateway { pod, .. } => pod,
+        }
+    }
+}
 
 impl Site {
     pub(super) fn new(
@@ -79,6 +93,7 @@ impl Site {
             phase,
             last: RefCell::default(),
             accepted,
+            turn: Cell::default(),
             _alive: alive,
         }
     }
@@ -177,8 +192,18 @@ impl Site {
 
     /// Which endpoint of a cluster takes a request or connection.
     pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
-        let load = |address| self.pool.load(address);
-        route::endpoint(cluster, tried, load, &mut &*self.worker)
+        let world = self.worker.world.load();
+        self.as_client(&world, |client| {
+            route::endpoint(
+                cluster,
+                &cluster.endpoints,
+                client,
+                None,
+                tried,
+                &Now(self),
+                &mut &*self.worker,
+            )
+        })
     }
 
     /// The pod, as the newest snapshot that knows it has it.
@@ -244,6 +269,30 @@ impl Site {
             drop(open);
         });
         near
+    }
+}
+
+impl Condition for Now<'_> {
+    fn load(&self, address: SocketAddr) -> u32 {
+        self.0.pool.load(address)
+    }
+
+    fn any_ejected(&self) -> bool {
+        false
+    }
+
+    fn is_ejected(&self, _: SocketAddr) -> bool {
+        false
+    }
+
+    fn age(&self, _: SocketAddr) -> Duration {
+        Duration::MAX
+    }
+
+    fn turn(&self) -> u64 {
+        let turn = self.0.turn.get();
+        self.0.turn.set(turn.wrapping_add(1));
+        turn
     }
 }
 

@@ -37,7 +37,11 @@ pub(super) fn finding<R: Fn(&Path) -> Option<String>>(
             end_line: finding.end_line,
             end_column: finding.end_column,
         };
-        group = group.elements(shown(&finding.file, place, sources));
+        group = match finding.object.starts_with("Secret") {
+            // Its lines are nobody's business, and reports get into tickets.
+            true => group.element(origin(finding.file.to_string_lossy().into_owned(), place)),
+            false => group.elements(shown(&finding.file, place, sources)),
+        };
     }
     let subject = subject(finding);
     if !subject.is_empty() {

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::CompileOptions;
-use crate::config::compile::domains::Domains;
 use crate::config::compile::hosts::{HostIndex, suffixes};
 use crate::config::compile::routes::{Audience, Binding, Place, default_route};
 use crate::config::compile::services::{Registered, Services};
@@ -181,32 +180,32 @@ impl<'m> Port<'m> {
     }
 
     fn table(&self) -> RouteTable {
-        let mut domains = Domains::default();
+        let mut table = RouteTable::default();
         // Names that were written come before the short forms that are derived from others.
         for (name, host) in self.literals() {
             match name.parse() {
-                Ok(address) => domains.add(&in_host(address), &host),
-                Err(_) => domains.add(&name, &host),
+                Ok(address) => add(&mut table, &in_host(address).into(), &host),
+                Err(_) => add(&mut table, &name, &host),
             }
         }
         for (service, host) in &self.services {
             let name = &service.model.host;
-            domains.add(name, host);
+            add(&mut table, name, host);
             if service.headless {
-                domains.add(&format!("*.{name}"), host);
+                add(&mut table, &format!("*.{name}").into(), host);
             }
         }
-        self.add_aliases(&mut domains);
+        self.add_aliases(&mut table);
         for (service, host) in &self.services {
             let Registered {
                 model, headless, ..
             } = service;
-            self.add_short_names(&mut domains, &model.host, host, *headless);
+            self.add_short_names(&mut table, &model.host, host, *headless);
             for address in &model.addresses {
-                domains.add(&in_host(*address), host);
+                add(&mut table, &in_host(*address).into(), host);
             }
         }
-        domains.finish()
+        table
     }
 
     /// The hosts of VirtualServices that no Service on this port has. They exist on port 80, and wherever one of the
@@ -234,7 +233,7 @@ impl<'m> Port<'m> {
     }
 
     /// The names of ExternalName Services mean what they stand for.
-    fn add_aliases(&self, domains: &mut Domains) {
+    fn add_aliases(&self, table: &mut RouteTable) {
         let Mesh {
             services, sight, ..
         } = self.mesh;
@@ -251,8 +250,8 @@ impl<'m> Port<'m> {
             let service = services.get(name).filter(|_| seen);
             let found = service.and_then(|service| here.get(&*service.model.host));
             if let Some(host) = found {
-                domains.add(name, host);
-                self.add_short_names(domains, name, host, false);
+                add(table, name, host);
+                self.add_short_names(table, name, host, false);
             }
         }
     }
@@ -260,7 +259,7 @@ impl<'m> Port<'m> {
     /// `s.ns`, `s.ns.svc`, the full name with a dot at its end, and `s` for clients of `ns`.
     fn add_short_names(
         &self,
-        domains: &mut Domains,
+        table: &mut RouteTable,
         full: &Arc<str>,
         host: &Arc<VirtualHost>,
         headless: bool,
@@ -283,12 +282,12 @@ impl<'m> Port<'m> {
             names.extend(names.clone().iter().map(|name| format!("*.{name}")));
         }
         for name in names {
-            domains.add(&name, host);
+            add(table, &name.into(), host);
         }
-        let local = domains.local(namespace);
-        local.add(name, host);
+        let local = table.local.entry(namespace.into()).or_default();
+        add(local, &name.into(), host);
         if headless {
-            local.add(&format!("*.{name}"), host);
+            add(local, &format!("*.{name}").into(), host);
         }
     }
 }
@@ -315,7 +314,7 @@ impl<'h> Chain<'h> {
         let everyone = routes.iter().any(|route| route.when.client.takes_anyone());
         self.hosts.push(VirtualHost {
             name: Arc::clone(self.name),
-            routes,
+            routes: routes.into(),
             https_redirect: false,
             next: None,
         });
@@ -394,13 +393,7 @@ pub(super) fn add(table: &mut RouteTable, name: &Arc<str>, host: &Arc<VirtualHos
             table.any.get_or_insert_with(|| Arc::clone(host));
         }
         Some(suffix) => {
-            let longer = |other: &(Arc<str>, Arc<VirtualHost>)| other.0.len() > suffix.len();
-            if !table.suffixes.iter().any(|(other, _)| &**other == suffix) {
-                let position = table.suffixes.partition_point(longer);
-                table
-                    .suffixes
-                    .insert(position, (suffix.into(), Arc::clone(host)));
-            }
+            table.suffixes.insert(suffix.into(), host);
         }
     }
 }

@@ -74,30 +74,24 @@ fn whole_ports(
     let mut ports: BTreeMap<u16, StreamTable> = BTreeMap::new();
     for service in &services.list {
         let model = &service.model;
-        let anywhere = model.addresses.is_empty() && service.ranges.is_empty() && !service.headless;
+        let anywhere = model.addresses.is_empty() && service.ranges.is_empty();
         if !anywhere || service.is_kubernetes() {
             continue;
         }
         for port in &model.ports {
-            let opaque = matches!(port.protocol, Protocol::Tls | Protocol::Tcp);
-            if !opaque || !sight.sees_port(service, port.number) {
+            let relayed = matches!(port.protocol, Protocol::Tls | Protocol::Tcp);
+            if !relayed || !sight.sees_port(service, port.number) {
                 continue;
             }
-            let table = ports.entry(port.number).or_default();
-            let ruled = streams
-                .get(&model.host)
-                .and_then(|ports| ports.get(&port.number));
-            match ruled {
-                Some(ruled) => {
-                    let next = ruled.next.iter().flat_map(|next| &next.routes);
-                    table
-                        .routes
-                        .extend(ruled.routes.iter().chain(next).cloned());
-                }
-                None => {
-                    let route = streams::own(service, port.number, StreamMatch::default());
-                    table.routes.push(route);
-                }
+            let ruled = streams.get(&model.host);
+            let mut next = ruled.and_then(|ports| ports.get(&port.number));
+            let routes = &mut ports.entry(port.number).or_default().routes;
+            if next.is_none() {
+                routes.push(streams::own(service, port.number, StreamMatch::default()));
+            }
+            while let Some(table) = next {
+                routes.extend(table.routes.iter().cloned());
+                next = table.next.as_deref();
             }
         }
     }

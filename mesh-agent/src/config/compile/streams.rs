@@ -41,8 +41,9 @@ pub(super) fn mesh_streams(
 ) -> Streams {
     let bindings: Vec<&Binding<'_>> = bindings
         .iter()
-        .filter(|binding| binding.applies_to(&GatewayName::Mesh) && sight.sees_rules(binding))
+        .filter(|binding| binding.applies_to(&GatewayName::Mesh))
         .filter(|binding| !binding.service.tcp.is_empty() || !binding.service.tls.is_empty())
+        .filter(|binding| sight.sees_rules(binding))
         .collect();
     let mut index = HostIndex::default();
     for (number, binding) in bindings.iter().enumerate() {
@@ -90,7 +91,7 @@ pub(super) fn mesh_streams(
 ///
 /// As in Istio, a gateway looks at the port and the gateways of a rule alone, and for `tls` at its server names.
 pub(super) fn gateway_streams(
-    bindings: &[Binding<'_>],
+    bindings: &[&Binding<'_>],
     name: &GatewayName,
     server: &Server,
     services: &Services<'_>,

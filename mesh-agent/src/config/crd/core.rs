@@ -1,4 +1,4 @@
-//! `Service`, `Pod` and `EndpointSlice`: the fields that the mesh reads. All others are ignored, as the API server knows
+//! `Service`, `Pod`, `EndpointSlice` and `Secret`: the fields that the mesh reads. All others are ignored, as the API server knows
 //! them and the mesh need not.
 
 use std::collections::BTreeMap;
@@ -82,16 +82,30 @@ pub struct ServicePort {
 pub struct PodSpec {
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
+    pub security_context: SecurityContext,
+}
+
+/// `securityContext`, of a Pod or a container.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct SecurityContext {
+    pub run_as_user: Option<Number<i64>>,
 }
 
 /// `Pod.spec.containers[]`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 #[expect(
     missing_docs,
     reason = "the names are Kubernetes', and so is what they mean"
 )]
 pub struct Container {
+    pub name: String,
+    pub security_context: SecurityContext,
     pub ports: Vec<ContainerPort>,
 }
 
@@ -209,4 +223,17 @@ pub struct EndpointPort {
     pub name: String,
     pub protocol: String,
     pub port: Option<Number<u32>>,
+}
+
+/// What a `Secret` has beside its metadata. It has no `Debug`, so that what is in it gets nowhere.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct SecretBody {
+    pub r#type: String,
+    pub data: BTreeMap<String, Option<String>>,
+    pub string_data: BTreeMap<String, Option<String>>,
 }

@@ -57,19 +57,33 @@ pub struct ServerPort {
 )]
 pub struct ServerTls {
     pub https_redirect: bool,
-    pub mode: Option<String>,
-    pub server_certificate: Option<Present>,
-    pub private_key: Option<Present>,
-    pub ca_certificates: Option<Present>,
-    pub ca_crl: Option<Present>,
-    pub credential_name: Option<Present>,
-    pub credential_names: Option<Present>,
-    pub ca_cert_credential_name: Option<Present>,
-    pub tls_certificates: Option<Present>,
-    pub subject_alt_names: Option<Present>,
-    pub verify_certificate_spki: Option<Present>,
-    pub verify_certificate_hash: Option<Present>,
-    pub min_protocol_version: Option<Present>,
-    pub max_protocol_version: Option<Present>,
-    pub cipher_suites: Option<Present>,
+    pub mode: String,
+    pub server_certificate: String,
+    pub private_key: String,
+    pub ca_certificates: String,
+    pub ca_crl: String,
+    pub credential_name: String,
+    pub credential_names: Vec<String>,
+    pub ca_cert_credential_name: String,
+    pub tls_certificates: Vec<TlsCertificate>,
+    pub subject_alt_names: Vec<String>,
+    pub verify_certificate_spki: Vec<String>,
+    pub verify_certificate_hash: Vec<String>,
+    pub min_protocol_version: String,
+    pub max_protocol_version: String,
+    pub cipher_suites: Vec<String>,
+    pub insecure_skip_verify: bool,
+}
+
+/// `servers[].tls.tlsCertificates[]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Istio's, and so is what they mean"
+)]
+pub struct TlsCertificate {
+    pub server_certificate: String,
+    pub private_key: String,
+    pub ca_certificates: String,
 }

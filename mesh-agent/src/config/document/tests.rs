@@ -277,82 +277,6 @@ fn destination_rules_are_checked() {
 }
 
 #[test]
-fn gateways_are_checked() {
-    let gateway = |servers: &str| {
-        complaints(&format!(
-            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: g}}\nspec: {{servers: {servers}}}"
-        ))
-        .into_iter()
-        .map(|complaint| complaint.replace("Gateway default/g: spec.", ""))
-        .collect::<Vec<_>>()
-    };
-    let port = "port: {number: 80, name: http, protocol: HTTP}";
-    let https = "port: {number: 443, name: https, protocol: HTTPS}";
-    let cases = [
-        (
-            "[]".to_owned(),
-            vec!["x.yaml:4:17: servers: a Gateway needs at least one server; add one"],
-        ),
-        (
-            format!("[{{{port}}}]"),
-            vec!["x.yaml:4:18: servers[0].hosts: a server needs hosts; add one, or \"*\" for all"],
-        ),
-        (
-            format!("[{{{port}, hosts: [short]}}]"),
-            vec![
-                "x.yaml:4:75: servers[0].hosts[0]: \"short\" is no host of a Gateway; write a fully qualified name, \"*.example.com\" or \"*\"",
-            ],
-        ),
-        (
-            format!("[{{{port}, hosts: ['*']}}, {{{port}, hosts: ['*']}}]"),
-            vec![
-                "x.yaml:4:108: servers[1].port.name: two ports are named \"http\"; give each port its own name",
-            ],
-        ),
-        (
-            "[{hosts: ['*']}]".to_owned(),
-            vec![
-                "x.yaml:4:18: servers[0].port: a server needs a port; add number, name and protocol",
-            ],
-        ),
-        (
-            format!("[{{{https}, hosts: ['*'], tls: {{mode: SIMPLE, credentialName: c}}}}]"),
-            vec![
-                "x.yaml:4:62: servers[0].port.protocol: a server for HTTPS is not supported yet, so port 443 is not served; the Gateway's other servers are not affected",
-            ],
-        ),
-        (
-            format!("[{{{https}, hosts: ['*']}}]"),
-            vec![
-                "x.yaml:4:62: servers[0].port.protocol: a server for HTTPS is not supported yet, so port 443 is not served; the Gateway's other servers are not affected",
-                "x.yaml:4:18: servers[0].tls: a server for HTTPS or TLS needs tls; add it, with a mode",
-            ],
-        ),
-        (
-            format!("[{{{port}, hosts: ['*'], tls: {{httpsRedirect: true}}}}]"),
-            vec![
-                "x.yaml:4:102: servers[0].tls.httpsRedirect: httpsRedirect is not supported yet, so this server is not served; the Gateway's other servers are not affected",
-            ],
-        ),
-        (
-            format!("[{{{port}, hosts: ['*'], tls: {{mode: SIMPLE}}}}]"),
-            vec![
-                "x.yaml:4:86: servers[0].tls: tls on a server for plain HTTP; use protocol HTTPS, or keep httpsRedirect alone",
-            ],
-        ),
-        (
-            "[{port: {number: 80, name: http, protocol: SPDY}, hosts: ['*']}]".to_owned(),
-            vec![
-                "x.yaml:4:60: servers[0].port.protocol: \"SPDY\" is no protocol of a server; write HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, TCP or TLS",
-            ],
-        ),
-    ];
-    for (servers, expected) in cases {
-        assert_eq!(gateway(&servers), expected, "{servers}");
-    }
-}
-
-#[test]
 fn kinds_are_known_ignored_or_reported() {
     let cases = [
         ("apps/v1", "Deployment", vec![]),
@@ -498,5 +422,35 @@ fn a_field_beside_spec_is_looked_up_too() {
     assert_eq!(
         found[0],
         "x.yaml:4:1: VirtualService default/a: sepc: Istio knows no such field; did you mean spec?"
+    );
+}
+
+#[test]
+fn what_is_in_a_secret_is_kept_in_its_place_alone() {
+    let key = crate::certificate::fixture::self_signed(&["a.example"]);
+    let indented = |text: &str| text.replace('\n', "\n    ");
+    let text = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n  annotations: {{last-applied: PRIVATE}}\n\
+         type: kubernetes.io/tls\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        indented(&key.chain),
+        indented(&key.key),
+    );
+    let file: Arc<FilePath> = FilePath::new("x.yaml").into();
+    let documents = read_text(&text, &file, &CompileOptions::default());
+    let Outcome::Good(secret) = &documents[0].outcome else {
+        panic!("{:?}", documents[0].rejected);
+    };
+    let Body::Secret(content) = &secret.body else {
+        panic!("{:?}", secret.id);
+    };
+    assert!(content.certificate.is_some());
+    let shown = format!("{documents:?}");
+    for line in key.key.lines().filter(|line| line.len() > 40) {
+        assert!(!shown.contains(line), "{shown}");
+    }
+    assert!(!shown.contains("PRIVATE"), "{shown}");
+    assert!(
+        !shown.contains(&format!("{:?}", key.key.as_bytes())),
+        "{shown}"
     );
 }

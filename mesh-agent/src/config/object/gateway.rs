@@ -1,19 +1,27 @@
-//! A Gateway: the hosts that gateway pods serve, and on which ports.
+//! A Gateway: the hosts that gateway pods serve, on which ports, and with which TLS.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::crd::gateway::{GatewaySpec, Server as WrittenServer, ServerPort, ServerTls};
+use crate::config::object::gateway::tls::Mode;
 use crate::config::object::{self, name};
 use crate::config::path::Path;
-use crate::config::problem::Problems;
-use crate::model::{Labels, Protocol};
+use crate::config::problem::{Code, Problems};
+use crate::model::Labels;
+
+pub use crate::config::object::gateway::tls::{
+    Authorities, Certificates, ClientCheck, Clients, Tls,
+};
+
+mod tls;
 
 /// A Gateway.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// The labels of the gateway pods; empty selects all of them.
     pub selector: Labels,
-    /// Its servers that this version can serve.
+    /// Its servers that can be served.
     pub servers: Vec<Server>,
 }
 
@@ -22,10 +30,34 @@ pub struct Gateway {
 pub struct Server {
     /// Port of the gateway's Service.
     pub port: u16,
-    /// What clients speak.
-    pub protocol: Protocol,
+    /// `port.name`: tells it from the other servers of its Gateway.
+    pub name: Arc<str>,
+    /// The address to listen at; `None` is every one.
+    pub bind: Option<IpAddr>,
     /// The hosts served.
     pub hosts: Vec<ServerHost>,
+    /// What is done with its connections.
+    pub service: ServerKind,
+    /// Where it was written.
+    pub path: Path,
+}
+
+/// What a server does.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ServerKind {
+    /// HTTP in the clear.
+    Http {
+        /// Requests are sent to `https://`.
+        https_redirect: bool,
+    },
+    /// Relays whatever is spoken, in the clear.
+    Tcp,
+    /// Opens TLS; within is HTTP.
+    Https(Tls),
+    /// Opens TLS; within is anything.
+    Tls(Tls),
+    /// Relays TLS by the name that the client asks for.
+    Passthrough,
 }
 
 /// A host of a server.
@@ -37,8 +69,30 @@ pub struct ServerHost {
     pub host: Arc<str>,
 }
 
+/// What `port.protocol` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    /// HTTP and its kin, in the clear.
+    Http,
+    /// Anything else, in the clear.
+    Tcp,
+    Https,
+    Tls,
+}
+
+impl Server {
+    /// Whether it has a `tls` section, be it only to redirect.
+    pub fn has_tls(&self) -> bool {
+        match self.service {
+            ServerKind::Http { https_redirect } => https_redirect,
+            ServerKind::Https(_) | ServerKind::Tls(_) | ServerKind::Passthrough => true,
+            ServerKind::Tcp => false,
+        }
+    }
+}
+
 impl Gateway {
-    /// Reads `spec`. A server that this version cannot serve is left out and reported; the others are not affected.
+    /// Reads `spec`. A server that cannot be served is left out and reported; the others are not affected.
     pub fn read(spec: GatewaySpec, namespace: &str, problems: &mut Problems) -> Self {
         let GatewaySpec { servers, selector } = spec;
         let path = Path::of("spec.servers");
@@ -66,7 +120,7 @@ impl Gateway {
                 .into_iter()
                 .enumerate()
                 .filter_map(|(index, server)| {
-                    read_server(server, namespace, &path.index(index), problems)
+                    read_server(server, namespace, path.index(index), problems)
                 })
                 .collect(),
         }
@@ -76,7 +130,7 @@ impl Gateway {
 fn read_server(
     server: WrittenServer,
     namespace: &str,
-    path: &Path,
+    path: Path,
     problems: &mut Problems,
 ) -> Option<Server> {
     let WrittenServer {
@@ -88,39 +142,69 @@ fn read_server(
         name: _,
     } = server;
     if default_endpoint.is_some() {
-        problems.without_effect(&path.key("defaultEndpoint"), "defaultEndpoint");
-    }
-    if bind.is_some_and(|bind| !bind.is_empty()) {
-        problems.unsupported(&path.key("bind"), "bind");
+        problems.warning(
+            &path.key("defaultEndpoint"),
+            "Istio does not use defaultEndpoint",
+            "remove it",
+        );
     }
     let hosts = read_hosts(&hosts, namespace, &path.key("hosts"), problems);
-    let (number, protocol) = read_port(port, &path.key("port"), problems)?;
-    let encrypted = matches!(protocol, Some(Protocol::Tls));
-    match tls {
-        None if encrypted => {
+    let bind = read_bind(bind.as_deref(), &path.key("bind"), problems);
+    let port = read_port(port, &path.key("port"), problems);
+    let tls_path = path.key("tls");
+    let service = match (port.as_ref()?.spoken?, tls) {
+        (Spoken::Http, None) => ServerKind::Http {
+            https_redirect: false,
+        },
+        (Spoken::Http, Some(tls)) => {
+            check_plain(&tls, &tls_path, problems);
+            ServerKind::Http {
+                https_redirect: tls.https_redirect,
+            }
+        }
+        (Spoken::Tcp, None) => ServerKind::Tcp,
+        (Spoken::Tcp, Some(_)) => {
             problems.error(
-                &path.key("tls"),
+                &tls_path,
+                "tls on a server for neither HTTPS nor TLS",
+                "use protocol TLS, or remove it",
+            );
+            ServerKind::Tcp
+        }
+        (Spoken::Https | Spoken::Tls, None) => {
+            problems.error(
+                &tls_path,
                 "a server for HTTPS or TLS needs tls",
                 "add it, with a mode",
             );
+            return None;
         }
-        Some(tls) => check_tls(&tls, encrypted, &path.key("tls"), problems)?,
-        None => {}
-    }
+        (spoken, Some(tls)) => match tls::read(tls, &tls_path, problems)? {
+            Mode::Passthrough => ServerKind::Passthrough,
+            Mode::Open(tls) if spoken == Spoken::Https => ServerKind::Https(tls),
+            Mode::Open(tls) => ServerKind::Tls(tls),
+        },
+    };
+    let Port { number, name, .. } = port?;
     Some(Server {
         port: number,
-        protocol: protocol
-            .filter(|protocol| matches!(protocol, Protocol::Http | Protocol::Http2))?,
+        name,
+        bind: bind?,
         hosts,
+        service,
+        path,
     })
 }
 
-/// The number and what is spoken; `None` inside where the protocol is known to Istio but not served yet.
-fn read_port(
-    port: Option<ServerPort>,
-    path: &Path,
-    problems: &mut Problems,
-) -> Option<(u16, Option<Protocol>)> {
+/// `port`, as far as it can be read.
+struct Port {
+    number: u16,
+    name: Arc<str>,
+    /// `None` where it is none, or cannot be served.
+    spoken: Option<Spoken>,
+}
+
+fn read_port(port: Option<ServerPort>, path: &Path, problems: &mut Problems) -> Option<Port> {
     let Some(port) = port else {
         problems.error(
             path,
@@ -149,69 +233,88 @@ fn read_port(
             "remove it",
         );
     }
+    let spoken = read_protocol(&protocol, &path.key("protocol"), problems);
     let number = super::port_number(number, &path.key("number"), problems)?;
-    let protocol_path = path.key("protocol");
-    let protocol = match protocol.to_ascii_uppercase().as_str() {
-        "HTTP" => Some(Protocol::Http),
-        "HTTP2" | "GRPC" | "GRPC-WEB" => Some(Protocol::Http2),
-        "HTTPS" | "TLS" => {
-            left_out(&protocol_path, number, &protocol, problems);
-            Some(Protocol::Tls)
-        }
-        "TCP" | "MONGO" | "REDIS" | "MYSQL" => {
-            left_out(&protocol_path, number, &protocol, problems);
-            None
+    Some(Port {
+        number,
+        name: name.into(),
+        spoken,
+    })
+}
+
+fn read_protocol(written: &str, path: &Path, problems: &mut Problems) -> Option<Spoken> {
+    Some(match written.to_ascii_uppercase().as_str() {
+        "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" | "HTTP_PROXY" => Spoken::Http,
+        "HTTPS" => Spoken::Https,
+        "TLS" => Spoken::Tls,
+        "TCP" | "MONGO" | "REDIS" | "MYSQL" => Spoken::Tcp,
+        "UDP" | "HBONE" => {
+            left_out(problems, path, &format!("a server for {written}"));
+            return None;
         }
         _ => {
             problems.error(
-                &protocol_path,
-                format!("\"{protocol}\" is no protocol of a server"),
+                path,
+                format!("\"{written}\" is no protocol of a server"),
                 "write HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, TCP or TLS",
             );
-            None
+            return None;
         }
-    };
-    Some((number, protocol))
+    })
 }
 
 /// A server that is left out does not make the Gateway wrong, so its other servers stay.
-fn left_out(path: &Path, number: u16, protocol: &str, problems: &mut Problems) {
-    problems.left_out(
+fn left_out(problems: &mut Problems, path: &Path, what: &str) {
+    problems.code(Code::Mesh0001).left_out(
         path,
-        format!("a server for {protocol} is not supported yet, so port {number} is not served"),
+        format!("{what} is not supported yet, so this server is not served"),
         "the Gateway's other servers are not affected",
     );
 }
 
-/// `None` where the server cannot be served.
-fn check_tls(tls: &ServerTls, encrypted: bool, path: &Path, problems: &mut Problems) -> Option<()> {
-    if encrypted {
-        return Some(());
-    }
-    if tls.https_redirect {
-        // Serving in the clear what should be redirected would be worse than not serving it.
-        problems.left_out(
-            &path.key("httpsRedirect"),
-            "httpsRedirect is not supported yet, so this server is not served",
-            "the Gateway's other servers are not affected",
-        );
+/// The address; `None` where the server cannot be served for it.
+#[expect(
+    clippy::option_option,
+    reason = "an address that is wanted, none that is, or none that can be had"
+)]
+fn read_bind(
+    written: Option<&str>,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<Option<IpAddr>> {
+    let Some(written) = written.filter(|bind| !bind.is_empty()) else {
+        return Some(None);
+    };
+    if written.starts_with("unix://") {
+        left_out(problems, path, "a unix socket");
         return None;
     }
-    let certificates = tls.server_certificate.is_some()
-        || tls.private_key.is_some()
-        || tls.credential_name.is_some()
-        || tls.credential_names.is_some()
-        || tls.tls_certificates.is_some()
-        || tls.ca_certificates.is_some()
-        || tls.mode.is_some();
-    if certificates {
+    match written.parse() {
+        Ok(address) => Some(Some(address)),
+        Err(_) => {
+            problems.error(
+                path,
+                format!("\"{written}\" is no IP address"),
+                "write the address to listen at, or remove it to listen at every one",
+            );
+            None
+        }
+    }
+}
+
+/// On a server for plain HTTP `tls` may say that requests are to come by HTTPS, and no more.
+fn check_plain(tls: &ServerTls, path: &Path, problems: &mut Problems) {
+    let more = !matches!(tls.mode.as_str(), "" | "PASSTHROUGH" | "AUTO_PASSTHROUGH")
+        || !tls.server_certificate.is_empty()
+        || !tls.private_key.is_empty()
+        || !tls.ca_certificates.is_empty();
+    if more {
         problems.error(
             path,
             "tls on a server for plain HTTP",
             "use protocol HTTPS, or keep httpsRedirect alone",
         );
     }
-    Some(())
 }
 
 fn read_hosts(
@@ -254,3 +357,6 @@ fn read_hosts(
     }
     read
 }
+
+#[cfg(test)]
+mod tests;

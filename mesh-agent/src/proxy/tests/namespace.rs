@@ -52,7 +52,7 @@ fn world() -> Snapshot {
         key: key.clone(),
         protocol: Protocol::Tcp,
         discovery: Discovery::Listed,
-        endpoints: vec![Endpoint::at(app)],
+        endpoints: vec![Endpoint::at(app)].into(),
         policy: Arc::default(),
     };
     let mut snapshot = Snapshot::default();

@@ -66,24 +66,26 @@ impl Section<'_> {
             let path = self.path.index(index);
             if taken.len() == blocks.len() {
                 if let Some((_, taker)) = taken.first() {
-                    self.warn(Code::Ist0130, *taker, &path, problems);
+                    self.say(Code::Ist0130, *taker, &path, problems);
                 }
             } else {
                 for (position, taker) in taken {
                     let path = path.key("match").index(position);
-                    self.warn(Code::Ist0131, taker, &path, problems);
+                    self.say(Code::Ist0131, taker, &path, problems);
                 }
             }
         }
     }
 
-    fn warn(&self, code: Code, taker: usize, path: &Path, problems: &mut Problems) {
+    fn say(&self, code: Code, taker: usize, path: &Path, problems: &mut Problems) {
         let Self { name, what, .. } = self;
-        problems.code(code).warning(
-            path,
-            format!("no {what} gets here: {name}[{taker}] takes all that this would match"),
-            "move it before that rule, or remove it",
-        );
+        let message =
+            format!("no {what} gets here: {name}[{taker}] takes all that this would match");
+        let remedy = "move it before that rule, or remove it";
+        match code {
+            Code::Ist0131 => problems.code(code).info(path, message, remedy),
+            _ => problems.code(code).warning(path, message, remedy),
+        }
     }
 }
 

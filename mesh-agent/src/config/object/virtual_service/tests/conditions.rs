@@ -152,7 +152,7 @@ fn rules_that_nothing_reaches_are_warned_of() {
     };
     let block = |index: usize, block: usize, by: &str| {
         format!(
-            "W http[{index}].match[{block}]: no request gets here: http[{by}] takes all that this would match"
+            "I http[{index}].match[{block}]: no request gets here: http[{by}] takes all that this would match"
         )
     };
     // The `match` lists of rules, one behind the other.

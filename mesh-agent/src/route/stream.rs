@@ -1,0 +1,139 @@
+//! Connections that are not HTTP: which route of a table takes one, and where it goes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::model::{
+    ClusterKey, RouteAction, Snapshot, StreamMatch, StreamRoute, StreamTable, Unknown,
+};
+use crate::route::{Client, Flow, Pick, StreamDecision, StreamScope, action, gateway, matching};
+
+/// What a table has for a connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StreamFound<'a> {
+    /// The first route that matches.
+    Route(&'a StreamRoute),
+    /// Routes for this client, none of which matches.
+    NoRoute,
+    /// None that concerns this client.
+    Nothing,
+}
+
+/// Whether [`stream`] needs the name that the client asks for in its TLS.
+pub fn needs_server_name(snapshot: &Snapshot, client: &Client<'_>, scope: &StreamScope) -> bool {
+    stream_table(snapshot, client, scope).is_some_and(StreamTable::needs_server_name)
+}
+
+/// Decides over a connection that is not HTTP.
+pub fn stream(
+    snapshot: &Snapshot,
+    client: &Client<'_>,
+    scope: &StreamScope,
+    flow: &Flow<'_>,
+    pick: &mut dyn Pick,
+) -> StreamDecision {
+    let to = |key: &ClusterKey| match snapshot.cluster(key, client.namespace()) {
+        Some(cluster) => StreamDecision::Forward(Arc::clone(cluster)),
+        None => StreamDecision::Refuse,
+    };
+    let unknown = |pick: &mut dyn Pick| match &snapshot.outlook(client.pod()).unknown {
+        Unknown::Allow => StreamDecision::Passthrough,
+        Unknown::Refuse => StreamDecision::Refuse,
+        Unknown::Through(route) => match &route.action {
+            RouteAction::Forward(forward) => to(&action::destination(forward, pick).1.cluster),
+            RouteAction::Redirect(_) | RouteAction::Respond(_) => StreamDecision::Refuse,
+        },
+    };
+    let found = stream_table(snapshot, client, scope).map_or(StreamFound::Nothing, |table| {
+        stream_route(table, client, flow)
+    });
+    match (found, scope) {
+        (StreamFound::Route(route), _) => {
+            let index = action::draw(&route.destinations, route.total_weight, pick);
+            to(&route.destinations[index].cluster)
+        }
+        // A Service without routes of its own has its cluster.
+        (StreamFound::Nothing, StreamScope::Service { host, port }) => {
+            let key = ClusterKey {
+                host: Arc::clone(host),
+                port: *port,
+                subset: None,
+            };
+            match to(&key) {
+                // The Service has gone since the connection came in.
+                StreamDecision::Refuse => unknown(pick),
+                decision => decision,
+            }
+        }
+        (_, StreamScope::Gateway { .. }) => StreamDecision::Refuse,
+        (StreamFound::NoRoute, StreamScope::Service { .. })
+        | (_, StreamScope::Port(_) | StreamScope::Unknown) => unknown(pick),
+    }
+}
+
+/// The table of a scope.
+pub fn stream_table<'a>(
+    snapshot: &'a Snapshot,
+    client: &Client<'_>,
+    scope: &StreamScope,
+) -> Option<&'a StreamTable> {
+    match scope {
+        StreamScope::Service { host, port } => {
+            let outlook = snapshot.outlook(client.pod());
+            outlook.streams.get(host)?.get(port)
+        }
+        StreamScope::Port(port) => snapshot.outlook(client.pod()).whole_ports.get(port),
+        StreamScope::Gateway { port, server } => {
+            gateway::stream_table(snapshot, client, *port, server.as_deref())
+        }
+        StreamScope::Unknown => None,
+    }
+}
+
+/// The first route that matches, in the first of a table and its stand-ins that concerns the client.
+pub fn stream_route<'a>(
+    table: &'a StreamTable,
+    client: &Client<'_>,
+    flow: &Flow<'_>,
+) -> StreamFound<'a> {
+    for table in std::iter::successors(Some(table), |table| table.next.as_deref()) {
+        let is_for =
+            |route: &&StreamRoute| matching::stranger(&route.when.client, client).is_none();
+        let mut own = table.routes.iter().filter(is_for).peekable();
+        let concerned = own.peek().is_some();
+        if let Some(route) = own.find(|route| takes(&route.when, flow)) {
+            return StreamFound::Route(route);
+        }
+        if concerned {
+            return StreamFound::NoRoute;
+        }
+    }
+    StreamFound::Nothing
+}
+
+/// Whether a connection meets the conditions, but for those on the client.
+pub fn takes(conditions: &StreamMatch, flow: &Flow<'_>) -> bool {
+    let StreamMatch {
+        server_names,
+        subnets,
+        client: _,
+    } = conditions;
+    let to: IpAddr = flow.destination.ip().to_canonical();
+    (subnets.is_empty() || subnets.iter().any(|subnet| subnet.contains(&to)))
+        && (server_names.is_empty()
+            || flow
+                .server_name
+                .is_some_and(|name| server_names.iter().any(|pattern| names(pattern, name))))
+}
+
+/// Whether a server name is meant: `*.x` is any name below `x`, `*` is any.
+pub fn names(pattern: &str, name: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        None => pattern == name,
+        Some("") => true,
+        Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
+    }
+}
+
+#[cfg(test)]
+mod tests;
