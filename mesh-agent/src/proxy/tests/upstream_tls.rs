@@ -67,7 +67,12 @@ fn a_server_must_be_who_was_asked_for() {
     check(&["other"], &|_| {}, "web", None);
     let sni = |name: &'static str| move |tls: &mut ClientTls| tls.server_name = Some(name.into());
     check(&["a.example"], &sni("a.example"), "web", Some("a.example"));
-    check(&["*.w.example"], &sni("a.w.example"), "web", Some("a.w.example"));
+    check(
+        &["*.w.example"],
+        &sni("a.w.example"),
+        "web",
+        Some("a.w.example"),
+    );
     check(&["web"], &sni("a.example"), "web", None);
     let names = |name: &'static str| {
         move |tls: &mut ClientTls| {
