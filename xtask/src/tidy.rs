@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "admin",
         &["config", "log", "model", "pod", "proxy", "ready"],
     ),
+    ("certificate", &["model"]),
     // Of `config` and `log` it takes what can be chosen, and nothing else.
     ("cli", &["config", "log", "model"]),
     // A verb that is whole in itself: it needs no agent and no manifests.
@@ -23,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cli::iptables",
         &["cli", "intercept", "model", "netns", "sys"],
     ),
-    ("config", &["model"]),
+    ("config", &["certificate", "model"]),
     ("intercept", &["model", "netns", "sys"]),
     ("log", &[]),
     ("model", &[]),
@@ -34,7 +35,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "proxy",
-        &["intercept", "model", "netns", "route", "shutdown", "sys"],
+        &[
+            "certificate",
+            "intercept",
+            "model",
+            "netns",
+            "route",
+            "shutdown",
+            "sys",
+        ],
     ),
     ("ready", &[]),
     // Of `config` it tells what is wrong with manifests, and nothing else.
