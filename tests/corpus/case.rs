@@ -47,6 +47,9 @@ pub struct Case {
     /// More objects, or all.
     #[serde(default)]
     objects: Vec<Object>,
+    /// Part of what is said of an object that applies nevertheless.
+    #[serde(default)]
+    pub complaint: Option<String>,
     /// Why it cannot be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,
