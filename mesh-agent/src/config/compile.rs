@@ -99,4 +99,6 @@ impl Report {
 }
 
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod tests;

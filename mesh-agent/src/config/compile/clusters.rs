@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::Inputs;
 use crate::config::compile::credentials::Audience;
 use crate::config::compile::policy::{InboundManner, Manner, Policies};
-use crate::config::compile::rules::{Found, RuleId, Rules};
+use crate::config::compile::rules::{FoundRules, RuleId, Rules};
 use crate::config::compile::services::{Backend, Registered, Services, State, has_labels};
 use crate::model::{
     Cluster, ClusterKey, Discovery, Endpoint, HostViews, Labels, LocalityPolicy, Protocol,
@@ -75,7 +75,7 @@ impl<'a> Clusters<'a> {
         for (client, concerned) in self.rules.particular(self.services) {
             for index in concerned {
                 let service = &self.services.list[index];
-                let Found { rule, selected } = self.found(Some(client), service);
+                let FoundRules { rule, selected } = self.found(Some(client), service);
                 if rule != usual[index] {
                     let seen = self.of_service(service, rule, Audience::Pods);
                     let views = self.views.entry(client.into()).or_default();
@@ -150,7 +150,7 @@ impl<'a> Clusters<'a> {
         self.policies.inbound(self.rules, rule, port)
     }
 
-    fn found(&self, client: Option<&str>, service: &Registered<'_>) -> Found {
+    fn found(&self, client: Option<&str>, service: &Registered<'_>) -> FoundRules {
         let model = &service.model;
         self.rules.find(client, &model.namespace, &model.host)
     }

@@ -362,3 +362,6 @@ fn of_stranger(
         pod: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
