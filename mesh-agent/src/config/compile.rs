@@ -97,4 +97,6 @@ impl Report {
 }
 
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod tests;
