@@ -39,7 +39,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
     let mut report = Report::default();
     let services = Services::gather(inputs, options);
     let rules = SubsetRules::gather(inputs, options);
-    let bindings = routes::bindings(inputs, &mut report);
+    let bindings = routes::bindings(inputs);
     let mut selections = gateways::Selections::new(inputs);
     let mut sights = Sights::new(inputs, &services, options);
     let mut groups = pods::Groups {
