@@ -38,7 +38,12 @@ pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn explain(code: Code) -> String {
-    format!("{code} {}\n\n{}\n", code.name(), code.explanation())
+    format!(
+        "{code} {} ({})\n\n{}\n",
+        code.name(),
+        code.level().name(),
+        code.explanation()
+    )
 }
 
 /// Colours where someone looks who can see them (`no-color.org`).
@@ -125,16 +130,11 @@ fn status_text(status: &Value) -> String {
     lines.join("\n")
 }
 
-/// A line per finding; those that say nothing of consequence are counted only.
+/// A line per finding.
 fn findings(rejected: &Value) -> Vec<String> {
-    let (infos, others): (Vec<&Value>, Vec<&Value>) = rejected
-        .as_array()
-        .into_iter()
-        .flatten()
-        .partition(|finding| finding["severity"] == "info");
+    let findings = rejected.as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut lines: Vec<String> = others
-        .into_iter()
+    findings
         .map(|finding| {
             let code = finding["code"].as_str();
             let parts = ["object", "field", "message"].map(|part| text(&finding[part]));
@@ -152,12 +152,7 @@ fn findings(rejected: &Value) -> Vec<String> {
                 code.map(|code| format!(" [{code}]")).unwrap_or_default(),
             )
         })
-        .collect();
-    if !infos.is_empty() {
-        let what = "of no consequence; --output json and `mesh-agent analyze` show them";
-        lines.push(format!("{:<11} {} {what}", "infos", infos.len()));
-    }
-    lines
+        .collect()
 }
 
 /// Prints, unless whoever reads has seen enough.
@@ -201,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_shows_what_matters_and_counts_the_rest() {
+    fn a_status_has_a_line_per_finding() {
         let finding = |severity: &str, code: Option<&str>, remedy: &str| {
             serde_json::json!({
                 "severity": severity, "code": code, "file": "a.yaml", "line": 3, "object": "Service default/a",
@@ -210,7 +205,6 @@ mod tests {
         };
         let all = Value::from_iter([
             finding("error", Some("IST0106"), "r"),
-            finding("info", Some("IST0118"), "r"),
             finding("warning", None, ""),
         ]);
         assert_eq!(
@@ -218,7 +212,6 @@ mod tests {
             [
                 "error       a.yaml:3: Service default/a: m; r [IST0106]",
                 "warning     a.yaml:3: Service default/a: m",
-                "infos       1 of no consequence; --output json and `mesh-agent analyze` show them",
             ]
         );
         assert_eq!(findings(&Value::Null), Vec::<String>::new());
@@ -228,7 +221,7 @@ mod tests {
     fn a_code_is_explained() {
         let text = explain(Code::Ist0132);
         assert!(
-            text.starts_with("IST0132 VirtualServiceHostNotFoundInGateway\n\nA VirtualService is bound to a Gateway that "),
+            text.starts_with("IST0132 VirtualServiceHostNotFoundInGateway (warning)\n\nA VirtualService is bound to a Gateway that "),
             "{text}"
         );
         assert!(!text.contains("  "), "{text}");

@@ -28,6 +28,7 @@ Examples:
   mesh-agent run --manifests ./manifests --mode iptables     without eBPF
   mesh-agent gateway --manifests ./manifests --pod istio-system/istio-ingressgateway
   mesh-agent analyze --manifests ./manifests                 what is wrong with these manifests
+  mesh-agent analyze --explain IST0109                       what a code means
   mesh-agent status                                          what a running agent does, and why
   mesh-agent iptables print                                  the nat chains, without applying them
 

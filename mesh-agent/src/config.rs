@@ -5,10 +5,10 @@
 //! 1. [`yaml`]: a text becomes trees that remember line and column.
 //! 2. [`document`]: a tree becomes an [`object::Object`], typed, and checked as Istio's webhook would check it.
 //! 3. [`inputs`]: the objects in force, with the last good version of each.
-//! 4. [`mod@compile`]: the objects in force become a [`Snapshot`]; pure.
+//! 4. [`mod@compile`]: the objects in force become a [`Snapshot`], and [`analyze`] says what does not fit together; pure.
 //!
-//! [`file::ManifestDir`] does all four for a directory, and again whenever it changes. [`load`] does them once; [`check`]
-//! does so for the sake of what is wrong, which is all that a command such as `analyze` needs:
+//! [`file::ManifestDir`] does all that for a directory, and again whenever it changes. [`load`] makes the world once;
+//! [`check`] says what is wrong, which is all that a command such as `analyze` needs:
 //!
 //! ```no_run
 //! use mesh_agent::config::{self, CompileOptions, Severity};
@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use crate::model::{CapturePolicy, Snapshot};
 
-pub use crate::config::compile::compile;
+pub use crate::config::compile::{analyze, compile};
 pub use crate::config::file::ManifestDir;
 pub use crate::config::inputs::Inputs;
 pub use crate::config::problem::{Code, Rejected, Related, Severity};
@@ -104,8 +104,8 @@ pub struct Checked {
     pub findings: Vec<Rejected>,
 }
 
-/// Reads a directory once. The error says why it could not be read; what is wrong with the manifests is in the list, by
-/// file and position.
+/// Reads a directory once. The error says why it could not be read; what is not in force is in the list, by file and
+/// position.
 pub fn load(
     path: &Path,
     options: &CompileOptions,
@@ -117,11 +117,12 @@ pub fn load(
     Ok((snapshot, rejected))
 }
 
-/// Reads a directory once, for the sake of what is wrong with it.
+/// Reads a directory once, for the sake of what is wrong with it: in each object, and between them.
 pub fn check(path: &Path, options: &CompileOptions) -> Result<Checked, file::OpenError> {
     let (inputs, mut findings, files) = file::read_once(path, options)?;
     let (_, more) = compile(&inputs, options);
     findings.extend(more);
+    findings.extend(analyze(&inputs, options));
     Rejected::sort(&mut findings);
     Ok(Checked {
         files,

@@ -21,7 +21,7 @@ pub use crate::model::cluster::{
 };
 pub use crate::model::endpoints::{Endpoints, Group, HashTable, Members, Plan, Tier, Viewpoint};
 pub use crate::model::gateway::{
-    Gateway, GatewayListener, GatewayPort, Inside, SecureServer, Termination,
+    Gateway, GatewayListener, GatewayPort, Inside, SecureServer, SecureServers, Termination,
 };
 pub use crate::model::headers::{HeaderEdit, HeaderEdits, HeaderSource, Piece, Template, Variable};
 pub use crate::model::policy::{CapturePolicy, CidrSet, FailPolicy, PortSet, SourceMode};

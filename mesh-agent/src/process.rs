@@ -1,13 +1,14 @@
 //! What the node agent and the gateway share: logging, the control runtime, the manifests, the workers and the
 //! administration. Whatever can fail at start fails here, before a connection is touched.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::admin::{Admin, Endpoints, Face};
 use crate::cli::ProcessArgs;
@@ -73,7 +74,8 @@ impl Process {
         let world = Arc::new(ArcSwap::from(Arc::clone(&first.snapshot)));
         let rejected = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let (publish, snapshots) = watch::channel(Arc::clone(&first.snapshot));
-        report(&first, &rejected);
+        report(first.rejected, &rejected);
+        announce(&first.snapshot);
         runtime.spawn(follow(
             manifests,
             Arc::clone(&world),
@@ -146,44 +148,53 @@ async fn follow(
     publish: watch::Sender<Arc<Snapshot>>,
 ) {
     loop {
-        let update = manifests.next().await;
-        world.store(Arc::clone(&update.snapshot));
-        report(&update, &rejected);
-        publish.send_replace(update.snapshot);
+        let Update {
+            snapshot,
+            rejected: complaints,
+        } = manifests.next().await;
+        let new = !Arc::ptr_eq(&snapshot, &publish.borrow());
+        if new {
+            world.store(Arc::clone(&snapshot));
+        }
+        report(complaints, &rejected);
+        if new {
+            announce(&snapshot);
+            publish.send_replace(snapshot);
+        }
     }
 }
 
-/// Says what is new: each rejection once, when it appears and when it is mended.
-fn report(update: &Update, in_force: &ArcSwap<Vec<Rejected>>) {
+/// Says what is new: each complaint once, when it appears and when it is mended. What is most likely as meant is for those
+/// who ask (`mesh-agent analyze`).
+fn report(mut complaints: Vec<Rejected>, in_force: &ArcSwap<Vec<Rejected>>) {
+    complaints.retain(|complaint| complaint.severity > Severity::Info);
     let before = in_force.load();
-    for rejected in update
-        .rejected
-        .iter()
-        .filter(|rejected| !before.contains(rejected))
-    {
-        let code = rejected.code.map(Code::id);
-        match rejected.severity {
-            Severity::Error => warn!(code, "error: {rejected}"),
-            Severity::Warning => warn!(code, "warning: {rejected}"),
-            Severity::Info => debug!(code, "{rejected}"),
-        }
+    let (known, now) = (set(&before), set(&complaints));
+    for new in complaints.iter().filter(|new| !known.contains(new)) {
+        warn!(
+            code = new.code.map(Code::id),
+            "{}: {new}",
+            new.severity.name()
+        );
     }
-    for mended in before
-        .iter()
-        .filter(|rejected| !update.rejected.contains(rejected))
-    {
+    for mended in before.iter().filter(|mended| !now.contains(mended)) {
         info!("no longer: {mended}");
     }
-    let snapshot = &update.snapshot;
+    in_force.store(Arc::new(complaints));
+}
+
+fn announce(snapshot: &Snapshot) {
     info!(
         generation = snapshot.generation,
         services = snapshot.services.len(),
         clusters = snapshot.clusters.len(),
         pods = snapshot.pods.len(),
-        rejected = update.rejected.len(),
         "configuration in force"
     );
-    in_force.store(Arc::new(update.rejected.clone()));
+}
+
+fn set(list: &[Rejected]) -> HashSet<&Rejected> {
+    list.iter().collect()
 }
 
 fn default_workers() -> usize {

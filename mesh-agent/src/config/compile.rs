@@ -1,7 +1,7 @@
 //! From the objects in force to the world: everything that depends on more than one object.
 //!
 //! Pure: no I/O, no clock. What an object lacks to be of use (a Service that is not there, a Gateway that nobody defined)
-//! is reported, and everything else applies.
+//! changes nothing for the others; [`analyze`] reports it, apart from [`compile()`], for a world must not wait for that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use crate::config::compile::rules::SubsetRules;
 use crate::config::compile::services::Services;
 use crate::config::compile::sight::{Sight, Sights};
 use crate::config::object::Object;
-use crate::config::path::Path;
 use crate::config::problem::{Problems, Rejected};
 use crate::config::{CompileOptions, Inputs};
 use crate::model::Snapshot;
 
+pub use crate::config::compile::analysis::analyze;
+
+mod analysis;
 mod capture;
 mod clusters;
 mod entries;
@@ -23,9 +25,9 @@ mod hosts;
 mod mesh;
 mod outlooks;
 mod pods;
-mod references;
 mod routes;
 mod rules;
+mod secrets;
 mod services;
 mod sight;
 mod streams;
@@ -47,7 +49,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
     let pods = pods::pods(inputs, &services, &mut groups, options, &mut report);
     let (clusters, views) = clusters::clusters(&services, &rules);
     let outlook = |sight: &Sight<'_>| outlooks::outlook(sight, &bindings, &services, options);
-    references::check(inputs, &services, &rules, &mut report);
+    let gateways = gateways::gateways(&selections, &bindings, &services, &mut report);
     let snapshot = Snapshot {
         generation: 0,
         services: services.models(),
@@ -55,7 +57,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
         views,
         common: outlook(&Sight::common()),
         restricted: sights.restricted.iter().map(outlook).collect(),
-        gateways: gateways::gateways(&selections, &bindings, &services),
+        gateways,
         pods_by_address: pods::by_address(&pods),
         pods: pods
             .into_iter()
@@ -75,18 +77,6 @@ impl Report {
     fn take(&mut self, object: &Object, problems: Problems) {
         self.rejected
             .extend(problems.into_iter().map(|problem| object.reject(problem)));
-    }
-
-    fn warn(
-        &mut self,
-        object: &Object,
-        path: &Path,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        let mut problems = Problems::default();
-        problems.warning(path, message, remedy);
-        self.take(object, problems);
     }
 }
 

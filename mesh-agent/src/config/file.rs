@@ -32,7 +32,8 @@ pub struct ManifestDir {
     stop: mpsc::Sender<Signal>,
 }
 
-/// The world after a change of the directory.
+/// The world after a change of the directory. A world that is in force already comes again, the same one, when it has been
+/// looked through for what does not fit together: nobody waits for that.
 #[derive(Clone, Debug)]
 pub struct Update {
     /// The world.

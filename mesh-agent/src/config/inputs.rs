@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::object::{Body, Kind, Object, ObjectId, Secret};
+use crate::config::object::{Body, Object, ObjectId, Secret};
 use crate::config::object::{
     DestinationRule, EndpointSlice, Gateway, Pod, Service, ServiceEntry, Sidecar, VirtualService,
     WorkloadEntry,
@@ -118,21 +118,12 @@ impl Inputs {
         })
     }
 
-    /// A Secret.
-    pub fn secret(&self, namespace: &str, name: &str) -> Option<(&Object, &Secret)> {
-        let id = ObjectId {
-            kind: Kind::Secret,
-            namespace: namespace.into(),
-            name: name.into(),
-        };
-        match self
-            .objects
-            .get(&id)
-            .map(|object| (&**object, &object.body))
-        {
-            Some((object, Body::Secret(secret))) => Some((object, secret)),
+    /// The Secrets, oldest first.
+    pub fn secrets(&self) -> Vec<(&Object, &Secret)> {
+        self.by_age(|body| match body {
+            Body::Secret(secret) => Some(secret),
             _ => None,
-        }
+        })
     }
 
     fn by_age<'a, T>(

@@ -15,7 +15,7 @@ mod code;
 ///
 /// Serialized it is a finding of `mesh-agent analyze --output json` and of `/status`; the names and meanings of its
 /// fields do not change, and every field is always there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Rejected {
     /// Whether something is not in force because of it.
     pub severity: Severity,
@@ -45,7 +45,7 @@ pub struct Rejected {
 }
 
 /// Another place that a complaint is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Related {
     /// What is there.
     pub message: String,
@@ -63,7 +63,7 @@ pub struct Related {
 }
 
 /// What a [`Rejected`] means for what is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// In force as written, and most likely as meant.
@@ -109,8 +109,7 @@ pub struct Coded<'a> {
 }
 
 impl Problem {
-    /// A complaint about the value of a field. Errors and warnings are those of Istio's schema unless [`Problem::of`]
-    /// says otherwise.
+    /// A complaint about the value of a field, by a rule of Istio's schema unless [`Problem::of`] says otherwise.
     pub fn new(
         path: &Path,
         message: impl Into<String>,
@@ -130,6 +129,16 @@ impl Problem {
             },
             related: None,
         }
+    }
+
+    /// A breach of a rule, as serious as the rule is.
+    pub fn breach(
+        code: Code,
+        path: &Path,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::new(path, message, remedy, code.level()).of(code)
     }
 
     /// The same, as a breach of this rule.
@@ -238,6 +247,11 @@ impl Coded<'_> {
     /// As [`Problems::warning`].
     pub fn warning(self, path: &Path, message: impl Into<String>, remedy: impl Into<String>) {
         self.push(path, message, remedy, Severity::Warning);
+    }
+
+    /// Something that is most likely as meant.
+    pub fn info(self, path: &Path, message: impl Into<String>, remedy: impl Into<String>) {
+        self.push(path, message, remedy, Severity::Info);
     }
 
     fn push(

@@ -201,6 +201,20 @@ fn colours_are_for_those_who_want_them() {
 }
 
 #[test]
+fn a_name_that_is_no_text_is_told_all_the_same() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let directory = tempfile::tempdir().expect("a directory");
+    let name = std::ffi::OsStr::from_bytes(b"\xff.yaml");
+    fs::write(directory.path().join(name), "a: b: c\n").expect("written");
+    let checked = check(directory.path(), &CompileOptions::default()).expect("read");
+    let report = Report::new(&checked);
+    let text = report.text(Style::Plain, file::text);
+    assert!(text.contains("�.yaml:1:5\n"), "{text}");
+    let json = report.json().expect("it can be written");
+    assert!(json.contains("�.yaml\""), "{json}");
+}
+
+#[test]
 fn json_has_a_shape_that_stays() {
     let two = format!("{SERVICE}---\n{SERVICE}");
     let (checked, _) = analyze(&[("a.yaml", two.as_bytes()), ("b.yaml", b"kind: Service\n")]);

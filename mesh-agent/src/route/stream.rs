@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::{
     ClusterKey, RouteAction, Snapshot, StreamMatch, StreamRoute, StreamTable, Unknown,
 };
-use crate::route::{Client, Flow, Pick, StreamDecision, StreamScope, action, matching};
+use crate::route::{Client, Flow, Pick, StreamDecision, StreamScope, action, gateway, matching};
 
 /// What a table has for a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -83,7 +83,10 @@ pub fn stream_table<'a>(
             outlook.streams.get(host)?.get(port)
         }
         StreamScope::Port(port) => snapshot.outlook(client.pod()).whole_ports.get(port),
-        StreamScope::Gateway { .. } | StreamScope::Unknown => None,
+        StreamScope::Gateway { port, server } => {
+            gateway::stream_table(snapshot, client, *port, server.as_deref())
+        }
+        StreamScope::Unknown => None,
     }
 }
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::config::object;
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::model::{CapturePolicy, CidrSet, FailPolicy, PortSet, SourceMode};
 
 /// The default policy with what the annotations change.
@@ -74,11 +74,8 @@ fn istio(
         ),
         "excludeInterfaces" => policy.exclude_interfaces = names(value),
         "kubevirtInterfaces" => policy.virtual_interfaces = names(value),
-        _ => problems.warning(
-            path,
-            "no such annotation is known",
-            "check its spelling, or remove it",
-        ),
+        // Whether there is such an annotation at all is looked at by `analysis`, on every object.
+        _ => {}
     }
 }
 
@@ -101,21 +98,13 @@ fn own(policy: &mut CapturePolicy, field: &str, value: &str, path: &Path, proble
             };
             set(&mut policy.on_agent_loss, loss, path, problems);
         }
-        "enrol" => {
-            if !matches!(value, "true" | "false") {
-                problems.left_out(
-                    path,
-                    format!("\"{value}\" is neither true nor false"),
-                    "the Pod is enrolled",
-                );
-            }
-        }
-        "netns" => {}
-        _ => problems.warning(
+        "enrol" if !matches!(value, "true" | "false") => problems.code(Code::Ist0125).left_out(
             path,
-            "no such annotation is known",
-            "check its spelling, or remove it",
+            format!("\"{value}\" is neither true nor false"),
+            "the Pod is enrolled",
         ),
+        // Whether there is such an annotation at all is looked at by `analysis`, on every object.
+        _ => {}
     }
 }
 
@@ -135,7 +124,8 @@ impl<T> OrReport<T> for Result<T, String> {
         match self {
             Ok(value) => Some(value),
             Err(message) => {
-                problems.left_out(path, message, "the default holds until this is corrected");
+                let remedy = "the default holds until this is corrected";
+                problems.code(Code::Ist0125).left_out(path, message, remedy);
                 None
             }
         }
@@ -272,7 +262,6 @@ mod tests {
             [
                 "\"true\" is neither sidecar nor preserve",
                 "\"10.0.0.0/33\" is no CIDR range",
-                "no such annotation is known",
                 "\"70000\" is no port",
                 "\"http\" is no port",
             ]

@@ -1,94 +1,132 @@
-//! The servers of Gateways, each with the hosts of the VirtualServices that are bound to it.
+//! What gateway pods serve: which Gateways select which of them, and each such set of Gateways as one.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::Inputs;
-use crate::config::compile::mesh::add;
-use crate::config::compile::routes::{Binding, Place};
+use crate::config::compile::Report;
+use crate::config::compile::gateways::bound::BoundTo;
+use crate::config::compile::gateways::merge::Merger;
+use crate::config::compile::routes::Binding;
+use crate::config::compile::secrets::Secrets;
 use crate::config::compile::services::{Services, has_labels};
-use crate::config::object::gateway::Server;
+use crate::config::object::gateway::{Authorities, Certificates, Clients, Server, ServerKind};
 use crate::config::object::name::{GatewayName, intersection};
 use crate::config::object::{Gateway, Object};
-use crate::model::{self, GatewayListener, GatewayPort, Labels, Route, RouteTable, VirtualHost};
+use crate::model::{self, Labels};
+
+mod bound;
+mod listener;
+mod merge;
 
 /// Which Gateways select which pods: each set of Gateways that selects any pod is merged once.
 pub(super) struct Selections<'a> {
     gateways: Vec<(&'a Object, &'a Gateway)>,
-    /// Indices into `gateways`; first those that select every pod.
-    sets: Vec<Vec<usize>>,
+    /// Of each Gateway, the Secrets that it names.
+    credentials: Vec<Vec<&'a Arc<str>>>,
+    /// First those that select every pod.
+    sets: Vec<Set>,
+    secrets: Secrets<'a>,
+}
+
+/// The Gateways of some pods.
+#[derive(Debug, PartialEq, Eq)]
+struct Set {
+    /// Indices of Gateways, the oldest first.
+    members: Vec<usize>,
+    /// Where their Secrets are looked for; `None` where none of them names one, or no such Secret is there.
+    namespace: Option<Arc<str>>,
 }
 
 impl<'a> Selections<'a> {
     pub(super) fn new(inputs: &'a Inputs) -> Self {
         let gateways = inputs.gateways();
         let of_all = (0..gateways.len()).filter(|index| gateways[*index].1.selector.is_empty());
-        let sets = vec![of_all.collect()];
-        Self { gateways, sets }
+        let sets = vec![Set {
+            members: of_all.collect(),
+            namespace: None,
+        }];
+        let credentials = gateways
+            .iter()
+            .map(|(_, gateway)| gateway.servers.iter().flat_map(credentials).collect())
+            .collect();
+        Self {
+            gateways,
+            credentials,
+            sets,
+            secrets: Secrets::new(inputs),
+        }
     }
 
     /// The place of a pod's set.
-    pub(super) fn of(&mut self, labels: &Labels) -> usize {
-        let selected: Vec<usize> = (0..self.gateways.len())
+    pub(super) fn of(&mut self, labels: &Labels, namespace: &Arc<str>) -> usize {
+        let members: Vec<usize> = (0..self.gateways.len())
             .filter(|index| has_labels(labels, &self.gateways[*index].1.selector))
             .collect();
-        let known = self.sets.iter().position(|set| *set == selected);
+        let set = Set {
+            namespace: self
+                .matters(&members, namespace)
+                .then(|| Arc::clone(namespace)),
+            members,
+        };
+        let known = self.sets.iter().position(|known| *known == set);
         known.unwrap_or_else(|| {
-            self.sets.push(selected);
+            self.sets.push(set);
             self.sets.len() - 1
+        })
+    }
+
+    /// Whether it makes a difference which namespace Secrets are looked for in. A Gateway without a selector selects pods
+    /// that nobody takes for a gateway: there, only what is found makes one.
+    fn matters(&self, members: &[usize], namespace: &str) -> bool {
+        members.iter().any(|index| {
+            let names = &self.credentials[*index];
+            let meant = !self.gateways[*index].1.selector.is_empty();
+            !names.is_empty()
+                && (meant || names.iter().any(|name| self.secrets.has(namespace, name)))
         })
     }
 }
 
-/// Each set of Gateways as one, the oldest Gateway first.
-pub(super) fn gateways(
-    selections: &Selections<'_>,
-    bindings: &[Binding<'_>],
-    services: &Services<'_>,
-) -> Vec<model::Gateway> {
-    let merged = selections.sets.iter().map(|set| {
-        let members: Vec<_> = set
-            .iter()
-            .map(|index| selections.gateways[*index])
-            .collect();
-        merge(&members, bindings, services)
-    });
-    merged.collect()
+/// The Secrets that a server names.
+fn credentials(server: &Server) -> Vec<&Arc<str>> {
+    let (ServerKind::Https(tls) | ServerKind::Tls(tls)) = &server.service else {
+        return Vec::new();
+    };
+    let own = match &tls.certificates {
+        Certificates::Secrets(names) => names.iter().map(|(name, _)| name).collect(),
+        Certificates::Files(_) => Vec::new(),
+    };
+    let authorities = match &tls.clients {
+        Clients::Required(check) | Clients::Optional(check) => match &check.authorities {
+            Authorities::Secret(name, _) => Some(name),
+            Authorities::Files(_) => None,
+        },
+        Clients::Anyone => None,
+    };
+    own.into_iter().chain(authorities).collect()
 }
 
-fn merge(
-    members: &[(&Object, &Gateway)],
-    bindings: &[Binding<'_>],
+/// Each set of Gateways as one, the oldest Gateway first.
+pub(super) fn gateways<'a>(
+    selections: &Selections<'a>,
+    bindings: &'a [Binding<'a>],
     services: &Services<'_>,
-) -> model::Gateway {
-    let names = members.iter().map(|(object, _)| {
-        let id = &object.id;
-        format!("{}/{}", id.namespace, id.name).into()
+    report: &mut Report,
+) -> Vec<model::Gateway> {
+    let mut merger = Merger {
+        bound: BoundTo::new(bindings),
+        services,
+        secrets: &selections.secrets,
+        report,
+        told: HashSet::new(),
+    };
+    let merged = selections.sets.iter().map(|set| {
+        let members = set.members.iter();
+        let members: Vec<_> = members.map(|index| selections.gateways[*index]).collect();
+        merger.merge(&members, set.namespace.as_ref())
     });
-    let mut ports: BTreeMap<u16, BTreeMap<&str, Vec<Arc<Route>>>> = BTreeMap::new();
-    for (object, gateway) in members {
-        let name = gateway_name(object);
-        for server in &gateway.servers {
-            let hosts = ports.entry(server.port).or_default();
-            add_routes(hosts, server, &name, bindings, services);
-        }
-    }
-    model::Gateway {
-        names: names.collect(),
-        ports: ports
-            .into_iter()
-            .map(|(port, hosts)| {
-                let listener = GatewayListener::Http(table(hosts));
-                (
-                    port,
-                    GatewayPort {
-                        bind: None,
-                        listener,
-                    },
-                )
-            })
-            .collect(),
-    }
+    merged.collect()
 }
 
 /// What VirtualServices call a Gateway.
@@ -117,43 +155,5 @@ pub(super) fn shared_hosts<'s>(
         .filter_map(move |served| intersection(&served.host, host))
 }
 
-/// VirtualServices for one host are put one behind the other, the oldest first.
-fn add_routes<'a>(
-    hosts: &mut BTreeMap<&'a str, Vec<Arc<Route>>>,
-    server: &'a Server,
-    name: &GatewayName,
-    bindings: &'a [Binding<'a>],
-    services: &Services<'_>,
-) {
-    let place = Place {
-        gateway: name,
-        port: server.port,
-    };
-    for binding in bindings.iter().filter(|binding| binding.applies_to(name)) {
-        for host in &binding.service.hosts {
-            for shared in shared_hosts(server, host, &binding.object.id.namespace) {
-                let routes = binding.routes(&place, services);
-                if !routes.is_empty() {
-                    hosts.entry(shared).or_default().extend(routes);
-                }
-            }
-        }
-    }
-}
-
-/// What takes every request comes last, whoever it belongs to.
-fn table(hosts: BTreeMap<&str, Vec<Arc<Route>>>) -> RouteTable {
-    let mut table = RouteTable::default();
-    for (host, mut routes) in hosts {
-        routes.sort_by_key(|route| route.when.takes_any_request());
-        let name: Arc<str> = host.into();
-        let host = VirtualHost {
-            name: Arc::clone(&name),
-            routes: routes.into(),
-            https_redirect: false,
-            next: None,
-        };
-        add(&mut table, &name, &Arc::new(host));
-    }
-    table
-}
+#[cfg(test)]
+mod tests;

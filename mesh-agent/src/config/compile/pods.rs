@@ -11,7 +11,7 @@ use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object};
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::config::{CompileOptions, Inputs};
 use crate::model::{InboundPort, LocalPod, Pod, PodId, Protocol};
 
@@ -53,7 +53,7 @@ pub(super) fn pods<'a>(
                 outlook: groups
                     .sights
                     .of(&object.id.namespace, &object.labels, groups.bindings),
-                gateway: groups.gateways.of(&object.labels),
+                gateway: groups.gateways.of(&object.labels, &object.id.namespace),
                 inbound: served.remove(&id).unwrap_or_default(),
                 id,
             })
@@ -101,7 +101,7 @@ fn local(object: &Object, options: &CompileOptions, report: &mut Report) -> Opti
     let netns = object.annotations.get(NETNS)?;
     let mut problems = Problems::default();
     if !netns.starts_with('/') {
-        problems.left_out(
+        problems.code(Code::Ist0125).left_out(
             &object::annotation(NETNS),
             format!("\"{netns}\" is no absolute path, so the Pod is not enrolled"),
             "write for example /run/netns/NAME",

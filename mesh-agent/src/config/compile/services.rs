@@ -14,7 +14,7 @@ use crate::config::object::service::{Port, Target};
 use crate::config::object::{self, EndpointSlice, Kind, Object, Pod, Service, WorkloadEntry};
 use crate::config::problem::Problems;
 use crate::config::{CompileOptions, Inputs};
-use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId, Protocol};
+use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId};
 
 /// As on Kubernetes' Services: the namespaces whose pods see one, separated by commas.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -183,14 +183,6 @@ impl Registered<'_> {
     /// Whether Kubernetes knows it.
     pub(super) fn is_kubernetes(&self) -> bool {
         self.object.id.kind == Kind::Service
-    }
-
-    /// The port that `number` names, where it is one of TCP.
-    pub(super) fn has_port(&self, number: u16) -> bool {
-        self.model
-            .ports
-            .iter()
-            .any(|port| port.number == number && port.protocol != Protocol::Udp)
     }
 }
 

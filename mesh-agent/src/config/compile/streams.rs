@@ -86,7 +86,7 @@ pub(super) fn mesh_streams(
 ///
 /// As in Istio, a gateway looks at the port and the gateways of a rule alone, and for `tls` at its server names.
 pub(super) fn gateway_streams(
-    bindings: &[Binding<'_>],
+    bindings: &[&Binding<'_>],
     name: &GatewayName,
     server: &Server,
     services: &Services<'_>,

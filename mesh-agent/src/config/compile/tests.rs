@@ -264,47 +264,6 @@ status: {podIP: 10.1.0.1}
 }
 
 #[test]
-fn names_that_nobody_has_are_warned_of() {
-    let text = service("a", "10.0.0.1", &["http:80:8080"])
-        + &istio(
-            "Gateway",
-            "gw",
-            "{servers: [{hosts: [x.com], port: {number: 80, name: http, protocol: HTTP}}]}",
-        )
-        + &istio(
-            "VirtualService",
-            "vs",
-            "{hosts: [y.com], gateways: [gw, other/gw], http: [{route: [{destination: {host: gone}}]}]}",
-        )
-        + &istio("DestinationRule", "dr", "{host: gone}");
-    let (_, rejected) = world(&text);
-    assert!(
-        rejected
-            .iter()
-            .all(|complaint| complaint.severity == Severity::Warning)
-    );
-    let shown: Vec<String> = rejected
-        .iter()
-        .map(|complaint| {
-            format!(
-                "{}: {}: {}",
-                complaint.object, complaint.field, complaint.message
-            )
-        })
-        .collect();
-    assert_eq!(
-        shown,
-        [
-            "VirtualService default/vs: spec.hosts: Gateway default/gw serves none of these hosts",
-            "VirtualService default/vs: spec.gateways[1]: there is no Gateway other/gw",
-            "VirtualService default/vs: spec.http[0].route[0].destination.host: no Service is called \
-             gone.default.svc.cluster.local, so this share is answered with 503",
-            "DestinationRule default/dr: spec.host: no Service is called gone.default.svc.cluster.local",
-        ]
-    );
-}
-
-#[test]
 fn an_unknown_field_may_be_let_pass() {
     let text = service("a", "10.0.0.1", &["http:80:8080"])
         + &istio(

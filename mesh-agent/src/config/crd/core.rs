@@ -82,16 +82,30 @@ pub struct ServicePort {
 pub struct PodSpec {
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
+    pub security_context: SecurityContext,
+}
+
+/// `securityContext`, of a Pod or a container.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct SecurityContext {
+    pub run_as_user: Option<Number<i64>>,
 }
 
 /// `Pod.spec.containers[]`.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 #[expect(
     missing_docs,
     reason = "the names are Kubernetes', and so is what they mean"
 )]
 pub struct Container {
+    pub name: String,
+    pub security_context: SecurityContext,
     pub ports: Vec<ContainerPort>,
 }
 

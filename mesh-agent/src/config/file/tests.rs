@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use super::*;
-use crate::config::Severity;
+use crate::config::{Code, Severity};
 
 /// Nothing here takes a second; this is for a machine that is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -137,6 +137,39 @@ async fn a_directory_that_goes_leaves_the_world_as_it_is_until_it_is_back() {
     assert!(until(&mut watched, &[2]).await.rejected.is_empty());
     fs::write(path.join("a.yaml"), service("a", 3)).expect("written");
     until(&mut watched, &[3]).await;
+}
+
+#[tokio::test]
+async fn what_does_not_fit_together_is_said_of_a_world_that_is_in_force_already() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\nspec: {host: a}\n";
+    fs::write(path("rule.yaml"), rule).expect("written");
+    let (mut watched, first) = open(directory.path());
+    let codes = |update: &Update| -> Vec<Code> {
+        let rejected = update.rejected.iter();
+        rejected.filter_map(|rejected| rejected.code).collect()
+    };
+    assert_eq!(
+        codes(&first),
+        [Code::Ist0174],
+        "the first world is looked through at once"
+    );
+
+    fs::write(path("a.yaml"), service("a", 1)).expect("written");
+    // The world comes once, with what was said before, and then again; on a slow machine both are one.
+    let mut live: Option<Update> = None;
+    loop {
+        let update = until(&mut watched, &[1]).await;
+        if let Some(live) = &live {
+            assert!(Arc::ptr_eq(&live.snapshot, &update.snapshot));
+        }
+        if codes(&update).is_empty() {
+            break;
+        }
+        assert_eq!(codes(&update), [Code::Ist0174]);
+        live = Some(update);
+    }
 }
 
 #[tokio::test]

@@ -11,13 +11,17 @@ use crate::config::file::settle::Settle;
 use crate::config::file::store::Store;
 use crate::config::file::watcher::Watcher;
 use crate::config::file::{OpenError, Signal, Update, scan};
-use crate::config::{CompileOptions, Rejected, compile, document};
+use crate::config::{CompileOptions, Inputs, Rejected, analyze, compile, document};
+use crate::model::Snapshot;
 
 /// How often the directory is looked at though nobody told of a change: network file systems tell nothing.
 const BELT: Duration = Duration::from_secs(2);
 
 /// The same, where the kernel does not tell at all.
 const UNTOLD: Duration = Duration::from_millis(100);
+
+/// How long nothing must have happened before a world is analyzed: the next change goes before.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// Everything that the thread owns.
 pub(super) struct Worker {
@@ -32,6 +36,17 @@ pub(super) struct Worker {
     /// Why the directory cannot be read, while it cannot.
     unreadable: Option<Rejected>,
     generation: u64,
+    /// What does not fit together in the world that was analyzed last.
+    analyzed: Vec<Rejected>,
+    /// A world that is in force and has not been analyzed yet.
+    fresh: Option<Fresh>,
+}
+
+/// What it takes to add to an update what analysis finds.
+struct Fresh {
+    inputs: Inputs,
+    snapshot: Arc<Snapshot>,
+    rejected: Vec<Rejected>,
 }
 
 impl Worker {
@@ -61,8 +76,11 @@ impl Worker {
             again: Instant::now() + BELT,
             unreadable: None,
             generation: 0,
+            analyzed: Vec::new(),
+            fresh: None,
         };
         let first = worker.world();
+        let first = worker.analyze().unwrap_or(first);
         Ok((worker, first))
     }
 
@@ -75,9 +93,15 @@ impl Worker {
                 .map_or(self.again, |due| due.min(self.again));
             let wait = wake.saturating_duration_since(Instant::now());
             if !wait.is_zero() {
-                match self.inbox.recv_timeout(wait) {
+                let quiet = self.fresh.is_some() && wait > QUIET;
+                match self.inbox.recv_timeout(if quiet { QUIET } else { wait }) {
                     Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                     Ok(signal) => self.note(signal),
+                    Err(RecvTimeoutError::Timeout) if quiet => {
+                        if let Some(update) = self.analyze() {
+                            publish.send_replace(update);
+                        }
+                    }
                     Err(RecvTimeoutError::Timeout) => {}
                 }
                 continue;
@@ -127,16 +151,44 @@ impl Worker {
         refreshed.changed || back
     }
 
+    /// The world as it is now. What does not fit together in it is said later: until then, what did not before.
     fn world(&mut self) -> Update {
         let (inputs, mut rejected) = self.store.resolve();
         rejected.extend(self.unreadable.clone());
         let (mut snapshot, more) = compile(&inputs, &self.options);
         rejected.extend(more);
-        Rejected::sort(&mut rejected);
         self.generation += 1;
         snapshot.generation = self.generation;
+        let snapshot = Arc::new(snapshot);
+        let update = self.update(&snapshot, &rejected);
+        self.fresh = Some(Fresh {
+            inputs,
+            snapshot,
+            rejected,
+        });
+        update
+    }
+
+    /// Analyzes the world in force, where that has not been done. What comes back says what is new by it.
+    fn analyze(&mut self) -> Option<Update> {
+        let Fresh {
+            inputs,
+            snapshot,
+            rejected,
+        } = self.fresh.take()?;
+        let found = analyze(&inputs, &self.options);
+        if found == self.analyzed {
+            return None;
+        }
+        self.analyzed = found;
+        Some(self.update(&snapshot, &rejected))
+    }
+
+    fn update(&self, snapshot: &Arc<Snapshot>, rejected: &[Rejected]) -> Update {
+        let mut rejected = [rejected, &self.analyzed].concat();
+        Rejected::sort(&mut rejected);
         Update {
-            snapshot: Arc::new(snapshot),
+            snapshot: Arc::clone(snapshot),
             rejected,
         }
     }

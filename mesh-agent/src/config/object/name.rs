@@ -18,7 +18,7 @@ pub struct ExportTo {
 }
 
 /// The name of a gateway that a VirtualService is bound to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum GatewayName {
     /// `mesh`: every pod.
     Mesh,

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::crd::core::{Container, PodSpec, PodStatus};
+use crate::config::crd::Number;
+use crate::config::crd::core::{Container, PodSpec, PodStatus, SecurityContext};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
 
@@ -18,7 +19,15 @@ pub struct Pod {
     pub ready: bool,
     /// The named TCP ports of its containers.
     pub ports: Vec<(Arc<str>, u16)>,
+    /// The fields that make it run as the user who is the proxy.
+    pub as_proxy: Vec<Path>,
 }
+
+/// The user of Istio's proxy, and of every iptables rule that lets the proxy pass.
+const PROXY_USER: i64 = 1337;
+
+/// What Istio calls the proxy's own container; it stands in the Pods of gateways too.
+const PROXY_CONTAINER: &str = "istio-proxy";
 
 impl Pod {
     /// Reads `spec` and `status`.
@@ -26,7 +35,9 @@ impl Pod {
         let PodSpec {
             containers,
             init_containers,
+            security_context,
         } = spec;
+        let as_proxy = as_proxy(security_context, &containers, &init_containers);
         let PodStatus {
             phase,
             pod_ip,
@@ -64,12 +75,37 @@ impl Pod {
                 .chain(init_containers)
                 .flat_map(named_ports)
                 .collect(),
+            as_proxy,
         }
     }
 }
 
+/// What the Pod says holds for the containers that say nothing.
+fn as_proxy(pod: SecurityContext, containers: &[Container], init: &[Container]) -> Vec<Path> {
+    let asks = |context: SecurityContext| context.run_as_user == Some(Number(PROXY_USER));
+    let spec = Path::of("spec");
+    let listed = |list: &[Container], name: &str| -> Vec<Path> {
+        let path = spec.key(name);
+        list.iter()
+            .enumerate()
+            .filter(|(_, container)| container.name != PROXY_CONTAINER)
+            .filter(|(_, container)| asks(container.security_context))
+            .map(|(index, _)| path.index(index).key("securityContext").key("runAsUser"))
+            .collect()
+    };
+    let own = asks(pod).then(|| spec.key("securityContext").key("runAsUser"));
+    let mut paths: Vec<Path> = own.into_iter().collect();
+    paths.extend(listed(containers, "containers"));
+    paths.extend(listed(init, "initContainers"));
+    paths
+}
+
 fn named_ports(container: Container) -> impl Iterator<Item = (Arc<str>, u16)> {
-    let Container { ports } = container;
+    let Container {
+        name: _,
+        security_context: _,
+        ports,
+    } = container;
     ports.into_iter().filter_map(|port| {
         let tcp = port.protocol.is_empty() || port.protocol == "TCP";
         let number = u16::try_from(port.container_port?.0).ok()?;

@@ -246,6 +246,7 @@ fn gateway(kind: StreamKind, server: &str, services: &str) -> Vec<String> {
         .collect();
     let all = Services::gather(&inputs, &options);
     let bindings = bindings(&inputs);
+    let bindings: Vec<_> = bindings.iter().collect();
     let (_, gateway) = inputs.gateways()[0];
     let name = GatewayName::Gateway("default".into(), "gw".into());
     told(&gateway_streams(

@@ -2,7 +2,7 @@
 
 use crate::config::object::virtual_service::{Block, Rule};
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::model::PathMatch;
 
 /// Warns about rules and match blocks that no request gets to.
@@ -15,11 +15,16 @@ pub(super) fn check(rules: &[Rule], path: &Path, problems: &mut Problems) {
                 _ => path.index(index).key("match").index(position),
             };
             match earlier.iter().find(|(_, other)| takes_all_of(other, block)) {
-                Some((taker, _)) => problems.warning(
-                    &path,
-                    format!("no request gets here: http[{taker}] takes all that this would match"),
-                    "move it before that rule, or remove it",
-                ),
+                Some((taker, _)) => {
+                    let message = format!(
+                        "no request gets here: http[{taker}] takes all that this would match"
+                    );
+                    let remedy = "move it before that rule, or remove it";
+                    match rule.blocks.len() {
+                        1 => problems.code(Code::Ist0130).warning(&path, message, remedy),
+                        _ => problems.code(Code::Ist0131).info(&path, message, remedy),
+                    }
+                }
                 None => earlier.push((index, block)),
             }
         }

@@ -1,0 +1,78 @@
+//! What objects say of each other that is not so, or hardly as meant, by the rules of `istioctl analyze`
+//! (`istio-routing.md` 5.5). None of it changes what is in force.
+//!
+//! A file per subject. Each looks up what it needs in [`registry::Registry`], so that the whole takes about as long as
+//! reading every object once: nothing here compares every object with every other.
+//!
+//! What Pods are needed for is looked at only where there are any: manifests that are kept in a repository have none.
+
+use crate::config::compile::analysis::registry::Registry;
+use crate::config::object::Object;
+use crate::config::problem::{Problem, Rejected};
+use crate::config::{CompileOptions, Inputs};
+
+mod annotations;
+mod destinations;
+mod gateways;
+mod hosts;
+mod pods;
+mod registry;
+mod services;
+mod subsets;
+
+/// An annotation on any object that lists the codes which are not to be told of it, or says `*`.
+const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
+
+/// Says what does not fit together. Pure; the order is that of the rules, not of the files.
+pub fn analyze(inputs: &Inputs, options: &CompileOptions) -> Vec<Rejected> {
+    let registry = Registry::gather(inputs, options);
+    let mut findings = Findings::default();
+    annotations::check(inputs, &mut findings);
+    pods::check(&registry, &mut findings);
+    services::check(&registry, &mut findings);
+    hosts::check(inputs, &mut findings);
+    destinations::check(inputs, &registry, &mut findings);
+    subsets::check(inputs, &registry, &mut findings);
+    gateways::check(inputs, &registry, &mut findings);
+    findings.list
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Findings {
+    list: Vec<Rejected>,
+}
+
+impl Findings {
+    fn add(&mut self, object: &Object, problem: Problem) {
+        let suppressed = object.annotations.get(SUPPRESS).is_some_and(|codes| {
+            let id = problem.code.map_or("", |code| code.id());
+            codes
+                .split(',')
+                .map(str::trim)
+                .any(|code| code == "*" || code == id)
+        });
+        if !suppressed {
+            self.list.push(object.reject(problem));
+        }
+    }
+}
+
+/// Some of a list, in words: a message must stay one that is read.
+fn some<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    const MANY: usize = 5;
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    match items.as_slice() {
+        [] => "none".to_owned(),
+        [only] => only.clone(),
+        [first @ .., last] if items.len() <= MANY => format!("{} and {last}", first.join(", ")),
+        _ => format!(
+            "{} and {} more",
+            items[..MANY].join(", "),
+            items.len() - MANY
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;
