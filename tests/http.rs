@@ -168,7 +168,8 @@ fn read_response(stream: &mut BufReader<TcpStream>) -> Result<Response> {
     })
 }
 
-fn read_chunks(stream: &mut impl BufRead) -> Result<Vec<u8>> {
+/// The body of a chunked message.
+pub fn read_chunks(stream: &mut impl BufRead) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let mut line = String::new();

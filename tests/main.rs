@@ -4,6 +4,7 @@
 //! the host. All of it needs root; without root these tests are skipped, and say so.
 
 mod agent;
+mod corpus;
 mod ebpf;
 mod flows;
 mod gateway;
@@ -84,6 +85,7 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(life::tests());
     tests.extend(gateway::tests());
     tests.extend(protocols::tests());
+    tests.extend(corpus::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -393,7 +393,6 @@ impl Connection {
         };
         let stream = connected.map_err(|error: ConnectError| Failure::Connect {
             cause: error.cause(),
-            retried: false,
         })?;
         Ok(Upstream {
             stream,

@@ -8,42 +8,48 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT, HOST};
-use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::proxy::connection::Connection;
 use crate::proxy::detect::First;
 use crate::proxy::http::body::Body;
+use crate::proxy::http::decide::{Taken, Verdict};
+use crate::proxy::http::finish::Given;
 use crate::proxy::http::forward::Outgoing;
-use crate::proxy::http::upload::{Gate, RequestBody};
-use crate::proxy::record::{Hop, Record};
-use crate::proxy::respond::{self, Failure};
+use crate::proxy::http::request::Arrived;
+use crate::proxy::record::{Flag, Hop, Record};
+use crate::proxy::respond::{self, Asker, Failure};
 use crate::proxy::site;
-use crate::proxy::stream::{Activity, Stream, Timed};
+use crate::proxy::stream::{Activity, Busy, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
+use crate::route::Reply;
 
+mod attempt;
 pub(super) mod body;
+mod control;
+mod cors;
+mod date;
+mod decide;
+mod edit;
+mod finish;
 mod forward;
+pub(super) mod gate;
 mod headers;
 mod path;
+mod request;
+mod retry;
 mod rewrite;
+mod timeout;
 mod upgrade;
 pub(super) mod upload;
 
 /// hyper's ends of a client's connection.
 type ClientIo = TokioIo<Timed>;
-
-/// What the proxy needs of a request before it can be decided over.
-struct Admitted {
-    authority: Authority,
-    /// The path in its plain form, without query.
-    path: String,
-}
 
 /// The head of a request takes no more than this; beyond it is a 431.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -142,14 +148,12 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let busy = activity.begin();
     let mut record = Record::request(&connection.site.worker.counters, connection.hop);
-    let grpc = respond::is_grpc(request.headers());
+    let asker = Asker::of(&request, connection.hop);
     let version = request.version();
-    let mut response = match prepare(&connection, request, &mut record) {
-        Ok(outgoing) => match outgoing.exchange(&connection).await {
-            Ok(exchanged) => exchanged.into_response(&connection, record, busy),
-            Err(failure) => refuse(&failure, &connection, record, grpc),
-        },
-        Err(failure) => refuse(&failure, &connection, record, grpc),
+    request::describe(&connection, &request, &mut record);
+    let mut response = match Arrived::admit(&connection, request, asker, &mut record) {
+        Ok(arrived) => follow(&connection, arrived, record, busy).await,
+        Err(failure) => fail(&failure, asker, record),
     };
     if version < Version::HTTP_2 {
         *response.version_mut() = Version::HTTP_11;
@@ -161,121 +165,71 @@ async fn answer(
     Ok(response)
 }
 
-fn refuse(
-    failure: &Failure,
-    connection: &Connection,
+/// Does what is decided over a request.
+async fn follow(
+    connection: &Rc<Connection>,
+    arrived: Arrived,
     mut record: Record,
-    grpc: bool,
+    busy: Busy,
 ) -> Response<Body> {
-    let response = respond::reply(failure, connection.hop, grpc);
-    record.status(response.status());
+    let asker = arrived.asker;
+    let mut outgoing = match decide::decide(connection, &arrived) {
+        Verdict::App(protocol) => Outgoing::to_app(connection, arrived, protocol, &mut record),
+        Verdict::Passthrough => Outgoing::passthrough(connection, arrived, &mut record),
+        Verdict::Reply(reply) => return refuse(&reply, asker, record),
+        Verdict::Routed(routed) => {
+            if let Some(delay) = routed.delay {
+                record.flag(Flag::Delayed);
+                tokio::time::sleep(delay).await;
+            }
+            match decide::take_route(connection, arrived, routed, &mut record) {
+                Taken::Sent(outgoing) => Ok(outgoing),
+                Taken::Answered(response) => return answered(response, record),
+                Taken::Failed(failure, finish) => {
+                    record.flag(failure.flag());
+                    let given = Given {
+                        flags: record.flags(),
+                        ..Given::default()
+                    };
+                    let response = respond::failure(&failure, false, asker, |headers| {
+                        finish.edit(headers, connection, given);
+                    });
+                    return answered(response, record);
+                }
+            }
+        }
+    };
+    match &mut outgoing {
+        Ok(outgoing) => outgoing.exchange(connection, record, busy).await,
+        Err(failure) => fail(failure, asker, record),
+    }
+}
+
+/// Answers a request that came to no route.
+fn fail(failure: &Failure, asker: Asker, mut record: Record) -> Response<Body> {
     record.flag(failure.flag());
+    answered(respond::failure(failure, false, asker, |_| {}), record)
+}
+
+fn refuse(reply: &Reply, asker: Asker, record: Record) -> Response<Body> {
+    match reply {
+        Reply::NoRoute => fail(&Failure::NoRoute, asker, record),
+        Reply::Refused => answered(
+            respond::direct(StatusCode::BAD_GATEWAY, Bytes::new(), asker, |_| {}),
+            record,
+        ),
+        Reply::Https(location) => answered(
+            respond::redirect(StatusCode::MOVED_PERMANENTLY, location, asker, |_| {}),
+            record,
+        ),
+    }
+}
+
+/// Writes down an answer of our own, all of which is there.
+fn answered(response: Response<Body>, mut record: Record) -> Response<Body> {
+    record.status(response.status());
     record.complete();
     response
-}
-
-/// Admits a request, edits its headers, and decides over it.
-fn prepare(
-    connection: &Rc<Connection>,
-    mut request: Request<Incoming>,
-    record: &mut Record,
-) -> Result<Outgoing, Failure> {
-    describe(connection, &request, record);
-    let Admitted { authority, path } = admit(&request)?;
-    let upgrade = wanted_upgrade(&mut request);
-    let (mut head, incoming) = request.into_parts();
-    let worker = &connection.site.worker;
-    let facts =
-        headers::receive_request(&mut head.headers, connection.hop, connection.peer, || {
-            worker.request_id()
-        });
-    if head.version == Version::HTTP_2 {
-        headers::join_cookies(&mut head.headers);
-    }
-    let gate = head
-        .headers
-        .get(EXPECT)
-        .filter(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-        .filter(|_| head.version == Version::HTTP_11)
-        .map(|_| Arc::<Gate>::default());
-    let body = RequestBody::new(incoming, gate.clone());
-    record.received = body.received();
-    if let Some(line) = record.line()
-        && let Some(id) = head.headers.get(headers::REQUEST_ID)
-    {
-        line.request_id = String::from_utf8_lossy(id.as_bytes()).into_owned();
-    }
-    Outgoing::decide(
-        connection, head, body, gate, upgrade, facts, authority, &path, record,
-    )
-}
-
-/// Whether a request is fit to be sent on, and in the name of which host.
-fn admit(request: &Request<Incoming>) -> Result<Admitted, Failure> {
-    if request.version() < Version::HTTP_11 {
-        return Err(Failure::OldVersion);
-    }
-    if request.method() == Method::CONNECT {
-        return Err(Failure::Connected);
-    }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return Err(Failure::BadRequest),
-        (host, _) => host,
-    };
-    // An absolute target outweighs the Host header (RFC 9112, 3.2.2).
-    let authority = match (request.uri().authority(), host) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(host)) => {
-            Authority::try_from(host.as_bytes()).map_err(|_| Failure::BadRequest)?
-        }
-        (None, None) => return Err(Failure::BadRequest),
-    };
-    if authority.as_str().contains('@') {
-        return Err(Failure::BadRequest);
-    }
-    let path = request.uri().path();
-    let path = match path.is_empty() {
-        true => "/",
-        false => path,
-    };
-    let path = path::normalize(path).ok_or(Failure::BadRequest)?;
-    Ok(Admitted {
-        authority,
-        path: path.into_owned(),
-    })
-}
-
-/// A wish to change the protocol, with the way to get at the connection once it is granted.
-fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<(HeaderValue, OnUpgrade)> {
-    if request.version() != Version::HTTP_11 {
-        return None;
-    }
-    let protocol = headers::wanted_upgrade(request.headers())?;
-    Some((protocol, hyper::upgrade::on(request)))
-}
-
-fn describe(connection: &Connection, request: &Request<Incoming>, record: &mut Record) {
-    let Some(line) = record.line() else {
-        return;
-    };
-    line.peer = Some(connection.peer);
-    line.destination = Some(connection.destination);
-    line.method = request.method().to_string();
-    line.path = request
-        .uri()
-        .path_and_query()
-        .map_or_else(|| "/".to_owned(), ToString::to_string);
-    line.authority = match (request.uri().authority(), request.headers().get(HOST)) {
-        (Some(authority), _) => authority.to_string(),
-        (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
-        (None, None) => String::new(),
-    };
-    line.protocol = match request.version() {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
-    };
 }
 
 /// A future that is polled from behind a pointer, where it would make its owner large.

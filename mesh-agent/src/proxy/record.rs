@@ -24,16 +24,20 @@ pub enum Hop {
 /// What was peculiar about a request or connection, in Envoy's abbreviations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flag {
+    /// `DI`: held up by a route's `fault.delay`.
+    Delayed,
+    /// `FI`: answered by a route's `fault.abort`.
+    Aborted,
     /// `NR`: no route.
     NoRoute,
     /// `NC`: the route's cluster does not exist.
     NoCluster,
     /// `UH`: the cluster has no endpoint.
     NoEndpoint,
+    /// `UO`: a limit of `connectionPool` was reached.
+    Overflow,
     /// `UF`: the endpoint could not be connected to.
     ConnectFailure,
-    /// `UF,URX`: none of several tries could connect.
-    RetriesExhausted,
     /// `UC`: the endpoint ended the connection.
     UpstreamClosed,
     /// `UR`: the endpoint reset the stream.
@@ -48,7 +52,13 @@ pub enum Flag {
     ClientProtocol,
     /// `SI`: nothing moved for the idle time-out.
     Idle,
+    /// `URX`: the last of the tries that the route allows went wrong as well.
+    RetriesExhausted,
 }
+
+/// All that was peculiar about one request or connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags(u16);
 
 /// Counters of all workers, added up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,12 +95,14 @@ pub struct HopStats {
 }
 
 const HOPS: usize = 3;
-const FLAGS: [Flag; 12] = [
+const FLAGS: [Flag; 15] = [
+    Flag::Delayed,
+    Flag::Aborted,
     Flag::NoRoute,
     Flag::NoCluster,
     Flag::NoEndpoint,
+    Flag::Overflow,
     Flag::ConnectFailure,
-    Flag::RetriesExhausted,
     Flag::UpstreamClosed,
     Flag::UpstreamReset,
     Flag::UpstreamProtocol,
@@ -98,6 +110,7 @@ const FLAGS: [Flag; 12] = [
     Flag::ClientClosed,
     Flag::ClientProtocol,
     Flag::Idle,
+    Flag::RetriesExhausted,
 ];
 
 // `index` rests on this: every flag, in the order of the enum.
@@ -107,7 +120,7 @@ const _: () = {
         assert!(FLAGS[i] as usize == i);
         i += 1;
     }
-    assert!(FLAGS.len() == Flag::Idle as usize + 1);
+    assert!(FLAGS.len() == Flag::RetriesExhausted as usize + 1);
 };
 
 /// The counters of one worker, on cache lines of their own.
@@ -150,7 +163,7 @@ pub(super) struct Record {
     started: Instant,
     relayed: bool,
     status: u16,
-    flag: Option<Flag>,
+    flags: Flags,
     complete: bool,
     pub(super) sent: u64,
     pub(super) received: Received,
@@ -261,7 +274,7 @@ impl Record {
             started: Instant::now(),
             relayed,
             status: 0,
-            flag: None,
+            flags: Flags::default(),
             complete: false,
             sent: 0,
             received: Received::Known(0),
@@ -281,7 +294,14 @@ impl Record {
 
     /// Notes what was peculiar; the first peculiarity is the cause of the others.
     pub(super) fn flag(&mut self, flag: Flag) {
-        self.flag.get_or_insert(flag);
+        if flag.is_aside() || self.flags.has_no_cause() {
+            self.flags.insert(flag);
+        }
+    }
+
+    /// What has been noted so far.
+    pub(super) fn flags(&self) -> Flags {
+        self.flags
     }
 
     /// Everything went to the client. Without this the client counts as gone.
@@ -312,7 +332,7 @@ impl Drop for Record {
             let class = usize::from(self.status / 100).min(5);
             hop.requests[class].add(1);
         }
-        if let Some(flag) = self.flag {
+        for flag in self.flags.iter() {
             self.counters.flags[flag.index()].add(1);
         }
         if let Some(line) = self.line.take() {
@@ -333,7 +353,7 @@ impl Record {
             path = line.path,
             protocol = line.protocol,
             status = self.status,
-            flags = %self.flag.map_or("-", Flag::abbreviation),
+            flags = %self.flags,
             received,
             sent = self.sent,
             duration_ms = self.started.elapsed().as_millis() as u64,
@@ -363,11 +383,13 @@ impl Flag {
     /// As Envoy writes it.
     pub fn abbreviation(self) -> &'static str {
         match self {
+            Self::Delayed => "DI",
+            Self::Aborted => "FI",
             Self::NoRoute => "NR",
             Self::NoCluster => "NC",
             Self::NoEndpoint => "UH",
+            Self::Overflow => "UO",
             Self::ConnectFailure => "UF",
-            Self::RetriesExhausted => "UF,URX",
             Self::UpstreamClosed => "UC",
             Self::UpstreamReset => "UR",
             Self::UpstreamProtocol => "UPE",
@@ -375,11 +397,47 @@ impl Flag {
             Self::ClientClosed => "DC",
             Self::ClientProtocol => "DPE",
             Self::Idle => "SI",
+            Self::RetriesExhausted => "URX",
         }
+    }
+
+    /// Whether it says something beside what went wrong.
+    fn is_aside(self) -> bool {
+        matches!(self, Self::Delayed | Self::RetriesExhausted)
     }
 
     fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl Flags {
+    fn insert(&mut self, flag: Flag) {
+        self.0 |= 1 << flag.index();
+    }
+
+    fn has_no_cause(self) -> bool {
+        self.iter().all(Flag::is_aside)
+    }
+
+    fn iter(self) -> impl Iterator<Item = Flag> {
+        FLAGS
+            .into_iter()
+            .filter(move |flag| self.0 & (1 << flag.index()) != 0)
+    }
+}
+
+impl fmt::Display for Flags {
+    /// `UF,URX`; `-` where there is none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("-");
+        }
+        for (index, flag) in self.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(f, "{comma}{}", flag.abbreviation())?;
+        }
+        Ok(())
     }
 }
 
@@ -461,6 +519,26 @@ mod tests {
         let (line, stats) = logged("access=warn", refused);
         assert_eq!(line, "");
         assert_eq!(stats.gateway.requests[5], 1);
+    }
+
+    #[test]
+    fn says_what_else_was_peculiar() {
+        let (line, stats) = logged("access=info", |counters| {
+            let mut record = Record::request(counters, Hop::Outbound);
+            record.flag(Flag::Delayed);
+            record.flag(Flag::RetriesExhausted);
+            record.flag(Flag::ConnectFailure);
+            record.flag(Flag::ClientClosed);
+        });
+        assert!(line.contains("flags=DI,UF,URX"), "{line}");
+        assert_eq!(
+            stats.flags,
+            [
+                (Flag::Delayed, 1),
+                (Flag::ConnectFailure, 1),
+                (Flag::RetriesExhausted, 1)
+            ]
+        );
     }
 
     #[test]

@@ -1,9 +1,13 @@
-//! Failures become answers: the one place that knows status, text and flag of each.
+//! Failures and whatever else the proxy says of itself become answers: the one place that knows status, text and flag of
+//! each, and the form in which gRPC clients want them.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, SERVER};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, SERVER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
+use crate::model::Abort;
 use crate::proxy::http::body::Body;
 use crate::proxy::record::{Flag, Hop};
 
@@ -16,12 +20,14 @@ pub(super) enum Failure {
     NoCluster,
     /// The cluster has no endpoint.
     NoEndpoint,
-    /// No connection. `cause` is what the kernel said; `None` is the connect time-out.
+    /// The route's `fault.abort`.
+    Aborted(Abort),
+    /// A limit of the cluster's `connectionPool`.
+    Overflow,
+    /// No connection. The cause is what the kernel said; `None` is the connect time-out.
     Connect {
         /// The kernel's words.
         cause: Option<String>,
-        /// Whether it was tried again.
-        retried: bool,
     },
     /// The server ended the connection before it answered.
     Closed,
@@ -29,12 +35,10 @@ pub(super) enum Failure {
     Reset {
         /// Whether it said that it had not looked at the request.
         refused: bool,
-        /// Whether it was tried again.
-        retried: bool,
     },
     /// What the server answered is not HTTP.
     UpstreamProtocol,
-    /// The route's timeout.
+    /// The route's timeout, or that of a try.
     Timeout,
     /// The client's request broke off.
     ClientClosed,
@@ -46,16 +50,46 @@ pub(super) enum Failure {
     Connected,
 }
 
-/// Status, body and flag of a failure.
+/// Who is answered, as far as the form of the answer depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    hop: Hop,
+    grpc: bool,
+    head: bool,
+}
+
+/// What is answered, before it takes the form that the asker wants.
 struct Answer {
     status: StatusCode,
-    text: String,
-    flag: Flag,
+    text: Bytes,
+    /// What is added whatever the route says.
+    headers: HeaderMap,
+    /// The status that a gRPC client is told, where it does not follow from the other.
+    grpc: Option<u8>,
 }
 
 const CONNECTION_ERROR: &str = "upstream connect error or disconnect/reset before headers.";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The body of a `directResponse` may be a megabyte, which no header can be.
+const GRPC_MESSAGE_LIMIT: usize = 4096;
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+impl Asker {
+    /// Who sent a request that arrived at `hop`.
+    pub(super) fn of<B>(request: &Request<B>, hop: Hop) -> Self {
+        Self {
+            hop,
+            grpc: is_grpc(request.headers()),
+            head: request.method() == Method::HEAD,
+        }
+    }
+
+    /// Whether it speaks gRPC.
+    pub(super) fn is_grpc(self) -> bool {
+        self.grpc
+    }
+}
 
 impl Failure {
     /// What an error of a server's connection means.
@@ -73,82 +107,62 @@ impl Failure {
         Failure::Closed
     }
 
-    /// The same, where several tries ended so.
-    pub(super) fn after_retries(self, retried: bool) -> Self {
+    /// For counters and the log.
+    pub(super) fn flag(&self) -> Flag {
         match self {
-            Self::Connect { cause, .. } => Self::Connect { cause, retried },
-            Self::Reset { refused, .. } => Self::Reset { refused, retried },
-            Self::NoRoute
-            | Self::NoCluster
-            | Self::NoEndpoint
-            | Self::Closed
-            | Self::UpstreamProtocol
-            | Self::Timeout
-            | Self::ClientClosed
-            | Self::BadRequest
-            | Self::OldVersion
-            | Self::Connected => self,
+            Self::NoRoute => Flag::NoRoute,
+            Self::NoCluster => Flag::NoCluster,
+            Self::NoEndpoint => Flag::NoEndpoint,
+            Self::Aborted(_) => Flag::Aborted,
+            Self::Overflow => Flag::Overflow,
+            Self::Connect { .. } => Flag::ConnectFailure,
+            Self::Closed => Flag::UpstreamClosed,
+            Self::Reset { .. } => Flag::UpstreamReset,
+            Self::UpstreamProtocol => Flag::UpstreamProtocol,
+            Self::Timeout => Flag::Timeout,
+            Self::ClientClosed => Flag::ClientClosed,
+            Self::BadRequest | Self::OldVersion | Self::Connected => Flag::ClientProtocol,
         }
     }
 
-    /// For counters and the log.
-    pub(super) fn flag(&self) -> Flag {
-        self.answer().flag
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoCluster
+            | Self::NoEndpoint
+            | Self::Overflow
+            | Self::Connect { .. }
+            | Self::Closed
+            | Self::Reset { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Aborted(Abort::Http(status)) => *status,
+            // As Envoy: who does not speak gRPC is told the number in no form.
+            Self::Aborted(Abort::Grpc(_)) => StatusCode::OK,
+            Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            // Nobody is there to read it.
+            Self::ClientClosed | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::OldVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::Connected => StatusCode::FORBIDDEN,
+        }
     }
 
-    fn answer(&self) -> Answer {
-        let answer = |status, text: &str, flag| Answer {
-            status,
-            text: text.to_owned(),
-            flag,
-        };
+    fn text(&self, retried: bool) -> Bytes {
         match self {
-            Self::NoRoute => answer(StatusCode::NOT_FOUND, "", Flag::NoRoute),
-            Self::NoCluster => answer(StatusCode::SERVICE_UNAVAILABLE, "", Flag::NoCluster),
-            Self::NoEndpoint => answer(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no healthy upstream",
-                Flag::NoEndpoint,
-            ),
-            Self::Connect { cause, retried } => Answer {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                text: connection_error(*retried, &connect_reason(cause.as_deref())),
-                flag: match retried {
-                    true => Flag::RetriesExhausted,
-                    false => Flag::ConnectFailure,
-                },
-            },
-            Self::Closed => Answer {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                text: connection_error(false, "connection termination"),
-                flag: Flag::UpstreamClosed,
-            },
-            Self::Reset { refused, retried } => Answer {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                text: connection_error(
-                    *retried,
-                    match refused {
-                        true => "remote refused stream reset",
-                        false => "remote reset",
-                    },
-                ),
-                flag: Flag::UpstreamReset,
-            },
-            Self::UpstreamProtocol => Answer {
-                status: StatusCode::BAD_GATEWAY,
-                text: connection_error(false, "protocol error"),
-                flag: Flag::UpstreamProtocol,
-            },
-            Self::Timeout => answer(
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream request timeout",
-                Flag::Timeout,
-            ),
-            // Nobody is there to read it.
-            Self::ClientClosed => answer(StatusCode::BAD_REQUEST, "", Flag::ClientClosed),
-            Self::BadRequest => answer(StatusCode::BAD_REQUEST, "", Flag::ClientProtocol),
-            Self::OldVersion => answer(StatusCode::UPGRADE_REQUIRED, "", Flag::ClientProtocol),
-            Self::Connected => answer(StatusCode::FORBIDDEN, "", Flag::ClientProtocol),
+            Self::NoEndpoint => Bytes::from_static(b"no healthy upstream"),
+            Self::Aborted(_) => Bytes::from_static(b"fault filter abort"),
+            Self::Timeout => Bytes::from_static(b"upstream request timeout"),
+            Self::Overflow => connection_error(retried, "overflow"),
+            Self::Connect { cause } => connection_error(retried, &connect_reason(cause.as_deref())),
+            Self::Closed => connection_error(retried, "connection termination"),
+            Self::Reset { refused: true } => connection_error(retried, "remote refused stream reset"),
+            Self::Reset { refused: false } => connection_error(retried, "remote reset"),
+            Self::UpstreamProtocol => connection_error(retried, "protocol error"),
+            Self::NoRoute
+            | Self::NoCluster
+            | Self::ClientClosed
+            | Self::BadRequest
+            | Self::OldVersion
+            | Self::Connected => Bytes::new(),
         }
     }
 
@@ -159,6 +173,8 @@ impl Failure {
             Self::NoRoute
             | Self::NoCluster
             | Self::NoEndpoint
+            | Self::Aborted(_)
+            | Self::Overflow
             | Self::Connect { .. }
             | Self::Closed
             | Self::Reset { .. }
@@ -168,32 +184,117 @@ impl Failure {
     }
 }
 
-/// The answer to a request that failed. gRPC clients get theirs in trailers-only form.
-pub(super) fn reply(failure: &Failure, hop: Hop, grpc: bool) -> Response<Body> {
-    let Answer { status, text, .. } = failure.answer();
-    let mut headers = HeaderMap::with_capacity(6);
-    let (status, body) = if grpc {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from_static(grpc_status(status)));
-        if let Some(message) = grpc_message(&text) {
-            headers.insert(GRPC_MESSAGE, message);
-        }
-        (StatusCode::OK, Body::Empty)
-    } else if text.is_empty() {
-        (status, Body::Empty)
-    } else {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        (status, Body::Text(Some(Bytes::from(text))))
-    };
-    headers.insert(SERVER, server(hop));
+/// The answer to a request that failed. `retried` says whether it was tried again; `edit` is what the route does to the
+/// headers of its responses, which holds for the proxy's own as well.
+pub(super) fn failure(
+    failure: &Failure,
+    retried: bool,
+    asker: Asker,
+    edit: impl FnOnce(&mut HeaderMap),
+) -> Response<Body> {
+    let mut headers = HeaderMap::new();
+    if *failure == Failure::Overflow {
+        headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
     if failure.ends_connection() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
+    let answer = Answer {
+        status: failure.status(),
+        text: failure.text(retried),
+        headers,
+        grpc: match failure {
+            Failure::Aborted(Abort::Grpc(status)) => Some(*status),
+            _ => None,
+        },
+    };
+    answer.to(asker, edit)
+}
+
+/// The answer of a `directResponse`.
+pub(super) fn direct(
+    status: StatusCode,
+    text: Bytes,
+    asker: Asker,
+    edit: impl FnOnce(&mut HeaderMap),
+) -> Response<Body> {
+    let answer = Answer {
+        status,
+        text,
+        headers: HeaderMap::new(),
+        grpc: None,
+    };
+    answer.to(asker, edit)
+}
+
+/// The answer of a `redirect`.
+pub(super) fn redirect(
+    status: StatusCode,
+    location: &str,
+    asker: Asker,
+    edit: impl FnOnce(&mut HeaderMap),
+) -> Response<Body> {
+    let mut headers = HeaderMap::new();
+    // It is made of the request's own path and Host; what a header cannot carry was no part of those.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        headers.insert(LOCATION, location);
+    }
+    let answer = Answer {
+        status,
+        text: Bytes::new(),
+        headers,
+        grpc: None,
+    };
+    answer.to(asker, edit)
+}
+
+/// The answer to a preflight, which says in its headers what is allowed.
+pub(super) fn preflight(hop: Hop, mut headers: HeaderMap) -> Response<Body> {
+    headers.insert(SERVER, server(hop));
+    let mut response = Response::new(Body::Empty);
     *response.headers_mut() = headers;
     response
+}
+
+impl Answer {
+    /// Gives it the form that the asker wants: gRPC clients get trailers-only.
+    fn to(self, asker: Asker, edit: impl FnOnce(&mut HeaderMap)) -> Response<Body> {
+        let Self {
+            mut status,
+            text,
+            mut headers,
+            grpc,
+        } = self;
+        edit(&mut headers);
+        let body = if asker.grpc {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(
+                    grpc.unwrap_or_else(|| grpc_status(status)),
+                )));
+            if let Some(message) = grpc_message(&text) {
+                headers.insert(GRPC_MESSAGE, message);
+            }
+            headers.remove(CONTENT_LENGTH);
+            status = StatusCode::OK;
+            Body::Empty
+        } else if text.is_empty() {
+            Body::Empty
+        } else {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+            if !headers.contains_key(CONTENT_TYPE) {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            }
+            match asker.head {
+                true => Body::Empty,
+                false => Body::Text(Some(text)),
+            }
+        };
+        headers.insert(SERVER, server(asker.hop));
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
 }
 
 /// The `server` header of each hop.
@@ -224,52 +325,45 @@ fn failure_of_stream(error: &h2::Error) -> Failure {
         };
     }
     match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => Failure::Reset {
-            refused: true,
-            retried: false,
-        },
-        Some(_) if error.is_reset() && error.is_remote() => Failure::Reset {
-            refused: false,
-            retried: false,
-        },
+        Some(h2::Reason::REFUSED_STREAM) => Failure::Reset { refused: true },
+        Some(_) if error.is_reset() && error.is_remote() => Failure::Reset { refused: false },
         Some(_) | None => Failure::UpstreamProtocol,
     }
 }
 
-fn connection_error(retried: bool, reason: &str) -> String {
-    match retried {
-        true => format!("{CONNECTION_ERROR} retried and the latest reset reason: {reason}"),
-        false => format!("{CONNECTION_ERROR} reset reason: {reason}"),
-    }
+fn connection_error(retried: bool, reason: &str) -> Bytes {
+    let again = if retried { "retried and the latest " } else { "" };
+    Bytes::from(format!("{CONNECTION_ERROR} {again}reset reason: {reason}"))
 }
 
-fn connect_reason(cause: Option<&str>) -> String {
+fn connect_reason(cause: Option<&str>) -> Cow<'static, str> {
     match cause {
-        Some(cause) => format!(
+        Some(cause) => Cow::Owned(format!(
             "remote connection failure, transport failure reason: delayed connect error: {cause}"
-        ),
-        None => "connection timeout".to_owned(),
+        )),
+        None => Cow::Borrowed("connection timeout"),
     }
 }
 
-fn grpc_status(status: StatusCode) -> &'static str {
+fn grpc_status(status: StatusCode) -> u8 {
     match status.as_u16() {
-        400 => "13",
-        401 => "16",
-        403 => "7",
-        404 => "12",
-        429 | 502 | 503 | 504 => "14",
-        _ => "2",
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
 }
 
 /// Percent-encoded as gRPC asks; `None` for an empty one.
-fn grpc_message(text: &str) -> Option<HeaderValue> {
+fn grpc_message(text: &[u8]) -> Option<HeaderValue> {
     if text.is_empty() {
         return None;
     }
+    let text = &text[..text.len().min(GRPC_MESSAGE_LIMIT)];
     let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for &byte in text {
         match byte {
             b'%' | 0..0x20 | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
             _ => encoded.push(char::from(byte)),

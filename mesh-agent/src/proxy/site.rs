@@ -67,6 +67,15 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// How much a pod's call to itself may have on the way.
 const PIPE: usize = 64 * 1024;
 
+impl Who {
+    /// The pod: the client's own, or the gateway's.
+    pub(super) fn pod(&self) -> &PodId {
+        match self {
+            Self::Pod { pod, .. } | Self::Gateway { pod, .. } => pod,
+        }
+    }
+}
+
 impl Site {
     pub(super) fn new(
         worker: &Rc<Worker>,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::proxy::record::{Flag, Received, Record};
 use crate::proxy::stream::Stream;
@@ -39,6 +39,9 @@ enum RelayError {
     /// Nothing moved for the whole idle time-out.
     #[error("nothing was said for too long")]
     Idle,
+    /// The time for all of it is over.
+    #[error("it took too long")]
+    Limit,
 }
 
 thread_local! {
@@ -60,6 +63,7 @@ struct Relay {
 /// A relay with its record, which is written however the relay ends.
 pub(super) struct Tunnel {
     relay: Relay,
+    limit: Option<Instant>,
     record: Record,
 }
 
@@ -92,12 +96,26 @@ impl Tunnel {
     pub(super) fn new(client: Stream, server: Stream, idle: Duration, record: Record) -> Self {
         Self {
             relay: Relay::new(client, server, idle),
+            limit: None,
             record,
         }
     }
 
+    /// Breaks it off at that time.
+    pub(super) fn until(mut self, limit: Option<Instant>) -> Self {
+        self.limit = limit;
+        self
+    }
+
     pub(super) async fn run(mut self) {
-        match self.relay.run().await {
+        let relayed = match self.limit {
+            None => self.relay.run().await,
+            Some(limit) => match timeout_at(limit, self.relay.run()).await {
+                Ok(relayed) => relayed,
+                Err(_) => Err(RelayError::Limit),
+            },
+        };
+        match relayed {
             Ok(()) => {}
             Err(error) => {
                 tracing::debug!(
@@ -108,6 +126,7 @@ impl Tunnel {
                     RelayError::Client(_) => Flag::ClientClosed,
                     RelayError::Server(_) => Flag::UpstreamClosed,
                     RelayError::Idle => Flag::Idle,
+                    RelayError::Limit => Flag::Timeout,
                 });
             }
         }

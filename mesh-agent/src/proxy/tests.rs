@@ -9,3 +9,11 @@ mod http2;
 mod life;
 mod namespace;
 mod tcp;
+
+/// A forwarding that does nothing out of the ordinary.
+pub(super) fn forwarding() -> crate::model::Forward {
+    match fakes::forward_to(None).action {
+        crate::model::RouteAction::Forward(forward) => forward,
+        _ => unreachable!("it forwards"),
+    }
+}

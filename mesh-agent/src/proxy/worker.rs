@@ -255,9 +255,9 @@ impl Worker {
         http::HeaderValue::from_str(text).expect("a UUID is hexadecimal digits and hyphens")
     }
 
-    /// The wait before a retry, from 1.
-    pub(super) fn back_off(&self, retry: u32) -> Duration {
-        let base = self.settings.retry_base;
+    /// The wait before a retry, from 1, where a route may have its own base for it.
+    pub(super) fn back_off(&self, retry: u32, base: Option<Duration>) -> Duration {
+        let base = base.unwrap_or(self.settings.retry_base);
         let longest = base
             .saturating_mul(1 << retry.min(10))
             .saturating_sub(base)

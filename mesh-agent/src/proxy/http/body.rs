@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
+use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::{Flag, Record};
 use crate::proxy::stream::Busy;
@@ -49,7 +49,7 @@ pub(in crate::proxy) struct Download {
     incoming: Incoming,
     lease: Option<Lease>,
     upload: RequestBody,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Deadline,
     record: Record,
     _busy: Busy,
 }
@@ -60,7 +60,7 @@ impl Body {
         incoming: Incoming,
         lease: Lease,
         upload: RequestBody,
-        deadline: Option<Pin<Box<Sleep>>>,
+        deadline: Deadline,
         record: Record,
         busy: Busy,
     ) -> Self {
@@ -114,9 +114,7 @@ impl Download {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
+        if self.deadline.poll(cx, &self.upload).is_ready() {
             self.record.flag(Flag::Timeout);
             return Poll::Ready(Some(Err(BodyError::Timeout)));
         }

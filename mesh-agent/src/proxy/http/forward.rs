@@ -1,483 +1,389 @@
-//! One request on its way: to which server, over which connection, how often it is tried, and how its response
-//! comes back.
+//! One request on its way: what its server is to see, how often it is tried, and how its response comes back.
 
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
 
 use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use crate::model::{Cluster, Protocol, Route, RouteAction};
-use crate::proxy::connection::{Connection, Scope};
+use crate::model::{Cluster, Protocol, RouteAction, UpstreamHttp};
+use crate::proxy::connection::Connection;
+use crate::proxy::http::attempt::{Failed, Tried};
 use crate::proxy::http::body::Body;
+use crate::proxy::http::finish::{Finish, Given};
+use crate::proxy::http::gate::Gate;
 use crate::proxy::http::headers::{self, RequestFacts};
-use crate::proxy::http::rewrite::{address_head, rewrite};
+use crate::proxy::http::request::Arrived;
+use crate::proxy::http::retry::{Outcome, Tries};
+use crate::proxy::http::rewrite::{Rewriting, address_head};
+use crate::proxy::http::timeout::{Deadline, Timeouts};
 use crate::proxy::http::upgrade;
-use crate::proxy::http::upload::{Gate, RequestBody};
-use crate::proxy::record::{Hop, Record};
-use crate::proxy::respond::Failure;
+use crate::proxy::http::upload::RequestBody;
+use crate::proxy::record::{Flag, Hop, Record};
+use crate::proxy::respond::{self, Asker, Failure};
 use crate::proxy::stream::Busy;
-use crate::proxy::upstream::pool::{Key, Lease, Version};
-use crate::route::{self, Act, Decision, Forwarding, Reply};
+use crate::proxy::upstream::pool::{Lease, Version};
+use crate::route::Forwarding;
 
-/// A request that was decided over.
+/// A request on its way.
 pub(super) struct Outgoing {
-    head: Parts,
-    body: RequestBody,
-    gate: Option<Arc<Gate>>,
+    /// What the server is to see; none while a try has it.
+    head: Option<Parts>,
+    pub(super) body: RequestBody,
+    pub(super) gate: Option<Arc<Gate>>,
     upgrade: Option<(HeaderValue, OnUpgrade)>,
+    asker: Asker,
     facts: RequestFacts,
-    goal: Goal,
-    version: Version,
-    retries: u32,
-    timeout: Option<Duration>,
+    pub(super) goal: Goal,
+    pub(super) version: Version,
+    pub(super) tries: Tries,
+    pub(super) timeouts: Timeouts,
+    finish: Option<Finish>,
     started: Instant,
+    /// Tries so far.
     attempts: u32,
+    /// Which server the last of them went to.
+    endpoint: Option<SocketAddr>,
+    /// What the end of the tries was due to, besides their failure.
+    ended_by: Option<Flag>,
 }
 
 /// Where a request goes.
-enum Goal {
+pub(super) enum Goal {
     /// To an endpoint of the cluster.
     Cluster(Arc<Cluster>),
     /// Where the connection was headed.
     Original,
 }
 
-/// A response, and what it came over.
-pub(super) struct Exchanged {
-    response: Response<Incoming>,
-    lease: Lease,
-    outgoing: Box<Remainder>,
-}
-
-/// What is left of a request when its response is here.
-struct Remainder {
-    body: RequestBody,
-    upgrade: Option<OnUpgrade>,
-    facts: RequestFacts,
-    timeout: Option<Duration>,
-    started: Instant,
-    attempts: u32,
-}
-
-/// How a try ended that brought no response.
-struct Failed {
-    failure: Failure,
-    /// No server has seen the request, and here it is for another try.
-    again: Option<Parts>,
-    address: std::net::SocketAddr,
-}
-
-/// Retries of an inbound hop: an app that is just being restarted (`istio-routing.md` 1.5).
-const INBOUND_RETRIES: u32 = 2;
-
 impl Outgoing {
-    /// Decides over a request, and makes its head what the server is to see.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one request, each of which is consumed here"
-    )]
-    pub(super) fn decide(
-        connection: &Rc<Connection>,
-        mut head: Parts,
-        body: RequestBody,
-        gate: Option<Arc<Gate>>,
-        upgrade: Option<(HeaderValue, OnUpgrade)>,
-        facts: RequestFacts,
-        authority: Authority,
-        path: &str,
+    /// A request to the pod's own application.
+    pub(super) fn to_app(
+        connection: &Connection,
+        arrived: Arrived,
+        protocol: Protocol,
         record: &mut Record,
     ) -> Result<Self, Failure> {
-        let client_version = match head.version {
-            http::Version::HTTP_2 => Version::Http2,
-            _ => Version::Http1,
-        };
-        let decided = decide(connection, &head, authority.as_str(), path)?;
-        note(connection, &decided, record);
-        let mut outgoing = Self {
-            goal: Goal::Original,
-            version: client_version,
-            retries: 0,
-            timeout: None,
-            started: Instant::now(),
-            attempts: 0,
-            facts,
-            gate,
-            upgrade: None,
-            body,
-            head: Request::new(()).into_parts().0,
-        };
-        let (path, authority) = match decided {
-            Decided::App(protocol) => {
-                outgoing.version = version_for(protocol, client_version);
-                outgoing.retries = INBOUND_RETRIES;
-                (path.to_owned(), authority)
-            }
-            Decided::Passthrough => (path.to_owned(), authority),
-            Decided::Forward(route, forwarding) => {
-                if let RouteAction::Forward(forward) = &route.action {
-                    outgoing.retries = forward.retry.attempts;
-                    outgoing.timeout = forward.timeout;
-                }
-                let rewritten = rewrite(&mut head, &forwarding, outgoing.timeout, path, authority)?;
-                outgoing.version = version_for(forwarding.cluster.protocol, client_version);
-                outgoing.goal = Goal::Cluster(forwarding.cluster);
-                rewritten
-            }
-        };
-        if let Some((protocol, on_upgrade)) = upgrade {
-            // HTTP/2 has no such change of protocol.
-            outgoing.version = Version::Http1;
-            headers::set_upgrade(&mut head.headers, protocol.clone());
-            outgoing.upgrade = Some((protocol, on_upgrade));
+        if let Some(line) = record.line() {
+            line.cluster = format!("inbound|{}||", connection.destination.port());
         }
-        address_head(&mut head, outgoing.version, &authority, &path)?;
-        outgoing.head = head;
+        let version = match protocol {
+            Protocol::Http2 => Version::Http2,
+            Protocol::Auto => client_version(&arrived),
+            Protocol::Http | Protocol::Tls | Protocol::Tcp | Protocol::Udp => Version::Http1,
+        };
+        // Whoever declares gRPC speaks it, and its ports are not told from others of HTTP/2.
+        let tries = Tries::inbound(protocol == Protocol::Http2 && arrived.asker.is_grpc());
+        let tries = tries.with(&arrived.control);
+        Self::unchanged(arrived, version, tries)
+    }
+
+    /// A request to where its connection was headed.
+    pub(super) fn passthrough(
+        connection: &Connection,
+        arrived: Arrived,
+        record: &mut Record,
+    ) -> Result<Self, Failure> {
+        if let Some(line) = record.line() {
+            line.cluster = connection.passthrough_name().to_owned();
+        }
+        let version = client_version(&arrived);
+        Self::unchanged(arrived, version, Tries::none())
+    }
+
+    fn unchanged(arrived: Arrived, version: Version, tries: Tries) -> Result<Self, Failure> {
+        let path = arrived.path.clone();
+        let authority = arrived.authority.clone();
+        let mut outgoing = Self::new(arrived, Goal::Original, version, tries);
+        outgoing.address(&authority, &path)?;
         Ok(outgoing)
     }
 
-    /// Sends the request until there is a response, or the route's timeout.
-    pub(super) async fn exchange(self, connection: &Rc<Connection>) -> Result<Exchanged, Failure> {
-        let Some(timeout) = self.timeout else {
-            return self.send(connection).await;
-        };
-        let body = self.body.clone();
-        let expired = async move {
-            body.ended().await;
-            sleep(timeout).await;
-        };
-        tokio::select! {
-            biased;
-            sent = self.send(connection) => sent,
-            () = expired => Err(Failure::Timeout),
-        }
-    }
-
-    async fn send(mut self, connection: &Rc<Connection>) -> Result<Exchanged, Failure> {
-        let worker = &connection.site.worker;
-        let mut tried = Vec::new();
-        let mut head = std::mem::replace(&mut self.head, Request::new(()).into_parts().0);
-        loop {
-            self.attempts += 1;
-            if matches!(connection.hop, Hop::Outbound | Hop::Gateway)
-                && let Goal::Cluster(_) = self.goal
-            {
-                headers::set_attempt(&mut head.headers, self.attempts);
-            }
-            let failed = match self.attempt(connection, head, &tried).await {
-                Ok((response, lease)) => return Ok(self.exchanged(response, lease)),
-                Err(failed) => failed,
-            };
-            match failed.again {
-                Some(again) if self.attempts <= self.retries => {
-                    head = again;
-                    tried.push(failed.address);
-                    worker.counters.retries.add(1);
-                    sleep(worker.back_off(self.attempts)).await;
-                }
-                Some(_) | None => return Err(failed.failure.after_retries(self.attempts > 1)),
-            }
-        }
-    }
-
-    /// One try. A kept connection that turns out to be closed is replaced by a fresh one within the same try.
-    async fn attempt(
-        &self,
+    /// A request that a route sends to a cluster, with all the changes that it makes.
+    pub(super) fn forward(
         connection: &Rc<Connection>,
-        head: Parts,
-        tried: &[std::net::SocketAddr],
-    ) -> Result<(Response<Incoming>, Lease), Failed> {
-        let address = match &self.goal {
-            Goal::Original => Some(connection.destination),
-            Goal::Cluster(cluster) => connection.endpoint(cluster, tried),
+        mut arrived: Arrived,
+        forwarding: Forwarding,
+        finish: &mut Finish,
+        record: &mut Record,
+    ) -> Result<Self, Failure> {
+        let RouteAction::Forward(forward) = &finish.route.action else {
+            // The mesh's own way out for what nobody knows has no other.
+            return Err(Failure::NoRoute);
         };
-        let Some(address) = address else {
-            return Err(Failed {
-                failure: Failure::NoEndpoint,
-                again: None,
-                address: connection.destination,
-            });
+        if let Some(line) = record.line() {
+            line.cluster = forwarding.cluster.key.to_string();
+        }
+        let grpc = arrived.asker.is_grpc();
+        let timeouts = Timeouts::of(forward, &arrived.control, &arrived.head.headers, grpc);
+        let tries = Tries::of(forward.retry.clone()).with(&arrived.control);
+        headers::mark_request(&mut arrived.head.headers, &forwarding.cluster.key);
+        headers::set_attempt(&mut arrived.head.headers, 1);
+        timeouts.tell(&mut arrived.head.headers, std::time::Duration::ZERO);
+        let rewriting = Rewriting {
+            connection,
+            forward,
+            forwarding: &forwarding,
+            route: &finish.route.name,
+            flags: record.flags(),
         };
-        let key = Key {
-            address,
-            source: connection.source(),
+        let (path, authority) = rewriting.apply(&mut arrived)?;
+        let version = match forwarding.cluster.policy.http {
+            UpstreamHttp::Http2 => Version::Http2,
+            UpstreamHttp::AsClient => client_version(&arrived),
+            UpstreamHttp::AsDeclared => version_for(forwarding.cluster.protocol, &arrived),
         };
-        let mut head = head;
-        let mut fresh = false;
-        loop {
-            let failed = |failure, again| Failed {
-                failure,
-                again,
-                address,
-            };
-            let idempotent = head.method.is_idempotent();
-            let mut lease = match self.obtain(connection, key, fresh, idempotent).await {
-                Ok(lease) => lease,
-                Err(failure) => return Err(failed(failure, Some(head))),
-            };
-            let may_repeat = match self.version {
-                // The server may refuse the stream, which says that it has not looked at it.
-                Version::Http2 => {
-                    self.body.keep();
-                    true
-                }
-                Version::Http1 => lease.is_reused() && idempotent,
-            };
-            let spare = may_repeat.then(|| head.clone());
-            let error = match lease.send(self.request(head)).await {
-                Ok(response) => {
-                    self.body.release();
-                    return Ok((response, lease));
-                }
-                Err(error) => error,
-            };
-            let (failure, unseen) = self.judge(error, spare, idempotent);
-            match (unseen, &failure) {
-                (Some(unsent), Failure::Closed) if lease.is_reused() && !fresh => {
-                    fresh = true;
-                    head = unsent;
-                }
-                (Some(unsent), Failure::Reset { refused: true, .. }) => {
-                    return Err(failed(failure, Some(unsent)));
-                }
-                (_, _) => return Err(failed(failure, None)),
-            }
+        let goal = Goal::Cluster(forwarding.cluster);
+        let mut outgoing = Self::new(arrived, goal, version, tries);
+        outgoing.timeouts = timeouts;
+        outgoing.address(&authority, &path)?;
+        if let Some(head) = &outgoing.head {
+            finish.keep(head);
+        }
+        Ok(outgoing)
+    }
+
+    /// With what is to be done to its response.
+    pub(super) fn finished_by(mut self, finish: Finish) -> Self {
+        self.finish = Some(finish);
+        self
+    }
+
+    fn new(arrived: Arrived, goal: Goal, version: Version, tries: Tries) -> Self {
+        Self {
+            head: Some(arrived.head),
+            body: arrived.body,
+            gate: arrived.gate,
+            // HTTP/2 has no such change of protocol.
+            version: match arrived.upgrade {
+                Some(_) => Version::Http1,
+                None => version,
+            },
+            upgrade: arrived.upgrade,
+            asker: arrived.asker,
+            facts: arrived.facts,
+            goal,
+            tries,
+            timeouts: Timeouts::default(),
+            finish: None,
+            started: Instant::now(),
+            attempts: 0,
+            endpoint: None,
+            ended_by: None,
         }
     }
 
-    fn request(&self, head: Parts) -> Request<RequestBody> {
-        let mut request = Request::from_parts(head, self.body.clone());
-        if let Some(gate) = &self.gate {
-            match self.version {
-                Version::Http1 => {
-                    let gate = Arc::clone(gate);
-                    hyper::ext::on_informational(&mut request, move |response| {
-                        if response.status() == StatusCode::CONTINUE {
-                            gate.open();
-                        }
-                    });
-                }
-                Version::Http2 => gate.open(),
-            }
+    /// Gives the head the form that the server is to see.
+    fn address(&mut self, authority: &http::uri::Authority, path: &str) -> Result<(), Failure> {
+        let Some(head) = &mut self.head else {
+            return Ok(());
+        };
+        if let Some((protocol, _)) = &self.upgrade {
+            headers::set_upgrade(&mut head.headers, protocol.clone());
         }
-        request
+        address_head(head, self.version, authority, path)
     }
 
-    /// A connection to the server: one that is kept, or a fresh one.
-    async fn obtain(
-        &self,
-        connection: &Rc<Connection>,
-        key: Key,
-        fresh: bool,
-        idempotent: bool,
-    ) -> Result<Lease, Failure> {
-        let site = &connection.site;
-        let limits = site.limits();
-        if !fresh && !idempotent {
-            // Lets the connections' own tasks see an end that has arrived: this request could not be sent twice.
-            tokio::task::yield_now().await;
-        }
-        if !fresh && let Some(lease) = site.pool.reuse(key, self.version, limits).await {
-            return Ok(lease);
-        }
-        let opening = match self.version {
-            Version::Http1 => None,
-            Version::Http2 => Some(site.pool.opening(key)),
-        };
-        let _opening = match &opening {
-            None => None,
-            Some(opening) => {
-                let guard = opening.lock().await;
-                if let Some(lease) = site.pool.reuse(key, self.version, limits).await {
-                    return Ok(lease);
-                }
-                Some(guard)
-            }
-        };
-        let connected: super::Boxed<_> = match &self.goal {
-            Goal::Original => {
-                let site = Rc::clone(site);
-                Box::pin(async move { site.connect_beyond(key.address, key.source).await })
-            }
-            Goal::Cluster(_) => {
-                let site = Rc::clone(site);
-                Box::pin(async move { site.connect(key.address, key.source).await })
-            }
-        };
-        let stream = connected.await.map_err(|error| Failure::Connect {
-            cause: error.cause(),
-            retried: false,
-        })?;
-        site.pool
-            .adopt(stream, key, self.version, limits)
-            .await
-            .map_err(|error| Failure::of(&error))
+    pub(super) fn is_grpc(&self) -> bool {
+        self.asker.is_grpc()
     }
 
-    /// What an error means, and the request, where it is certain or harmless that a server may see it (again).
-    fn judge(
-        &self,
-        mut error: TrySendError<Request<RequestBody>>,
-        spare: Option<Parts>,
-        idempotent: bool,
-    ) -> (Failure, Option<Parts>) {
-        if self.body.has_failed() {
-            return (Failure::ClientClosed, None);
-        }
-        if let Some(unsent) = error.take_message() {
-            let (mut head, _) = unsent.into_parts();
-            head.extensions.clear();
-            return (Failure::Closed, Some(head));
-        }
-        let failure = Failure::of(error.error());
-        let harmless = match failure {
-            Failure::Reset { refused: true, .. } => true,
-            // It may have done its work before the connection ended.
-            Failure::Closed => idempotent,
-            _ => false,
-        };
-        (failure, spare.filter(|_| harmless && self.body.rewind()))
-    }
-
-    fn exchanged(self, response: Response<Incoming>, lease: Lease) -> Exchanged {
-        Exchanged {
-            response,
-            lease,
-            outgoing: Box::new(Remainder {
-                body: self.body,
-                upgrade: self.upgrade.map(|(_, on_upgrade)| on_upgrade),
-                facts: self.facts,
-                timeout: self.timeout,
-                started: self.started,
-                attempts: self.attempts,
-            }),
-        }
-    }
-}
-
-impl Exchanged {
-    /// Makes the response what the client is to see.
-    pub(super) fn into_response(
-        self,
+    /// Sends the request until there is a response, or the route's timeout, and makes of it what the client is to see.
+    pub(super) async fn exchange(
+        &mut self,
         connection: &Rc<Connection>,
         mut record: Record,
         busy: Busy,
     ) -> Response<Body> {
-        let Self {
-            mut response,
-            lease,
-            outgoing,
-        } = self;
-        record.status(response.status());
+        let mut deadline = Deadline::after(self.timeouts.whole, self.started);
+        let body = self.body.watch();
+        let sent = {
+            let mut sending = pin!(self.send(connection));
+            poll_fn(|cx| {
+                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                    return Poll::Ready(sent);
+                }
+                deadline
+                    .poll(cx, &body)
+                    .map(|()| Err(Failure::Timeout))
+            })
+            .await
+        };
         if let Some(line) = record.line() {
-            line.upstream = Some(lease.address());
-            line.attempts = outgoing.attempts;
+            line.upstream = self.endpoint;
+            line.attempts = self.attempts;
         }
+        if let Some(flag) = self.ended_by {
+            record.flag(flag);
+        }
+        match sent {
+            Ok((response, lease)) => {
+                self.respond(connection, response, lease, deadline, record, busy)
+            }
+            Err(failure) => self.fail(connection, &failure, record),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        connection: &Rc<Connection>,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let mut tried = Vec::new();
+        loop {
+            // A try gives it back where another one is possible.
+            let mut head = self.head.take().ok_or(Failure::Closed)?;
+            self.attempts += 1;
+            if self.attempts > 1 && matches!(self.goal, Goal::Cluster(_)) {
+                headers::set_attempt(&mut head.headers, self.attempts);
+                let elapsed = self.body.since_end(self.started);
+                self.timeouts.tell(&mut head.headers, elapsed);
+            }
+            let result = self.attempt(connection, head, &tried).await;
+            let wanted = match &result {
+                Ok(Tried { response, .. }) => self.tries.want(Outcome::Answered {
+                    status: response.status(),
+                    headers: response.headers(),
+                }),
+                Err(Failed { failure, begun, .. }) => self.tries.want(Outcome::Failed {
+                    failure,
+                    begun: *begun,
+                }),
+            };
+            let again = match result {
+                Ok(mut answered) if wanted && self.may_try_again(answered.spare.is_some()) => {
+                    self.endpoint = Some(answered.lease.address());
+                    let spare = answered.spare.take();
+                    answered.discard(&self.body);
+                    spare
+                }
+                Ok(answered) => {
+                    self.body.release();
+                    self.endpoint = Some(answered.lease.address());
+                    return Ok((answered.response, answered.lease));
+                }
+                Err(failed) => {
+                    self.endpoint = failed.address.or(self.endpoint);
+                    if !wanted || !self.may_try_again(failed.again.is_some()) {
+                        return Err(failed.failure);
+                    }
+                    failed.again
+                }
+            };
+            self.head = again;
+            if self.tries.avoid_previous() {
+                tried.extend(self.endpoint);
+            }
+            let worker = &connection.site.worker;
+            worker.counters.retries.add(1);
+            sleep(worker.back_off(self.attempts, self.tries.backoff())).await;
+        }
+    }
+
+    /// Whether a try that calls for another one gets it.
+    fn may_try_again(&mut self, possible: bool) -> bool {
+        if !possible || !self.body.can_repeat() {
+            return false;
+        }
+        if !self.tries.allow(self.attempts) {
+            self.ended_by = Some(Flag::RetriesExhausted);
+            return false;
+        }
+        true
+    }
+
+    /// Makes a server's response what the client is to see.
+    fn respond(
+        &mut self,
+        connection: &Rc<Connection>,
+        mut response: Response<Incoming>,
+        lease: Lease,
+        deadline: Deadline,
+        mut record: Record,
+        busy: Busy,
+    ) -> Response<Body> {
+        record.status(response.status());
         let switched = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| headers::wanted_upgrade(response.headers()))
             .flatten();
         let server_side = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
         head.extensions.clear();
+        headers::receive_response(
+            &mut head.headers,
+            u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        );
+        if let Some(finish) = &self.finish {
+            let given = Given {
+                endpoint: self.endpoint,
+                status: Some(head.status),
+                flags: record.flags(),
+            };
+            finish.edit(&mut head.headers, connection, given);
+        }
         let operation = match connection.hop {
             Hop::Inbound => connection.site.operation(connection.destination.port()),
             Hop::Outbound | Hop::Gateway => None,
         };
-        let took = outgoing.started.elapsed().as_millis() as u64;
-        headers::send_response(
-            &mut head.headers,
-            connection.hop,
-            took,
-            outgoing.facts,
-            operation.as_deref(),
-        );
-        if let (Some(protocol), Some(client_side)) = (switched, outgoing.upgrade) {
+        let hop = connection.hop;
+        headers::send_response(&mut head.headers, hop, self.facts, operation.as_deref());
+        if let (Some(protocol), Some((_, client_side))) = (switched, self.upgrade.take()) {
             headers::set_upgrade(&mut head.headers, protocol);
             record.complete();
-            upgrade::spawn(connection, client_side, server_side, lease);
+            let limit = self.timeouts.whole.map(|whole| self.started + whole);
+            upgrade::spawn(connection, client_side, server_side, lease, limit);
             return Response::from_parts(head, Body::Empty);
         }
-        let deadline = outgoing.timeout.map(|timeout| {
-            Box::pin(sleep_until(
-                outgoing.body.ended_at(outgoing.started) + timeout,
-            ))
-        });
-        let body = Body::upstream(incoming, lease, outgoing.body, deadline, record, busy);
+        let upload = std::mem::replace(&mut self.body, RequestBody::Empty);
+        let body = Body::upstream(incoming, lease, upload, deadline, record, busy);
         Response::from_parts(head, body)
     }
-}
 
-/// What becomes of a request.
-enum Decided {
-    Forward(Arc<Route>, Forwarding),
-    Passthrough,
-    App(Protocol),
-}
-
-fn decide(
-    connection: &Connection,
-    head: &Parts,
-    authority: &str,
-    path: &str,
-) -> Result<Decided, Failure> {
-    let scope = match &connection.scope {
-        Scope::Routed(scope) => scope,
-        Scope::App(protocol) => return Ok(Decided::App(*protocol)),
-        Scope::Relayed => return Ok(Decided::Passthrough),
-    };
-    let scheme = head.headers.get("x-forwarded-proto");
-    let request = route::Request {
-        authority,
-        path,
-        query: head.uri.query(),
-        method: head.method.as_str(),
-        scheme: scheme
-            .and_then(|scheme| scheme.to_str().ok())
-            .unwrap_or("http"),
-        headers: &head.headers,
-        source: connection.peer.ip(),
-    };
-    match connection.site.decide(scope, &request) {
-        Decision::Routed(routed) => match routed.act {
-            Act::Forward(forwarding) => Ok(Decided::Forward(routed.route, forwarding)),
-            Act::NoCluster(_) => Err(Failure::NoCluster),
-            Act::Redirect(_) | Act::Respond => Err(Failure::NoRoute),
-        },
-        // A gateway has no original destination to pass anything to.
-        Decision::Passthrough if connection.hop == Hop::Gateway => Err(Failure::NoRoute),
-        Decision::Passthrough => Ok(Decided::Passthrough),
-        Decision::Reply(Reply::NoRoute) => Err(Failure::NoRoute),
-        Decision::Reply(Reply::Refused | Reply::Https(_)) => Err(Failure::NoRoute),
+    /// Answers in the place of a server.
+    fn fail(
+        &self,
+        connection: &Connection,
+        failure: &Failure,
+        mut record: Record,
+    ) -> Response<Body> {
+        record.flag(failure.flag());
+        self.body.bar();
+        let given = Given {
+            endpoint: self.endpoint,
+            status: None,
+            flags: record.flags(),
+        };
+        let retried = self.attempts > 1;
+        let response = respond::failure(failure, retried, self.asker, |headers| {
+            if let Some(finish) = &self.finish {
+                finish.edit(headers, connection, given);
+            }
+        });
+        record.status(response.status());
+        record.complete();
+        response
     }
 }
 
-fn note(connection: &Connection, decided: &Decided, record: &mut Record) {
-    let Some(line) = record.line() else {
-        return;
-    };
-    match decided {
-        Decided::Forward(route, forwarding) => {
-            line.route = Some(Arc::clone(&route.name));
-            line.cluster = forwarding.cluster.key.to_string();
-        }
-        Decided::Passthrough => line.cluster = connection.passthrough_name().to_owned(),
-        Decided::App(_) => {
-            line.cluster = format!("inbound|{}||", connection.destination.port());
-        }
+/// The protocol that the client speaks.
+fn client_version(arrived: &Arrived) -> Version {
+    match arrived.head.version {
+        http::Version::HTTP_2 => Version::Http2,
+        _ => Version::Http1,
     }
 }
 
 /// What a server is spoken to in. Where nobody declared it, in what the client speaks.
-fn version_for(protocol: Protocol, client: Version) -> Version {
+fn version_for(protocol: Protocol, arrived: &Arrived) -> Version {
     match protocol {
         Protocol::Http2 => Version::Http2,
-        Protocol::Auto => client,
+        Protocol::Auto => client_version(arrived),
         Protocol::Http | Protocol::Tls | Protocol::Tcp | Protocol::Udp => Version::Http1,
     }
 }

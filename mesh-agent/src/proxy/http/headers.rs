@@ -9,8 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{
     CONNECTION, COOKIE, Entry, HOST, HeaderName, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
 };
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
 
+use crate::model::ClusterKey;
+use crate::proxy::http::control;
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
 
@@ -22,7 +25,6 @@ const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
@@ -34,21 +36,6 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PEER_METADATA: [HeaderName; 2] = [
     HeaderName::from_static("x-envoy-peer-metadata"),
     HeaderName::from_static("x-envoy-peer-metadata-id"),
-];
-
-/// With these a client would steer the proxy; only internal requests may.
-const CLIENT_CONTROL: [HeaderName; 11] = [
-    HeaderName::from_static("x-envoy-retry-on"),
-    HeaderName::from_static("x-envoy-retry-grpc-on"),
-    HeaderName::from_static("x-envoy-max-retries"),
-    HeaderName::from_static("x-envoy-retriable-status-codes"),
-    HeaderName::from_static("x-envoy-retriable-header-names"),
-    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
-    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    EXPECTED_TIMEOUT,
 ];
 
 /// What else a request from outside the mesh must not bring along.
@@ -67,19 +54,6 @@ const EDGE_ONLY: [HeaderName; 7] = [
 pub(super) struct RequestFacts {
     /// The request carried `x-envoy-decorator-operation`.
     decorated: bool,
-}
-
-/// What the route adds to a request on its way out.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RouteMarks<'a> {
-    /// The path with query before a rewrite.
-    pub(super) original_path: Option<&'a str>,
-    /// The Host before a rewrite.
-    pub(super) original_host: Option<&'a str>,
-    /// `host:port/*`.
-    pub(super) operation: Option<&'a str>,
-    /// The route's timeout.
-    pub(super) timeout: Option<std::time::Duration>,
 }
 
 /// Edits a request's headers as they arrive at `hop`. `new_id` makes an `x-request-id`.
@@ -103,7 +77,7 @@ pub(super) fn receive_request(
     if internal {
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
     } else {
-        remove_all(headers, &CLIENT_CONTROL);
+        control::strip(headers);
     }
     if edge {
         remove_all(headers, &EDGE_ONLY);
@@ -122,28 +96,34 @@ pub(super) fn receive_request(
     RequestFacts { decorated }
 }
 
-/// Adds what the route has to say to a request.
-pub(super) fn mark_request(headers: &mut HeaderMap, marks: RouteMarks<'_>) {
-    let mut set = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    };
-    if let Some(path) = marks.original_path {
-        set(ORIGINAL_PATH, path);
+/// Adds what the route has to say to a request: which operation of which server it is.
+pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey) {
+    let operation = format!("{}:{}/*", cluster.host, cluster.port);
+    set(headers, DECORATOR, &operation);
+}
+
+/// Says which path, with its query, a request had before it was rewritten.
+pub(super) fn set_original_path(headers: &mut HeaderMap, path: &str) {
+    set(headers, ORIGINAL_PATH, path);
+}
+
+/// Likewise its Host.
+pub(super) fn set_original_host(headers: &mut HeaderMap, authority: &Authority) {
+    set(headers, ORIGINAL_HOST, authority.as_str());
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
     }
-    if let Some(host) = marks.original_host {
-        set(ORIGINAL_HOST, host);
-    }
-    if let Some(operation) = marks.operation {
-        set(DECORATOR, operation);
-    }
-    if let Some(timeout) = marks.timeout {
-        headers.insert(
-            EXPECTED_TIMEOUT,
-            HeaderValue::from(timeout.as_millis() as u64),
-        );
-    }
+}
+
+/// `http` or `https`, as far as the hops so far have said.
+pub(super) fn scheme(headers: &HeaderMap) -> &str {
+    let scheme = headers.get(FORWARDED_PROTO);
+    scheme
+        .and_then(|scheme| scheme.to_str().ok())
+        .unwrap_or("http")
 }
 
 /// Sets the number of the try, from 1.
@@ -151,17 +131,20 @@ pub(super) fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
     headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
 }
 
+/// Edits a response's headers as they come from a server, before the route does.
+pub(super) fn receive_response(headers: &mut HeaderMap, service_time_ms: u64) {
+    headers.insert(SERVICE_TIME, HeaderValue::from(service_time_ms));
+}
+
 /// Edits a response's headers as they leave `hop`. `operation` is the server's name of what it did.
 pub(super) fn send_response(
     headers: &mut HeaderMap,
     hop: Hop,
-    service_time_ms: u64,
     request: RequestFacts,
     operation: Option<&str>,
 ) {
     strip_hop_by_hop(headers, false);
     headers.insert(SERVER, respond::server(hop));
-    headers.insert(SERVICE_TIME, HeaderValue::from(service_time_ms));
     match hop {
         Hop::Outbound | Hop::Gateway => {
             headers.remove(DECORATOR);

@@ -1,49 +1,95 @@
-//! A request's target on its way out: what the route changes of it, and the form that the server's protocol asks for.
-
-use std::time::Duration;
+//! What a route changes of a request, and the form in which the server's protocol wants its target.
 
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Uri};
 
-use crate::proxy::http::headers::{self, RouteMarks};
+use crate::model::{Forward, HeaderEdits};
+use crate::proxy::connection::Connection;
+use crate::proxy::http::edit::{self, Asked, Facts};
+use crate::proxy::http::headers;
+use crate::proxy::http::request::Arrived;
+use crate::proxy::record::Flags;
 use crate::proxy::respond::Failure;
 use crate::proxy::upstream::pool::Version;
 use crate::route::Forwarding;
 
-/// Applies what the route changes, and says so in headers. Gives the path without query, and the Host to send.
-pub(super) fn rewrite(
-    head: &mut Parts,
-    forwarding: &Forwarding,
-    timeout: Option<Duration>,
-    path: &str,
-    authority: Authority,
-) -> Result<(String, Authority), Failure> {
-    let key = &forwarding.cluster.key;
-    let operation = format!("{}:{}/*", key.host, key.port);
-    let original_path = forwarding
-        .path
-        .as_ref()
-        .map(|_| with_query(path, &head.uri));
-    headers::mark_request(
-        &mut head.headers,
-        RouteMarks {
-            original_path: original_path.as_deref(),
-            original_host: forwarding.authority.as_ref().map(|_| authority.as_str()),
-            operation: Some(&operation),
-            timeout,
-        },
-    );
-    let authority = match &forwarding.authority {
-        Some(new) => Authority::try_from(new.as_bytes()).map_err(|_| Failure::BadRequest)?,
-        None => authority,
-    };
-    let path = match &forwarding.path {
-        Some(new) => new.clone(),
-        None => path.to_owned(),
-    };
-    Ok((path, authority))
+/// What a route changes of a request before it is sent to a cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Rewriting<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) forward: &'a Forward,
+    pub(super) forwarding: &'a Forwarding,
+    /// `http[].name`.
+    pub(super) route: &'a str,
+    pub(super) flags: Flags,
+}
+
+impl Rewriting<'_> {
+    /// Edits the headers and gives the path to send, without query, and the Host.
+    pub(super) fn apply(&self, arrived: &mut Arrived) -> Result<(String, Authority), Failure> {
+        let mut authority = match &self.forwarding.authority {
+            Some(new) => Some(Authority::try_from(new.as_bytes()).map_err(|_| Failure::BadRequest)?),
+            None => None,
+        };
+        if let Some(destination) = self.forward.destinations.get(self.forwarding.destination)
+            && !destination.request_headers.is_empty()
+        {
+            let edited = self.edit(arrived, &destination.request_headers)?;
+            // `rewrite.authority` is the stronger one.
+            authority = authority.or(edited);
+        }
+        let headers = &mut arrived.head.headers;
+        if authority.is_some() {
+            headers::set_original_host(headers, &arrived.authority);
+        }
+        if self.forwarding.path.is_some() {
+            let original = with_query(&arrived.path, &arrived.head.uri);
+            headers::set_original_path(headers, &original);
+        }
+        let path = self.forwarding.path.clone();
+        Ok((
+            path.unwrap_or_else(|| arrived.path.clone()),
+            authority.unwrap_or_else(|| arrived.authority.clone()),
+        ))
+    }
+
+    /// Edits the headers, and gives the Host that they ask for. All values are made of the request as it came.
+    fn edit(
+        &self,
+        arrived: &mut Arrived,
+        edits: &HeaderEdits,
+    ) -> Result<Option<Authority>, Failure> {
+        let path = with_query(&arrived.path, &arrived.head.uri);
+        // The edits below may well replace it.
+        let scheme = headers::scheme(&arrived.head.headers).to_owned();
+        let facts = Facts {
+            connection: self.connection,
+            version: arrived.head.version,
+            began: arrived.began,
+            route: self.route,
+            cluster: Some(&self.forwarding.cluster.key),
+            endpoint: None,
+            request: Some(Asked {
+                method: arrived.head.method.as_str(),
+                scheme: &scheme,
+                authority: arrived.authority.as_str(),
+                path: &path,
+                headers: None,
+            }),
+            status: None,
+            flags: self.flags,
+        };
+        let authority = edit::authority(&arrived.head.headers, edits, &facts);
+        edit::edit_request(&mut arrived.head.headers, edits, &facts);
+        match authority {
+            None => Ok(None),
+            Some(value) => Authority::try_from(value.as_bytes())
+                .map(Some)
+                .map_err(|_| Failure::BadRequest),
+        }
+    }
 }
 
 /// Gives the head the form that the server's protocol asks for: Host or `:authority`, path or whole address.

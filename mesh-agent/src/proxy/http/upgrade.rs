@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use crate::proxy::connection::Connection;
 use crate::proxy::record::Record;
@@ -11,12 +12,14 @@ use crate::proxy::stream::{Stream, Timed};
 use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::pool::Lease;
 
-/// Relays between both sides once each has left HTTP. `lease` counts as a load on the server until the end.
+/// Relays between both sides once each has left HTTP. `lease` counts as a load on the server until the end, which comes
+/// at `limit` at the latest: the route's timeout holds for all that its request became.
 pub(super) fn spawn(
     connection: &Rc<Connection>,
     client: OnUpgrade,
     server: OnUpgrade,
     lease: Lease,
+    limit: Option<Instant>,
 ) {
     let site = Rc::clone(&connection.site);
     let mut record = Record::relay(&site.worker.counters, connection.hop);
@@ -36,7 +39,10 @@ pub(super) fn spawn(
                 let client = stream_of::<Timed>(client, Timed::into_inner);
                 let server = stream_of::<Stream>(server, std::convert::identity);
                 if let (Some(client), Some(server)) = (client, server) {
-                    Tunnel::new(client, server, idle, record).run().await;
+                    Tunnel::new(client, server, idle, record)
+                        .until(limit)
+                        .run()
+                        .await;
                 }
             }
             Err(error) => {

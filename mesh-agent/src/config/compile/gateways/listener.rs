@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use crate::config::compile::mesh::add;
 use crate::config::object::gateway::Server;
 use crate::model::{Route, RouteTable, StreamTable, VirtualHost};
 
@@ -39,13 +40,7 @@ impl Hosts {
                 https_redirect,
                 next: None,
             });
-            match name.strip_prefix('*') {
-                None => {
-                    table.exact.insert(name, host);
-                }
-                Some("") => table.any = Some(host),
-                Some(suffix) => table.suffixes.insert(suffix.into(), &host),
-            }
+            add(&mut table, &name, &host);
         }
         table
     }

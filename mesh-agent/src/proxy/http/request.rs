@@ -1,0 +1,155 @@
+//! A client's request as it arrives: whether it is fit to be sent on, in the name of which host, and what this hop adds
+//! to its headers before anything is decided.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{EXPECT, HOST};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use crate::proxy::connection::Connection;
+use crate::proxy::http::control::{self, Control};
+use crate::proxy::http::gate::Gate;
+use crate::proxy::http::headers::{self, RequestFacts};
+use crate::proxy::http::path;
+use crate::proxy::http::upload::RequestBody;
+use crate::proxy::record::Record;
+use crate::proxy::respond::{Asker, Failure};
+
+/// A request that is fit to be sent on.
+pub(super) struct Arrived {
+    pub(super) head: Parts,
+    pub(super) body: RequestBody,
+    /// What holds the body back until the server asks for it.
+    pub(super) gate: Option<Arc<Gate>>,
+    /// The protocol that it asks to change to.
+    pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
+    pub(super) asker: Asker,
+    pub(super) facts: RequestFacts,
+    pub(super) control: Control,
+    pub(super) authority: Authority,
+    /// In its plain form, without query.
+    pub(super) path: String,
+    pub(super) began: SystemTime,
+}
+
+impl Arrived {
+    /// Admits a request and edits its headers.
+    pub(super) fn admit(
+        connection: &Rc<Connection>,
+        mut request: Request<Incoming>,
+        asker: Asker,
+        record: &mut Record,
+    ) -> Result<Self, Failure> {
+        let (authority, path) = admit(&request)?;
+        let upgrade = wanted_upgrade(&mut request);
+        let (mut head, incoming) = request.into_parts();
+        let worker = &connection.site.worker;
+        let facts =
+            headers::receive_request(&mut head.headers, connection.hop, connection.peer, || {
+                worker.request_id()
+            });
+        if head.version == Version::HTTP_2 {
+            headers::join_cookies(&mut head.headers);
+        }
+        let gate = head
+            .headers
+            .get(EXPECT)
+            .filter(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+            .filter(|_| head.version == Version::HTTP_11)
+            .map(|_| Arc::<Gate>::default());
+        let body = RequestBody::new(incoming, gate.clone());
+        record.received = body.received();
+        if let Some(line) = record.line()
+            && let Some(id) = head.headers.get(headers::REQUEST_ID)
+        {
+            line.request_id = String::from_utf8_lossy(id.as_bytes()).into_owned();
+        }
+        Ok(Self {
+            control: control::take(&mut head.headers),
+            head,
+            body,
+            gate,
+            upgrade,
+            asker,
+            facts,
+            authority,
+            path,
+            began: SystemTime::now(),
+        })
+    }
+}
+
+/// Whether a request is fit to be sent on. Gives its host and its path.
+fn admit(request: &Request<Incoming>) -> Result<(Authority, String), Failure> {
+    if request.version() < Version::HTTP_11 {
+        return Err(Failure::OldVersion);
+    }
+    if request.method() == Method::CONNECT {
+        return Err(Failure::Connected);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(Failure::BadRequest),
+        (host, _) => host,
+    };
+    // An absolute target outweighs the Host header (RFC 9112, 3.2.2).
+    let authority = match (request.uri().authority(), host) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(host)) => {
+            Authority::try_from(host.as_bytes()).map_err(|_| Failure::BadRequest)?
+        }
+        (None, None) => return Err(Failure::BadRequest),
+    };
+    if authority.as_str().contains('@') {
+        return Err(Failure::BadRequest);
+    }
+    let path = match request.uri().path() {
+        "" => "/",
+        path => path,
+    };
+    let path = path::normalize(path).ok_or(Failure::BadRequest)?;
+    Ok((authority, path.into_owned()))
+}
+
+/// A wish to change the protocol, with the way to get at the connection once it is granted.
+fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<(HeaderValue, OnUpgrade)> {
+    if request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let protocol = headers::wanted_upgrade(request.headers())?;
+    Some((protocol, hyper::upgrade::on(request)))
+}
+
+/// Writes down what a request says of itself, fit or not.
+pub(super) fn describe(
+    connection: &Connection,
+    request: &Request<Incoming>,
+    record: &mut Record,
+) {
+    let Some(line) = record.line() else {
+        return;
+    };
+    line.peer = Some(connection.peer);
+    line.destination = Some(connection.destination);
+    line.method = request.method().to_string();
+    line.path = request
+        .uri()
+        .path_and_query()
+        .map_or_else(|| "/".to_owned(), ToString::to_string);
+    line.authority = match (request.uri().authority(), request.headers().get(HOST)) {
+        (Some(authority), _) => authority.to_string(),
+        (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
+        (None, None) => String::new(),
+    };
+    line.protocol = match request.version() {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    };
+}

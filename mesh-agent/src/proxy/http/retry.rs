@@ -1,0 +1,217 @@
+//! After what a request is tried again (`istio-routing.md` 1.5), with Envoy's meaning of each word.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use crate::model::{Retry, RetryOn};
+use crate::proxy::http::control::Control;
+use crate::proxy::respond::Failure;
+use crate::proxy::upstream::pool::Version;
+
+/// The retries that one request is entitled to.
+#[derive(Debug)]
+pub(super) struct Tries {
+    policy: Retry,
+    /// Of a response that calls for another try: only clients can name them.
+    headers: Vec<HeaderName>,
+}
+
+/// How a try ended, before anything of it was shown to the client.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome<'a> {
+    /// Without a response.
+    Failed {
+        failure: &'a Failure,
+        /// Whether a server may have seen some of the request.
+        begun: bool,
+    },
+    /// With the beginning of a response.
+    Answered {
+        status: StatusCode,
+        headers: &'a HeaderMap,
+    },
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+
+impl Tries {
+    /// One try and no more.
+    pub(super) fn none() -> Self {
+        Self::of(Retry {
+            attempts: 0,
+            ..Retry::default()
+        })
+    }
+
+    /// As many as a route says.
+    pub(super) fn of(policy: Retry) -> Self {
+        Self {
+            policy,
+            headers: Vec::new(),
+        }
+    }
+
+    /// Those of an inbound hop: an application that is just being restarted.
+    pub(super) fn inbound(grpc: bool) -> Self {
+        Self::of(Retry {
+            attempts: if grpc { 0 } else { 2 },
+            on: RetryOn {
+                reset_before_request: true,
+                ..RetryOn::default()
+            },
+            ..Retry::default()
+        })
+    }
+
+    /// With what the client asks for besides.
+    pub(super) fn with(mut self, control: &Control) -> Self {
+        if let Some(on) = control.retry_on {
+            if self.policy.attempts == 0 {
+                self.policy.on = RetryOn::default();
+                self.policy.attempts = 1;
+            }
+            self.policy.on = union(self.policy.on, on);
+        }
+        if self.policy.attempts > 0 {
+            self.policy.attempts = control.retries.unwrap_or(self.policy.attempts);
+            self.policy.statuses.extend_from_slice(&control.statuses);
+            self.headers.clone_from(&control.headers);
+        }
+        self
+    }
+
+    /// Whether there is any, and whether there is another one after so many tries.
+    pub(super) fn allow(&self, tries: u32) -> bool {
+        tries <= self.policy.attempts
+    }
+
+    /// Whether endpoints that were tried are avoided.
+    pub(super) fn avoid_previous(&self) -> bool {
+        self.policy.avoid_previous
+    }
+
+    /// The base of the wait before another try.
+    pub(super) fn backoff(&self) -> Option<Duration> {
+        self.policy.backoff
+    }
+
+    /// Whether an outcome calls for another try, should there be one left.
+    pub(super) fn want(&self, outcome: Outcome<'_>) -> bool {
+        if self.policy.attempts == 0 {
+            return false;
+        }
+        match outcome {
+            Outcome::Failed { failure, begun } => self.want_after_failure(failure, begun),
+            Outcome::Answered { status, headers } => self.want_after_answer(status, headers),
+        }
+    }
+
+    /// Whether it can come to another try once a server has seen the request, so that all of it must be kept.
+    pub(super) fn may_want_after_sending(&self, version: Version, grpc: bool) -> bool {
+        let Retry {
+            attempts,
+            on,
+            statuses,
+            ..
+        } = &self.policy;
+        *attempts > 0
+            && (!statuses.is_empty()
+                || on.server_error_5xx
+                || on.gateway_error
+                || on.reset
+                || on.envoy_ratelimited
+                || on.retriable_4xx
+                || on.retriable_headers
+                || on.refused_stream && version == Version::Http2
+                || grpc && any_grpc(on))
+    }
+
+    fn want_after_failure(&self, failure: &Failure, begun: bool) -> bool {
+        let on = &self.policy.on;
+        let any_reset = on.reset || on.server_error_5xx || on.gateway_error;
+        match failure {
+            Failure::Connect { .. } => on.connect_failure || on.reset_before_request || any_reset,
+            Failure::Reset { refused: true } if on.refused_stream => true,
+            Failure::Closed
+            | Failure::Reset { .. }
+            | Failure::UpstreamProtocol
+            | Failure::Timeout => any_reset || on.reset_before_request && !begun,
+            // Nobody was asked, or there is nobody to be answered.
+            Failure::NoRoute
+            | Failure::NoCluster
+            | Failure::NoEndpoint
+            | Failure::Aborted(_)
+            | Failure::Overflow
+            | Failure::ClientClosed
+            | Failure::BadRequest
+            | Failure::OldVersion
+            | Failure::Connected => false,
+        }
+    }
+
+    fn want_after_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let Retry { on, statuses, .. } = &self.policy;
+        if headers.contains_key(RATELIMITED) {
+            return on.envoy_ratelimited;
+        }
+        on.server_error_5xx && status.is_server_error()
+            || on.gateway_error && is_gateway_error(status)
+            || on.retriable_4xx && status == StatusCode::CONFLICT
+            || statuses.contains(&status)
+            || on.retriable_headers && self.headers.iter().any(|name| headers.contains_key(name))
+            || any_grpc(on) && grpc_status(headers).is_some_and(|status| wants_grpc(on, status))
+    }
+}
+
+/// 502, 503 and 504.
+pub(super) fn is_gateway_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 502..=504)
+}
+
+/// The status of a gRPC call that ended before it had begun: it stands among the headers.
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn wants_grpc(on: &RetryOn, status: u8) -> bool {
+    match status {
+        1 => on.grpc_cancelled,
+        4 => on.grpc_deadline_exceeded,
+        8 => on.grpc_resource_exhausted,
+        13 => on.grpc_internal,
+        14 => on.grpc_unavailable,
+        _ => false,
+    }
+}
+
+fn any_grpc(on: &RetryOn) -> bool {
+    on.grpc_cancelled
+        || on.grpc_deadline_exceeded
+        || on.grpc_internal
+        || on.grpc_resource_exhausted
+        || on.grpc_unavailable
+}
+
+fn union(a: RetryOn, b: RetryOn) -> RetryOn {
+    RetryOn {
+        server_error_5xx: a.server_error_5xx || b.server_error_5xx,
+        gateway_error: a.gateway_error || b.gateway_error,
+        reset: a.reset || b.reset,
+        reset_before_request: a.reset_before_request || b.reset_before_request,
+        connect_failure: a.connect_failure || b.connect_failure,
+        envoy_ratelimited: a.envoy_ratelimited || b.envoy_ratelimited,
+        retriable_4xx: a.retriable_4xx || b.retriable_4xx,
+        refused_stream: a.refused_stream || b.refused_stream,
+        retriable_headers: a.retriable_headers || b.retriable_headers,
+        grpc_cancelled: a.grpc_cancelled || b.grpc_cancelled,
+        grpc_deadline_exceeded: a.grpc_deadline_exceeded || b.grpc_deadline_exceeded,
+        grpc_internal: a.grpc_internal || b.grpc_internal,
+        grpc_resource_exhausted: a.grpc_resource_exhausted || b.grpc_resource_exhausted,
+        grpc_unavailable: a.grpc_unavailable || b.grpc_unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,658 @@
+//! What istiod would make of a case for an Envoy in the place of the client's sidecar, or of the gateway: one listener,
+//! its routes, and the clusters that they name. Pure.
+//!
+//! It knows what decides over a request. How istiod merges several objects is not its business: such cases say
+//! `not-envoy`.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use super::super::case::{From, text};
+use super::super::scenery::{GATEWAY, GATEWAY_LABELS, PODS, SERVICES, Storefront};
+use super::{action, clusters};
+
+/// Whose proxy it is, and the port that clients dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub from: From,
+    pub port: u16,
+    pub kind: Kind,
+}
+
+/// What the listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Http,
+    Tcp,
+    Tls,
+}
+
+/// The objects of a case, as one proxy sees them.
+pub struct View<'a> {
+    /// Sets its clusters apart from other cases'.
+    pub prefix: &'a str,
+    pub place: Place,
+    pub manifests: &'a [Value],
+}
+
+/// A listener on loopback and the clusters behind it.
+pub fn listener(view: &View<'_>, listen: u16) -> Result<(Value, Vec<Value>)> {
+    let name = format!("{}{}", view.prefix, view.place.port);
+    let mut listener = json!({
+        "name": format!("{name}-{listen}"),
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": listen}},
+    });
+    let chains = match view.place.kind {
+        Kind::Http => vec![json!({"filters": [connection_manager(view)?]})],
+        Kind::Tcp => vec![json!({"filters": [tcp_proxy(view, &tcp_route(view)?)]})],
+        Kind::Tls => {
+            listener["listener_filters"] = json!([{
+                "name": "tls_inspector",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
+            }]);
+            tls_chains(view)?
+        }
+    };
+    listener["filter_chains"] = chains.into();
+    let mut named = Vec::new();
+    names(&listener["filter_chains"], &mut named);
+    named.sort();
+    named.dedup();
+    let made = named
+        .iter()
+        .filter_map(|name| clusters::cluster(view, name))
+        .collect();
+    Ok((listener, made))
+}
+
+/// Every cluster that is named in it.
+fn names(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value {
+                    Value::String(name) if key == "cluster" => found.push(name.clone()),
+                    Value::String(name) if key == "name" && name.contains("|outbound|") => {
+                        found.push(name.clone());
+                    }
+                    other => names(other, found),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn connection_manager(view: &View<'_>) -> Result<Value> {
+    let gateway = view.gateway();
+    let hosts = if gateway {
+        gateway_hosts(view)?
+    } else {
+        mesh_hosts(view)?
+    };
+    let filter = |name: &str, message: &str| {
+        json!({
+            "name": format!("envoy.filters.http.{name}"),
+            "typed_config": {"@type": format!("type.googleapis.com/envoy.extensions.filters.http.{name}.v3.{message}")},
+        })
+    };
+    Ok(json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "http",
+            "server_name": if gateway { "istio-envoy" } else { "envoy" },
+            "use_remote_address": gateway,
+            "normalize_path": true,
+            "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+            "stream_idle_timeout": "0s",
+            "upgrade_configs": [{"upgrade_type": "websocket"}],
+            "access_log": access_log(),
+            "http_filters": [
+                filter("fault", "HTTPFault"),
+                filter("cors", "Cors"),
+                filter("router", "Router"),
+            ],
+            "route_config": {
+                "name": "routes",
+                "validate_clusters": false,
+                "ignore_port_in_host_matching": true,
+                "max_direct_response_body_size_bytes": 1_048_576,
+                "virtual_hosts": hosts,
+            },
+        },
+    }))
+}
+
+fn access_log() -> Value {
+    json!([{
+        "name": "log",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": super::access_log(),
+            "log_format": {"text_format_source": {"inline_string": "%REQ(X-CASE-ID)% %RESPONSE_FLAGS%\n"}},
+        },
+    }])
+}
+
+// === virtual hosts ===
+
+/// One for each Service on this port, and on port 80 one for each host that is no Service.
+fn mesh_hosts(view: &View<'_>) -> Result<Vec<Value>> {
+    let mut hosts = Vec::new();
+    let on_port = |service: &&Storefront| {
+        let port = service.port(view.place.port);
+        port.is_some_and(|(name, ..)| name.starts_with("http") || name.starts_with("grpc"))
+    };
+    for service in SERVICES.iter().filter(on_port) {
+        let mut routes = Vec::new();
+        let virtual_service = view.virtual_service(&service.fqdn());
+        if let Some(virtual_service) = virtual_service {
+            routes = http_routes(view, virtual_service)?;
+        }
+        if routes.is_empty() {
+            routes.push(default_route(view, service));
+        }
+        hosts.push(virtual_host(&service.domains(view.namespace()), routes));
+    }
+    if view.place.port == 80 {
+        for virtual_service in view.virtual_services() {
+            for host in view.hosts_of(virtual_service) {
+                if SERVICES.iter().any(|service| covers(&host, &service.fqdn())) {
+                    continue;
+                }
+                let routes = http_routes(view, virtual_service)?;
+                if !routes.is_empty() {
+                    hosts.push(virtual_host(&[host], routes));
+                }
+            }
+        }
+    }
+    if !hosts.iter().any(|host| host["domains"] == json!(["*"])) {
+        // In the place of what cannot be had here: a connection with the address that the client dialled.
+        let route = json!({
+            "match": {"prefix": "/"},
+            "direct_response": {"status": 299, "body": {"inline_string": "passthrough"}},
+        });
+        hosts.push(virtual_host(&["*".to_owned()], vec![route]));
+    }
+    Ok(hosts)
+}
+
+fn gateway_hosts(view: &View<'_>) -> Result<Vec<Value>> {
+    let mut by_host: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut secured: Vec<String> = Vec::new();
+    for gateway in view.gateways() {
+        let own = full_name(gateway);
+        for server in array(&gateway["spec"]["servers"]) {
+            if server["port"]["number"] != view.place.port {
+                continue;
+            }
+            for pattern in array(&server["hosts"]) {
+                let pattern = pattern.as_str().unwrap_or_default();
+                let (namespace, pattern) = pattern.split_once('/').unwrap_or(("*", pattern));
+                if server["tls"]["httpsRedirect"] == true {
+                    by_host.entry(pattern.to_owned()).or_default();
+                    secured.push(pattern.to_owned());
+                }
+                for virtual_service in view.bound_to(&own) {
+                    let its = virtual_service["metadata"]["namespace"].as_str();
+                    let wanted = match namespace {
+                        "*" => its,
+                        "." => gateway["metadata"]["namespace"].as_str(),
+                        name => Some(name),
+                    };
+                    if its != wanted {
+                        continue;
+                    }
+                    for host in view.hosts_of(virtual_service) {
+                        let narrow = if covers(pattern, &host) {
+                            host
+                        } else if covers(&host, pattern) {
+                            pattern.to_owned()
+                        } else {
+                            continue;
+                        };
+                        let routes = http_routes(view, virtual_service)?;
+                        by_host.entry(narrow).or_default().extend(routes);
+                    }
+                }
+            }
+        }
+    }
+    let made = by_host.into_iter().map(|(host, mut routes)| {
+        routes.sort_by_key(is_catch_all);
+        let tls = secured.iter().any(|pattern| covers(pattern, &host));
+        let mut made = virtual_host(&[host], routes);
+        if tls {
+            made["require_tls"] = json!("ALL");
+        }
+        made
+    });
+    Ok(made.collect())
+}
+
+fn virtual_host(domains: &[String], routes: Vec<Value>) -> Value {
+    json!({
+        "name": domains.first(),
+        "domains": domains,
+        "routes": routes,
+        "include_request_attempt_count": true,
+    })
+}
+
+fn default_route(view: &View<'_>, service: &Storefront) -> Value {
+    let mut forward = Map::new();
+    forward.insert("cluster".into(), json!(view.cluster(service, view.place.port, "")));
+    forward.insert("timeout".into(), json!("0s"));
+    forward.insert("retry_policy".into(), action::default_retry());
+    action::hash(view, service, None, view.place.port, &mut forward);
+    json!({"name": "default", "match": {"prefix": "/"}, "route": forward})
+}
+
+// === routes ===
+
+fn http_routes(view: &View<'_>, virtual_service: &Value) -> Result<Vec<Value>> {
+    let mut routes = Vec::new();
+    for rule in array(&virtual_service["spec"]["http"]) {
+        let matches = array(&rule["match"]);
+        if matches.is_empty() {
+            routes.push(action::route(view, virtual_service, rule, &Value::Null)?);
+            return Ok(routes);
+        }
+        for condition in matches {
+            if !view.concerned_by(condition) {
+                continue;
+            }
+            let route = action::route(view, virtual_service, rule, condition)?;
+            let last = is_catch_all(&route);
+            routes.push(route);
+            if last {
+                return Ok(routes);
+            }
+        }
+    }
+    Ok(routes)
+}
+
+fn is_catch_all(route: &Value) -> bool {
+    let when = &route["match"];
+    let any = when["prefix"] == "/" || when["safe_regex"]["regex"] == ".*";
+    any && when.get("headers").is_none() && when.get("query_parameters").is_none()
+}
+
+/// `http[].match[]` as Envoy has it.
+pub fn conditions(condition: &Value) -> Value {
+    let mut when = Map::new();
+    let uri = &condition["uri"];
+    if let Some(exact) = uri["exact"].as_str() {
+        when.insert("path".into(), json!(exact));
+    } else if let Some(regex) = uri["regex"].as_str() {
+        when.insert("safe_regex".into(), json!({"regex": regex}));
+    } else {
+        let prefix = uri["prefix"].as_str().unwrap_or("/");
+        when.insert("prefix".into(), json!(prefix));
+    }
+    if condition["ignoreUriCase"] == true && uri.get("regex").is_none() {
+        when.insert("case_sensitive".into(), json!(false));
+    }
+    let mut headers = Vec::new();
+    for (name, wanted) in map(&condition["headers"]) {
+        headers.push(header_match(name, wanted));
+    }
+    for (name, wanted) in map(&condition["withoutHeaders"]) {
+        let mut matcher = header_match(name, wanted);
+        matcher["invert_match"] = json!(true);
+        if matcher.get("string_match").is_some() {
+            matcher["treat_missing_header_as_empty"] = json!(true);
+        }
+        headers.push(matcher);
+    }
+    for field in ["method", "authority", "scheme"] {
+        if !condition[field].is_null() {
+            headers.push(header_match(&format!(":{field}"), &condition[field]));
+        }
+    }
+    if !headers.is_empty() {
+        when.insert("headers".into(), headers.into());
+    }
+    let mut query = Vec::new();
+    for (name, wanted) in map(&condition["queryParams"]) {
+        query.push(match string_match(wanted) {
+            Some(matcher) => json!({"name": name, "string_match": matcher}),
+            None => json!({"name": name, "present_match": true}),
+        });
+    }
+    if !query.is_empty() {
+        when.insert("query_parameters".into(), query.into());
+    }
+    when.into()
+}
+
+fn header_match(name: &str, wanted: &Value) -> Value {
+    match string_match(wanted) {
+        Some(matcher) => json!({"name": name, "string_match": matcher}),
+        None => json!({"name": name, "present_match": true}),
+    }
+}
+
+/// `None` asks for presence alone.
+pub fn string_match(wanted: &Value) -> Option<Value> {
+    if wanted["regex"] == "*" {
+        return None;
+    }
+    if let Some(regex) = wanted["regex"].as_str() {
+        return Some(json!({"safe_regex": {"regex": regex}}));
+    }
+    for kind in ["exact", "prefix"] {
+        if let Some(value) = wanted.get(kind).and_then(text) {
+            return Some(json!({kind: value}));
+        }
+    }
+    None
+}
+
+// === TCP and TLS ===
+
+fn tcp_route(view: &View<'_>) -> Result<Value> {
+    let rules = view.virtual_services().flat_map(|vs| {
+        array(&vs["spec"]["tcp"])
+            .iter()
+            .map(move |rule| (vs, rule))
+    });
+    for (vs, rule) in rules {
+        let matches = array(&rule["match"]);
+        if matches.is_empty() || matches.iter().any(|condition| view.strictly_concerned_by(condition)) {
+            return action::stream_destinations(view, vs, rule);
+        }
+    }
+    let service = view
+        .dialled()
+        .context("a TCP case without a Service of its port")?;
+    Ok(json!({"cluster": view.cluster(service, view.place.port, "")}))
+}
+
+fn tls_chains(view: &View<'_>) -> Result<Vec<Value>> {
+    let mut chains: Vec<Value> = Vec::new();
+    for virtual_service in view.virtual_services() {
+        for rule in array(&virtual_service["spec"]["tls"]) {
+            for condition in array(&rule["match"]) {
+                if !view.strictly_concerned_by(condition) {
+                    continue;
+                }
+                let names = &condition["sniHosts"];
+                let same = |chain: &Value| chain["filter_chain_match"]["server_names"] == *names;
+                if chains.iter().any(same) {
+                    continue;
+                }
+                let route = action::stream_destinations(view, virtual_service, rule)?;
+                chains.push(json!({
+                    "filter_chain_match": {"server_names": names},
+                    "filters": [tcp_proxy(view, &route)],
+                }));
+            }
+        }
+    }
+    if let Some(service) = view.dialled() {
+        let route = json!({"cluster": view.cluster(service, view.place.port, "")});
+        chains.push(json!({"filters": [tcp_proxy(view, &route)]}));
+    }
+    Ok(chains)
+}
+
+fn tcp_proxy(view: &View<'_>, route: &Value) -> Value {
+    let mut config = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": view.prefix,
+    });
+    for (key, value) in map(route) {
+        config[key] = value.clone();
+    }
+    json!({"name": "tcp", "typed_config": config})
+}
+
+// === what the view shows ===
+
+impl View<'_> {
+    pub fn gateway(&self) -> bool {
+        self.place.from == From::Gateway
+    }
+
+    pub fn namespace(&self) -> &'static str {
+        match self.place.from {
+            From::Client => "default",
+            From::Guest => "other",
+            From::Gateway => "istio-system",
+        }
+    }
+
+    fn labels(&self) -> &'static [(&'static str, &'static str)] {
+        let name = match self.place.from {
+            From::Client => "client",
+            From::Guest => "guest",
+            From::Gateway => return GATEWAY_LABELS,
+        };
+        PODS.iter()
+            .find(|pod| pod.name == name)
+            .map_or(&[], |pod| pod.labels)
+    }
+
+    /// Names of the Gateways that this proxy is, or `mesh`.
+    fn own_names(&self) -> Vec<String> {
+        if self.gateway() {
+            self.gateways().map(full_name).chain([GATEWAY.to_owned()]).collect()
+        } else {
+            vec!["mesh".to_owned()]
+        }
+    }
+
+    fn gateways(&self) -> impl Iterator<Item = &Value> {
+        static STANDING: std::sync::OnceLock<Vec<Value>> = std::sync::OnceLock::new();
+        let standing = STANDING.get_or_init(|| super::super::scenery::objects(|_| None));
+        let kind = |object: &&Value| object["kind"] == "Gateway";
+        standing.iter().chain(self.manifests).filter(kind)
+    }
+
+    /// Those that this proxy may see, oldest first, ties by name.
+    fn virtual_services(&self) -> impl Iterator<Item = &Value> {
+        let own = self.own_names();
+        let mut all: Vec<&Value> = self
+            .manifests
+            .iter()
+            .filter(|object| object["kind"] == "VirtualService" && !array(&object["spec"]["hosts"]).is_empty())
+            .filter(|object| self.exported(object))
+            .filter(|object| names_of_gateways(object).iter().any(|name| own.contains(name)))
+            .collect();
+        all.sort_by_key(|object| {
+            let metadata = &object["metadata"];
+            (
+                metadata["creationTimestamp"].to_string(),
+                metadata["name"].to_string(),
+            )
+        });
+        all.into_iter()
+    }
+
+    fn exported(&self, object: &Value) -> bool {
+        let to = array(&object["spec"]["exportTo"]);
+        to.is_empty()
+            || to.iter().any(|to| match to.as_str().unwrap_or_default() {
+                "*" => true,
+                "." => object["metadata"]["namespace"] == self.namespace(),
+                name => name == self.namespace(),
+            })
+    }
+
+    fn bound_to<'a>(&'a self, gateway: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.virtual_services()
+            .filter(move |vs| names_of_gateways(vs).iter().any(|name| name == gateway))
+    }
+
+    /// The most specific, then oldest, that speaks of a host.
+    fn virtual_service(&self, fqdn: &str) -> Option<&Value> {
+        let mut best: Option<(usize, &Value)> = None;
+        for candidate in self.virtual_services() {
+            for host in self.hosts_of(candidate) {
+                let rank = if host == fqdn { usize::MAX } else { host.len() };
+                if covers(&host, fqdn) && best.is_none_or(|(known, _)| rank > known) {
+                    best = Some((rank, candidate));
+                }
+            }
+        }
+        best.map(|(_, found)| found)
+    }
+
+    fn hosts_of(&self, virtual_service: &Value) -> Vec<String> {
+        let hosts = array(&virtual_service["spec"]["hosts"]);
+        hosts
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|host| full_host(host, virtual_service))
+            .collect()
+    }
+
+    /// As HTTP has it: `gateways` of a match stands in the place of the client's conditions.
+    fn concerned_by(&self, condition: &Value) -> bool {
+        let port = &condition["port"];
+        if !port.is_null() && *port != self.place.port {
+            return false;
+        }
+        if !array(&condition["gateways"]).is_empty() {
+            return self.reached(condition);
+        }
+        self.described_by(condition)
+    }
+
+    /// As TCP and TLS have it: everything must hold.
+    fn strictly_concerned_by(&self, condition: &Value) -> bool {
+        let port = &condition["port"];
+        (port.is_null() || *port == self.place.port)
+            && (array(&condition["gateways"]).is_empty() || self.reached(condition))
+            && self.described_by(condition)
+    }
+
+    fn reached(&self, condition: &Value) -> bool {
+        let own = self.own_names();
+        let listed = array(&condition["gateways"]);
+        listed
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|name| own.iter().any(|own| own == name))
+    }
+
+    fn described_by(&self, condition: &Value) -> bool {
+        let namespace = condition["sourceNamespace"].as_str();
+        namespace.is_none_or(|name| name == self.namespace())
+            && map(&condition["sourceLabels"]).iter().all(|(key, value)| {
+                let value = value.as_str().unwrap_or_default();
+                self.labels().contains(&(key.as_str(), value))
+            })
+    }
+
+    /// The Service that a stream is for, where no rule says: the one that has its port, `c` before others.
+    fn dialled(&self) -> Option<&'static Storefront> {
+        let has = |service: &&Storefront| service.port(self.place.port).is_some();
+        SERVICES.iter().filter(has).max_by_key(|service| service.name == "b")
+    }
+
+    /// The name of a cluster here.
+    pub fn cluster(&self, service: &Storefront, port: u16, subset: &str) -> String {
+        self.cluster_of(&service.fqdn(), port, subset)
+    }
+
+    /// The same by host, which may be nobody's.
+    pub fn cluster_of(&self, host: &str, port: u16, subset: &str) -> String {
+        format!("{}|outbound|{port}|{subset}|{host}", self.prefix)
+    }
+
+    /// The DestinationRule that this client sees for a Service.
+    pub fn rule(&self, service: &Storefront) -> Option<&Value> {
+        let fqdn = service.fqdn();
+        [self.namespace(), service.namespace, "istio-system"]
+            .iter()
+            .find_map(|namespace| {
+                self.manifests
+                    .iter()
+                    .filter(|object| {
+                        let host = object["spec"]["host"].as_str().unwrap_or_default();
+                        object["kind"] == "DestinationRule"
+                            && object["metadata"]["namespace"] == *namespace
+                            && covers(&full_host(host, object), &fqdn)
+                    })
+                    .max_by_key(|object| object["spec"]["host"].as_str().map_or(0, str::len))
+            })
+    }
+}
+
+impl Storefront {
+    fn port(&self, number: u16) -> Option<&'static (&'static str, u16, u16)> {
+        self.ports.iter().find(|(_, port, _)| *port == number)
+    }
+
+    /// Every name that a client of `namespace` may use.
+    fn domains(&self, namespace: &str) -> Vec<String> {
+        let (name, own) = (self.name, self.namespace);
+        let mut domains = vec![
+            self.fqdn(),
+            format!("{}.", self.fqdn()),
+            format!("{name}.{own}.svc"),
+            format!("{name}.{own}"),
+        ];
+        if namespace == own {
+            domains.push(name.to_owned());
+        }
+        domains.extend(self.ip().map(|ip| ip.to_string()));
+        domains
+    }
+}
+
+fn full_name(object: &Value) -> String {
+    let part = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    format!("{}/{}", part("namespace"), part("name"))
+}
+
+fn names_of_gateways(virtual_service: &Value) -> Vec<String> {
+    let listed = array(&virtual_service["spec"]["gateways"]);
+    if listed.is_empty() {
+        return vec!["mesh".to_owned()];
+    }
+    let namespace = virtual_service["metadata"]["namespace"].as_str();
+    let own = namespace.unwrap_or_default();
+    let full = |name: &str| match name.split_once('/') {
+        Some((".", name)) => format!("{own}/{name}"),
+        Some(_) => name.to_owned(),
+        None if name == "mesh" => name.to_owned(),
+        None => format!("{own}/{name}"),
+    };
+    listed.iter().filter_map(Value::as_str).map(full).collect()
+}
+
+/// A name without a dot is a Service next to the object.
+pub fn full_host(host: &str, object: &Value) -> String {
+    if host.contains('.') || host == "*" {
+        return host.to_ascii_lowercase();
+    }
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    format!("{host}.{namespace}.svc.cluster.local").to_ascii_lowercase()
+}
+
+/// Whether a host, with or without a wildcard, covers another.
+fn covers(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.trim_start_matches('*').ends_with(suffix),
+        None => pattern == host,
+    }
+}
+
+/// An array, or none.
+pub fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The entries of an object, or none.
+pub fn map(value: &Value) -> Vec<(&String, &Value)> {
+    value.as_object().map(|map| map.iter().collect()).unwrap_or_default()
+}
