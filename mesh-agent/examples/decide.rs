@@ -170,7 +170,7 @@ fn compilation() -> anyhow::Result<Value> {
     for number in 0..VIRTUAL_SERVICES {
         let rules = format!(
             "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs-{number}}}\nspec:\n  hosts: [svc-{number}]\n  \
-             http:\n  - match: [{{headers: {{x-version: {{exact: v2}}}}}}]\n    route: [{{destination: {{host: svc-{other}}}}}]\n  \
+             http:\n  - match: [{{uri: {{prefix: /v2/}}}}]\n    route: [{{destination: {{host: svc-{other}}}}}]\n  \
              - route: [{{destination: {{host: svc-{number}}}}}]\n",
             other = (number + 1) % SERVICES,
         );
@@ -227,7 +227,9 @@ fn read(text: &str, inputs: &mut Inputs, options: &CompileOptions) -> anyhow::Re
             Outcome::Good(object) => {
                 inputs.insert(object);
             }
-            Outcome::Broken(_) | Outcome::Ignored(_) => bail!("a manifest of the bench is broken"),
+            Outcome::Broken(_) | Outcome::Ignored(_) => {
+                bail!("a manifest of the bench is broken: {:?}", document.rejected)
+            }
         }
     }
     Ok(())

@@ -236,9 +236,9 @@ pub fn read_headers(stream: &mut impl BufRead) -> io::Result<Vec<(String, String
         if line.is_empty() {
             return Ok(headers);
         }
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a header without a colon"))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a header without a colon")
+        })?;
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
 }
@@ -312,7 +312,8 @@ async fn answer_http2(
     book: Book,
 ) -> Result<hyper::Response<Full<Bytes>>, h2::Error> {
     let (head, body) = request.into_parts();
-    let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let text =
+        |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers = head
         .headers
         .iter()
@@ -326,7 +327,11 @@ async fn answer_http2(
         port: HTTP2,
         method: head.method.to_string(),
         path: path.unwrap_or_default(),
-        host: head.uri.authority().map(ToString::to_string).unwrap_or_default(),
+        host: head
+            .uri
+            .authority()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         headers,
         body: String::from_utf8_lossy(&body).into_owned(),
         version: "http2",

@@ -299,7 +299,8 @@ impl Object {
         let metadata = &mut object["metadata"];
         if let Some(created) = self.created {
             let (minute, second) = (created / 60, created % 60);
-            metadata["creationTimestamp"] = json!(format!("2024-01-01T00:{minute:02}:{second:02}Z"));
+            metadata["creationTimestamp"] =
+                json!(format!("2024-01-01T00:{minute:02}:{second:02}Z"));
         }
         if let Some(labels) = &self.labels {
             metadata["labels"] = labels.clone();
@@ -383,7 +384,9 @@ impl Request {
 
     /// For messages.
     pub fn title(&self) -> String {
-        let port = self.port.map_or(String::new(), |port| format!(" port {port}"));
+        let port = self
+            .port
+            .map_or(String::new(), |port| format!(" port {port}"));
         let text = if let Some(raw) = &self.raw {
             format!("{:?}", raw.lines().next().unwrap_or_default())
         } else if self.tcp {
@@ -424,7 +427,11 @@ impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
             one => vec![one],
         };
         let read = |value| serde_json::from_value(value).map_err(D::Error::custom);
-        values.into_iter().map(read).collect::<Result<_, _>>().map(Self)
+        values
+            .into_iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 

@@ -29,7 +29,11 @@ use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, NOBODY, objects, target};
 pub fn play(topic: &Topic) -> (Vec<String>, usize) {
     let (mut wrong, mut count) = (Vec::new(), 0);
     for case in &topic.cases {
-        let requests: Vec<&Request> = case.requests.iter().filter(|request| told(request)).collect();
+        let requests: Vec<&Request> = case
+            .requests
+            .iter()
+            .filter(|request| told(request))
+            .collect();
         if topic.not_decided.is_some() || case.not_decided.is_some() || requests.is_empty() {
             continue;
         }
@@ -43,8 +47,8 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
         for request in requests {
             for from in request.from.iter().flat_map(|from| &from.0) {
                 count += 1;
-                let found = ask(&snapshot, request, *from)
-                    .unwrap_or_else(|e| vec![format!("{e:#}")]);
+                let found =
+                    ask(&snapshot, request, *from).unwrap_or_else(|e| vec![format!("{e:#}")]);
                 for difference in found {
                     let title = request.title();
                     wrong.push(format!("{}: {from:?} {title}: {difference}", case.name));
@@ -123,7 +127,9 @@ fn ask(snapshot: &Snapshot, request: &Request, from: From) -> Result<Vec<String>
 fn reduced(request: &Request, outcome: &Outcome) -> Request {
     let forwarded = !outcome.seen.is_empty();
     let mut reduced = request.clone();
-    reduced.response.retain(|name, _| name == "location" && !forwarded);
+    reduced
+        .response
+        .retain(|name, _| name == "location" && !forwarded);
     reduced.trailers.clear();
     reduced.upstream.headers.clear();
     reduced.upstream.method = None;
@@ -146,7 +152,10 @@ fn reduced(request: &Request, outcome: &Outcome) -> Request {
 }
 
 fn is_grpc(request: &Request) -> bool {
-    let kind = request.headers.get("content-type").and_then(|kind| kind.0.first());
+    let kind = request
+        .headers
+        .get("content-type")
+        .and_then(|kind| kind.0.first());
     kind.is_some_and(|kind| kind.0.starts_with("application/grpc"))
 }
 
@@ -173,7 +182,10 @@ impl Asked<'_> {
         let scope = match &self.client {
             Client::Gateway(_) if is_stream => {
                 let server = None;
-                return self.stream(&StreamScope::Gateway { port: self.request.port(), server });
+                return self.stream(&StreamScope::Gateway {
+                    port: self.request.port(),
+                    server,
+                });
             }
             Client::Gateway(_) => HttpScope::Gateway {
                 port: self.request.port(),
@@ -183,7 +195,9 @@ impl Asked<'_> {
                 match route::outbound(self.snapshot, &self.client, self.destination) {
                     Outbound::Http(_) if is_stream => return self.stream(&StreamScope::Unknown),
                     Outbound::Http(scope) => scope,
-                    Outbound::Detect { otherwise, .. } if is_stream => return self.stream(&otherwise),
+                    Outbound::Detect { otherwise, .. } if is_stream => {
+                        return self.stream(&otherwise);
+                    }
                     Outbound::Detect { scope, .. } => scope,
                     Outbound::Stream(scope) => return self.stream(&scope),
                 }
@@ -218,10 +232,15 @@ impl Asked<'_> {
         let mut headers = HeaderMap::new();
         for (name, values) in &self.request.headers {
             for value in &values.0 {
-                headers.append(name.parse::<HeaderName>()?, HeaderValue::from_str(&value.0)?);
+                headers.append(
+                    name.parse::<HeaderName>()?,
+                    HeaderValue::from_str(&value.0)?,
+                );
             }
         }
-        let claimed = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+        let claimed = headers
+            .get("x-forwarded-proto")
+            .and_then(|value| value.to_str().ok());
         let scheme = match (claimed, &self.client) {
             (Some("https"), Client::Pod(_)) => "https",
             _ => "http",
@@ -233,7 +252,13 @@ impl Asked<'_> {
             method: self.request.method(),
             scheme,
             headers: &headers,
-            source: self.client.pod().addresses.first().copied().context("an address")?,
+            source: self
+                .client
+                .pod()
+                .addresses
+                .first()
+                .copied()
+                .context("an address")?,
         };
         let decision = route::decide(self.snapshot, scope, &self.client, &request, &mut Chance);
         Ok(match decision {
@@ -265,9 +290,12 @@ impl Asked<'_> {
                     RouteAction::Forward(forward) => edited_host(forward, forwarding.destination),
                     RouteAction::Redirect(_) | RouteAction::Respond(_) => None,
                 };
-                let host = forwarding.authority.as_deref().map(str::to_owned).or(edited);
-                let mut outcome =
-                    self.passed(&pod, host, forwarding.path.clone(), query, path);
+                let host = forwarding
+                    .authority
+                    .as_deref()
+                    .map(str::to_owned)
+                    .or(edited);
+                let mut outcome = self.passed(&pod, host, forwarding.path.clone(), query, path);
                 for mirror in &forwarding.mirrors {
                     let copy = self.pick(mirror).map(|pod| Seen { pod, ..sent() });
                     outcome.seen.splice(0..0, copy);

@@ -318,7 +318,11 @@ pub fn target(request: &Request, from: From) -> IpAddr {
     {
         return pod.ip().into();
     }
-    let namespace = if from == From::Guest { "other" } else { "default" };
+    let namespace = if from == From::Guest {
+        "other"
+    } else {
+        "default"
+    };
     let service = named(&name, namespace).and_then(Storefront::ip);
     service.unwrap_or(Ipv4Addr::new(10, 96, 1, 1)).into()
 }

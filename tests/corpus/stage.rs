@@ -133,7 +133,12 @@ impl Stage {
         let times = request.times.unwrap_or(1);
         if request.at_once {
             let ways = (0..times)
-                .map(|_| Ok((Way::new(dial()?, request)?, self.book.open(&request.server.0))))
+                .map(|_| {
+                    Ok((
+                        Way::new(dial()?, request)?,
+                        self.book.open(&request.server.0),
+                    ))
+                })
                 .collect::<Result<Vec<_>>>()?;
             let outcomes = std::thread::scope(|scope| {
                 let asked: Vec<_> = ways
@@ -141,7 +146,9 @@ impl Stage {
                     .map(|(mut way, id)| scope.spawn(move || (id, way.ask(request, id))))
                     .collect();
                 let joined = asked.into_iter().filter_map(|thread| thread.join().ok());
-                joined.map(|(id, answer)| self.outcome(request, id, answer)).collect::<Vec<_>>()
+                joined
+                    .map(|(id, answer)| self.outcome(request, id, answer))
+                    .collect::<Vec<_>>()
             });
             return Ok(many(request, &outcomes));
         }
@@ -180,7 +187,9 @@ impl Stage {
     }
 
     fn outcome(&self, request: &Request, id: u64, answer: Result<Answer>) -> Outcome {
-        let tries = request.attempts.unwrap_or(usize::from(request.to.is_some()));
+        let tries = request
+            .attempts
+            .unwrap_or(usize::from(request.to.is_some()));
         let copies: usize = request.mirrored.values().sum();
         let mut seen = if request.times.unwrap_or(1) > 1 {
             self.book.seen(id)
@@ -189,7 +198,9 @@ impl Stage {
                 // Long enough for a copy that should not be.
                 std::thread::sleep(Duration::from_millis(100));
             }
-            settled(&self.book, id, |seen| seen.len() >= tries + copies || request.tcp || request.tls.is_some())
+            settled(&self.book, id, |seen| {
+                seen.len() >= tries + copies || request.tcp || request.tls.is_some()
+            })
         };
         if request.tcp || request.tls.is_some() {
             if let Ok(answer) = &answer {
@@ -274,7 +285,13 @@ impl Front for Meshed {
         Ok(())
     }
 
-    fn dial(&self, _topic: &Topic, _case: &Case, request: &Request, from: From) -> Result<TcpStream> {
+    fn dial(
+        &self,
+        _topic: &Topic,
+        _case: &Case,
+        request: &Request,
+        from: From,
+    ) -> Result<TcpStream> {
         let pod = |name: &str| self.pods.get(name).context("a pod of the world");
         let (place, ip, port) = match from {
             From::Gateway => {

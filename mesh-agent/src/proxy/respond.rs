@@ -154,7 +154,9 @@ impl Failure {
             Self::Overflow => connection_error(retried, "overflow"),
             Self::Connect { cause } => connection_error(retried, &connect_reason(cause.as_deref())),
             Self::Closed => connection_error(retried, "connection termination"),
-            Self::Reset { refused: true } => connection_error(retried, "remote refused stream reset"),
+            Self::Reset { refused: true } => {
+                connection_error(retried, "remote refused stream reset")
+            }
             Self::Reset { refused: false } => connection_error(retried, "remote reset"),
             Self::UpstreamProtocol => connection_error(retried, "protocol error"),
             Self::NoRoute
@@ -268,9 +270,10 @@ impl Answer {
         edit(&mut headers);
         let body = if asker.grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(
-                    grpc.unwrap_or_else(|| grpc_status(status)),
-                )));
+            headers.insert(
+                GRPC_STATUS,
+                HeaderValue::from(u16::from(grpc.unwrap_or_else(|| grpc_status(status)))),
+            );
             if let Some(message) = grpc_message(&text) {
                 headers.insert(GRPC_MESSAGE, message);
             }
@@ -332,7 +335,11 @@ fn failure_of_stream(error: &h2::Error) -> Failure {
 }
 
 fn connection_error(retried: bool, reason: &str) -> Bytes {
-    let again = if retried { "retried and the latest " } else { "" };
+    let again = if retried {
+        "retried and the latest "
+    } else {
+        ""
+    };
     Bytes::from(format!("{CONNECTION_ERROR} {again}reset reason: {reason}"))
 }
 

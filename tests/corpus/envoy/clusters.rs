@@ -146,7 +146,10 @@ fn outlier(detection: &Value) -> Value {
         made["consecutive_gateway_failure"] = json!(count);
         made["enforcing_consecutive_gateway_failure"] = json!(if count > 0 { 100 } else { 0 });
     }
-    for (from, to) in [("interval", "interval"), ("baseEjectionTime", "base_ejection_time")] {
+    for (from, to) in [
+        ("interval", "interval"),
+        ("baseEjectionTime", "base_ejection_time"),
+    ] {
         if let Some(length) = detection[from].as_str().and_then(seconds) {
             made[to] = json!(length);
         }

@@ -80,7 +80,9 @@ impl Outgoing {
             source: connection.source(),
         };
         let idempotent = head.method.is_idempotent();
-        let keep = self.tries.may_want_after_sending(self.version, self.is_grpc());
+        let keep = self
+            .tries
+            .may_want_after_sending(self.version, self.is_grpc());
         let mut fresh = false;
         loop {
             let mut lease = match self.obtain(connection, key, fresh, idempotent).await {
@@ -114,9 +116,7 @@ impl Outgoing {
                 }
                 (failure, Some(unsent)) => return Err(failed(failure, false, Some(unsent))),
                 // It may have done its work before the connection ended.
-                (Failure::Closed, None)
-                    if replaceable && idempotent && self.body.can_repeat() =>
-                {
+                (Failure::Closed, None) if replaceable && idempotent && self.body.can_repeat() => {
                     let Some(spare) = spare else {
                         return Err(failed(Failure::Closed, true, None));
                     };

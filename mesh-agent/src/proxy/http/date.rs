@@ -138,7 +138,9 @@ impl Moment {
             self.fraction(out, digits)?;
             return Ok(true);
         }
-        let seconds = directive.strip_prefix('E').and_then(|d| d.strip_suffix('S'));
+        let seconds = directive
+            .strip_prefix('E')
+            .and_then(|d| d.strip_suffix('S'));
         if let Some(digits) = seconds.and_then(of) {
             write!(out, "{second:02}.")?;
             self.fraction(out, digits)?;
@@ -174,7 +176,11 @@ fn civil(days: i64) -> (i64, u32, u32) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let shifted = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year + era * 400 + i64::from(month <= 2);
     let narrow = |n| u32::try_from(n).unwrap_or(1);
     (year, narrow(month), narrow(day))
@@ -183,7 +189,8 @@ fn civil(days: i64) -> (i64, u32, u32) {
 /// The days from 1970 to the first of January of a year.
 fn days_before(year: i64) -> i64 {
     let past = year - 1;
-    365 * (year - 1970) + (past / 4 - past / 100 + past / 400) - (1969 / 4 - 1969 / 100 + 1969 / 400)
+    365 * (year - 1970) + (past / 4 - past / 100 + past / 400)
+        - (1969 / 4 - 1969 / 100 + 1969 / 400)
 }
 
 #[cfg(test)]
@@ -201,9 +208,24 @@ mod tests {
     fn days_have_names() {
         check(0, 0, None, "1970-01-01T00:00:00.000Z");
         check(951_782_400, 0, Some("%F %a %j"), "2000-02-29 Tue 060");
-        check(1_709_164_800, 0, Some("%F %A %j"), "2024-02-29 Thursday 060");
-        check(1_735_689_599, 0, Some("%F %T %j"), "2024-12-31 23:59:59 366");
-        check(4_107_542_400, 0, Some("%F %b %B %j"), "2100-03-01 Mar March 060");
+        check(
+            1_709_164_800,
+            0,
+            Some("%F %A %j"),
+            "2024-02-29 Thursday 060",
+        );
+        check(
+            1_735_689_599,
+            0,
+            Some("%F %T %j"),
+            "2024-12-31 23:59:59 366",
+        );
+        check(
+            4_107_542_400,
+            0,
+            Some("%F %b %B %j"),
+            "2100-03-01 Mar March 060",
+        );
     }
 
     #[test]

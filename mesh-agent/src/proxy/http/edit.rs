@@ -158,7 +158,12 @@ fn write(out: &mut Vec<u8>, variable: &Variable, sources: Sources<'_>, facts: &F
             text(&facts.endpoint.map(|at| at.to_string()).unwrap_or_default());
         }
         Variable::UpstreamIp => {
-            text(&facts.endpoint.map(|at| at.ip().to_string()).unwrap_or_default());
+            text(
+                &facts
+                    .endpoint
+                    .map(|at| at.ip().to_string())
+                    .unwrap_or_default(),
+            );
         }
         Variable::UpstreamCluster => {
             text(&facts.cluster.map(ToString::to_string).unwrap_or_default());
@@ -181,26 +186,23 @@ fn write(out: &mut Vec<u8>, variable: &Variable, sources: Sources<'_>, facts: &F
             });
         }
         Variable::ResponseHeader(source) => take(out, source, |name| match name {
-            ":status" => facts.status.as_ref().map(|status| status.as_str().as_bytes()),
+            ":status" => facts
+                .status
+                .as_ref()
+                .map(|status| status.as_str().as_bytes()),
             name => sources.response?.get(name).map(HeaderValue::as_bytes),
         }),
         Variable::RouteName if facts.route.is_empty() => text("-"),
         Variable::RouteName => text(facts.route),
         Variable::HostName => text(&connection.site.who.pod().name),
-        Variable::ServerName
-        | Variable::TlsVersion
-        | Variable::PeerSubject
-        | Variable::PeerUri => {}
+        Variable::ServerName | Variable::TlsVersion | Variable::PeerSubject | Variable::PeerUri => {
+        }
         Variable::Environment => text("-"),
     }
 }
 
 /// Appends a header's first value, or that of its stand-in.
-fn take<'a>(
-    out: &mut Vec<u8>,
-    source: &HeaderSource,
-    look: impl Fn(&str) -> Option<&'a [u8]>,
-) {
+fn take<'a>(out: &mut Vec<u8>, source: &HeaderSource, look: impl Fn(&str) -> Option<&'a [u8]>) {
     let found = look(&source.name).or_else(|| look(source.otherwise.as_deref()?));
     if let Some(value) = found {
         let length = source.limit.unwrap_or(usize::MAX).min(value.len());

@@ -210,9 +210,7 @@ impl Outgoing {
                 if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                     return Poll::Ready(sent);
                 }
-                deadline
-                    .poll(cx, &body)
-                    .map(|()| Err(Failure::Timeout))
+                deadline.poll(cx, &body).map(|()| Err(Failure::Timeout))
             })
             .await
         };

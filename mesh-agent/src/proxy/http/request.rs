@@ -127,11 +127,7 @@ fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<(HeaderValue, OnUpg
 }
 
 /// Writes down what a request says of itself, fit or not.
-pub(super) fn describe(
-    connection: &Connection,
-    request: &Request<Incoming>,
-    record: &mut Record,
-) {
+pub(super) fn describe(connection: &Connection, request: &Request<Incoming>, record: &mut Record) {
     let Some(line) = record.line() else {
         return;
     };

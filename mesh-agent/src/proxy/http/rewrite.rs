@@ -30,7 +30,9 @@ impl Rewriting<'_> {
     /// Edits the headers and gives the path to send, without query, and the Host.
     pub(super) fn apply(&self, arrived: &mut Arrived) -> Result<(String, Authority), Failure> {
         let mut authority = match &self.forwarding.authority {
-            Some(new) => Some(Authority::try_from(new.as_bytes()).map_err(|_| Failure::BadRequest)?),
+            Some(new) => {
+                Some(Authority::try_from(new.as_bytes()).map_err(|_| Failure::BadRequest)?)
+            }
             None => None,
         };
         if let Some(destination) = self.forward.destinations.get(self.forwarding.destination)

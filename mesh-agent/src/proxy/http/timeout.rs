@@ -40,7 +40,12 @@ const GRPC_DIGITS: usize = 8;
 
 impl Timeouts {
     /// What holds for a request that a route sends on.
-    pub(super) fn of(forward: &Forward, control: &Control, headers: &HeaderMap, grpc: bool) -> Self {
+    pub(super) fn of(
+        forward: &Forward,
+        control: &Control,
+        headers: &HeaderMap,
+        grpc: bool,
+    ) -> Self {
         let asked = headers.get(GRPC_TIMEOUT).filter(|_| grpc);
         let asked = asked
             .and_then(|value| grpc_timeout(value.as_bytes()))

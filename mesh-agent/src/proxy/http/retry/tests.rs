@@ -46,7 +46,11 @@ fn check_failures(on: &str, expected: [bool; 6]) {
     let tries = words(on);
     let wanted = outcomes.map(|(failure, begun)| tries.want(Outcome::Failed { failure, begun }));
     assert_eq!(wanted, expected, "{on}");
-    for never in [Failure::Overflow, Failure::NoEndpoint, Failure::ClientClosed] {
+    for never in [
+        Failure::Overflow,
+        Failure::NoEndpoint,
+        Failure::ClientClosed,
+    ] {
         let outcome = Outcome::Failed {
             failure: &never,
             begun: false,
