@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_code_is_explained() {
-        let text = explain(Code::Ist0132);
+        let text = meaning(Code::Ist0132);
         assert!(
             text.starts_with("IST0132 VirtualServiceHostNotFoundInGateway (warning)\n\nA VirtualService is bound to a Gateway that "),
             "{text}"

@@ -45,8 +45,8 @@ pub struct Explanation {
     pub route: Facts,
     /// Where the request may go.
     pub destinations: Vec<Destination>,
-    /// What comes of it all, in a line.
-    pub result: String,
+    /// What comes of it all: a line, or one per share of the requests.
+    pub result: Vec<String>,
 }
 
 /// A virtual host, or a list of rules for connections.
@@ -73,6 +73,8 @@ pub struct Rule {
     pub field: Option<String>,
     /// File and line, `FILE:LINE`.
     pub place: Option<String>,
+    /// Its conditions on requests; none take any.
+    pub conditions: Vec<String>,
     /// Whether it took the request.
     pub verdict: Verdict,
     /// The first condition that failed.
@@ -146,7 +148,7 @@ pub fn explain(world: &World, wish: &Wish) -> Result<Explanation, Usage> {
         rules: Vec::new(),
         route: Facts::default(),
         destinations: Vec::new(),
-        result: String::new(),
+        result: Vec::new(),
     };
     let listener = listener::find(world, &client, &asked, wish.address);
     explanation.destination = listener.destination;
@@ -159,7 +161,7 @@ pub fn explain(world: &World, wish: &Wish) -> Result<Explanation, Usage> {
     match listener.leads {
         Leads::Requests(scope) => teller.requests(&scope, &mut explanation),
         Leads::Stream(scope, to) => teller.connection(&scope, to, &mut explanation),
-        Leads::Nowhere(result) => explanation.result = result,
+        Leads::Nowhere(result) => explanation.result.push(result),
     }
     Ok(explanation)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::explain::Failed;
-use crate::model::{HeaderMatch, HeaderSubject, PathMatch, TextMatch};
+use crate::model::{HeaderMatch, HeaderSubject, PathMatch, QueryMatch, RouteMatch, TextMatch};
 use crate::route::{Mismatch, Request};
 
 /// What was asked for and what there was.
@@ -57,6 +57,45 @@ pub(super) fn told(mismatch: &Mismatch<'_>, request: Option<&Request<'_>>) -> Fa
             failed("sniHosts", expected.join(" or "), found)
         }
     }
+}
+
+/// All conditions of a rule on a request, in words.
+pub(super) fn all(conditions: &RouteMatch) -> Vec<String> {
+    let RouteMatch {
+        uri,
+        scheme,
+        method,
+        authority,
+        headers,
+        query,
+        client: _,
+    } = conditions;
+    let mut all = Vec::new();
+    all.extend(uri.as_ref().map(|uri| format!("uri {}", path(uri))));
+    let texts = [
+        ("method", method),
+        ("scheme", scheme),
+        ("authority", authority),
+    ];
+    for (name, condition) in texts {
+        all.extend(
+            condition
+                .as_ref()
+                .map(|condition| format!("{name} {}", text(condition))),
+        );
+    }
+    for condition in headers {
+        let Failed {
+            condition,
+            expected,
+            ..
+        } = header(condition, None);
+        all.push(format!("{condition} {expected}"));
+    }
+    for QueryMatch { name, value } in query {
+        all.push(format!("queryParams {name} {}", text(value)));
+    }
+    all
 }
 
 fn header(condition: &HeaderMatch, request: Option<&Request<'_>>) -> Failed {

@@ -211,6 +211,10 @@ fn facts(cluster: &Cluster, facts: &mut Facts) {
     if cluster.discovery != Discovery::Original {
         facts.add("loadBalancer", balancer(&policy.balancer));
         facts.add_some("loadBalancer", locality(&policy.locality));
+        let local = policy
+            .node_local
+            .then_some("only endpoints on the client's own node");
+        facts.add_some("internalTrafficPolicy", local.map(ToOwned::to_owned));
     }
     if !cluster.endpoints.unready().is_empty() {
         let unready = cluster.endpoints.unready().len();
@@ -282,18 +286,23 @@ fn locality(policy: &LocalityPolicy) -> Option<String> {
         LocalityPolicy::Failover(Failover::Regions(_)) => {
             Some("the nearest first, others where those fail".to_owned())
         }
-        LocalityPolicy::Failover(Failover::Labels(labels)) => {
-            let labels: Vec<String> = labels
-                .iter()
-                .map(|(key, value)| match value {
-                    Some(value) => format!("{key}={value}"),
-                    None => key.to_string(),
-                })
-                .collect();
-            Some(format!("failoverPriority {}", labels.join(", ")))
+        LocalityPolicy::Failover(Failover::Labels(labels)) => Some(priority(labels)),
+        LocalityPolicy::Failover(Failover::LabelsThenRegions { labels, .. }) => {
+            Some(format!("{}, and then the nearest first", priority(labels)))
         }
         LocalityPolicy::Distribute(_) => Some("distribute: each place has its share".to_owned()),
     }
+}
+
+fn priority(labels: &[(Arc<str>, Option<Arc<str>>)]) -> String {
+    let labels: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| match value {
+            Some(value) => format!("{key}={value}"),
+            None => key.to_string(),
+        })
+        .collect();
+    format!("failoverPriority {}", labels.join(", "))
 }
 
 /// What differs from the defaults, and the time to connect.

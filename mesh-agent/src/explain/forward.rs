@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::explain::hosts::Drawn;
 use crate::explain::{Explanation, Facts, Teller};
-use crate::model::{Abort, Cors, Forward, HeaderEdits, Retry, Route, RouteAction, Share};
+use crate::model::{Abort, Cors, Forward, HeaderEdits, Retry, RouteAction, Share};
 use crate::route::{Act, CorsVerdict, Decision, Forwarding, HttpScope, Request, Routed, decide};
 
 impl Teller<'_> {
@@ -24,20 +24,16 @@ impl Teller<'_> {
         let result = match (&route.action, &routed.act) {
             (RouteAction::Redirect(redirect), Act::Redirect(location)) => {
                 edits("response", &redirect.response_headers, &mut told.route);
-                format!("{} to {location}", redirect.status.as_u16())
+                vec![format!("{} to {location}", redirect.status.as_u16())]
             }
             (RouteAction::Respond(response), _) => {
                 edits("response", &response.response_headers, &mut told.route);
                 let bytes = response.body.len();
-                format!(
-                    "{} with {bytes} bytes of body, from here",
-                    response.status.as_u16()
-                )
+                let status = response.status.as_u16();
+                vec![format!("{status} with {bytes} bytes of body, from here")]
             }
-            (RouteAction::Forward(forward), _) => {
-                self.forwarded(scope, request, route, forward, told)
-            }
-            (RouteAction::Redirect(_), act) => format!("{act:?}"),
+            (RouteAction::Forward(forward), _) => self.forwarded(scope, request, forward, told),
+            (RouteAction::Redirect(_), act) => vec![format!("{act:?}")],
         };
         told.result = match (&route.action, routed.cors) {
             (RouteAction::Forward(forward), _)
@@ -47,9 +43,12 @@ impl Teller<'_> {
                     .is_some_and(|(_, share)| share >= Share::ALL) =>
             {
                 let abort = forward.fault.abort.map(|(abort, _)| self::abort(abort));
-                format!("{}, always: fault.abort", abort.unwrap_or_default())
+                vec![format!(
+                    "{}, always: fault.abort",
+                    abort.unwrap_or_default()
+                )]
             }
-            (_, CorsVerdict::Preflight { .. }) => "200 from here: a preflight".to_owned(),
+            (_, CorsVerdict::Preflight { .. }) => vec!["200 from here: a preflight".to_owned()],
             _ => result,
         };
     }
@@ -58,10 +57,9 @@ impl Teller<'_> {
         &self,
         scope: &HttpScope,
         request: &Request<'_>,
-        route: &Route,
         forward: &Forward,
         told: &mut Explanation,
-    ) -> String {
+    ) -> Vec<String> {
         let facts = &mut told.route;
         if let Some(delay) = forward.fault.delay {
             facts.add(
@@ -131,12 +129,12 @@ impl Teller<'_> {
         if let Some(forwarding) = &forwarding {
             rewritten(forwarding, request, &mut told.route);
         }
-        self.conduct(route, forward, &mut told.route);
-        results.join(", ")
+        self.conduct(forward, &mut told.route);
+        results
     }
 
     /// How long it may take, how often it is tried, and who gets a copy.
-    fn conduct(&self, route: &Route, forward: &Forward, facts: &mut Facts) {
+    fn conduct(&self, forward: &Forward, facts: &mut Facts) {
         let timeout = forward.timeout.map_or_else(
             || "none".to_owned(),
             |timeout| format!("{timeout:?} from the end of the request to the end of the response"),
@@ -144,11 +142,9 @@ impl Teller<'_> {
         facts.add("timeout", timeout);
         facts.add("retries", retries(&forward.retry));
         for mirror in &forward.mirrors {
-            let namespace = &self.client.pod().id.namespace;
             let known = self
-                .world
-                .snapshot
-                .cluster(&mirror.cluster, namespace)
+                .client
+                .cluster(&self.world.snapshot, &mirror.cluster)
                 .is_some();
             let gone = if known {
                 ""
@@ -160,9 +156,6 @@ impl Teller<'_> {
                 "mirror",
                 format!("a copy to {}{gone}, {share}", mirror.cluster),
             );
-        }
-        if !route.name.is_empty() {
-            facts.add("name", route.name.to_string());
         }
     }
 }

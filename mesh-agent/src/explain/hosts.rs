@@ -41,25 +41,26 @@ impl Teller<'_> {
                     || "wherever the name leads".to_owned(),
                     |address| address.to_string(),
                 );
-                told.result = format!(
-                    "passed through to {to}: no Service is called {}",
-                    request.authority
-                );
+                let who = request.authority;
+                told.result.push(format!(
+                    "passed through to {to}: no Service is called {who}"
+                ));
             }
             Decision::Reply(Reply::NoRoute) => {
-                told.result = match asked {
+                told.result.push(match asked {
                     Some(_) => "404, flag NR: none of the rules takes it".to_owned(),
                     None => format!("404, flag NR: no host here is {}", request.authority),
-                };
+                });
             }
             Decision::Reply(Reply::Refused) => {
-                told.result = format!(
-                    "502: no Service is called {}, and REGISTRY_ONLY holds",
-                    request.authority
-                );
+                let who = request.authority;
+                told.result.push(format!(
+                    "502: no Service is called {who}, and REGISTRY_ONLY holds"
+                ));
             }
             Decision::Reply(Reply::Https(location)) => {
-                told.result = format!("301 to {location}: httpsRedirect");
+                told.result
+                    .push(format!("301 to {location}: httpsRedirect"));
             }
         }
     }
@@ -146,6 +147,7 @@ impl Teller<'_> {
             object: origin.map(|(object, _)| format!("VirtualService {object}")),
             field: origin.map(|(_, rule)| format!("spec.http[{rule}]")),
             place: origin.and_then(|(object, rule)| self.world.place_of_rule(object, *rule)),
+            conditions: condition::all(&route.when),
             verdict,
             failed: failed.map(|failed| condition::told(failed, Some(request))),
         }

@@ -210,7 +210,7 @@ fn without_address(
         subset: None,
     });
     let mut endpoints = clusters.filter_map(|key| {
-        let cluster = world.snapshot.cluster(&key, &client.pod().id.namespace)?;
+        let cluster = client.cluster(&world.snapshot, &key)?;
         cluster
             .endpoints
             .first()

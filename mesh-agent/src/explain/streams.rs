@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::explain::condition;
 use crate::explain::hosts::Drawn;
 use crate::explain::{Destination, Explanation, Host, Rule, Teller, Verdict};
-use crate::model::{Cluster, ClusterKey, RouteAction, StreamTable, Unknown};
+use crate::model::{Cluster, ClusterKey, RouteAction, StreamMatch, StreamTable, Unknown};
 use crate::route::stream::{self, StreamFound, concerns, mismatch, stream_route, with_stand_ins};
 use crate::route::{StreamDecision, StreamScope};
 
@@ -60,13 +60,11 @@ impl Teller<'_> {
                 }
             });
         }
-        told.result = match results.as_slice() {
-            [] => {
-                let decided = stream::stream(snapshot, client, scope, &flow, &mut Drawn(None));
-                nowhere(&decided, scope, to)
-            }
-            results => results.join(", "),
-        };
+        if results.is_empty() {
+            let decided = stream::stream(snapshot, client, scope, &flow, &mut Drawn(None));
+            results.push(nowhere(&decided, scope, to));
+        }
+        told.result = results;
     }
 
     fn relayed(&self, percent: f64, cluster: &Arc<Cluster>, to: SocketAddr) -> Destination {
@@ -125,6 +123,7 @@ impl Teller<'_> {
                         object: object.map(|object| format!("VirtualService {object}")),
                         field: None,
                         place: object.and_then(|object| self.world.place_of_rules(object)),
+                        conditions: conditions(&route.when),
                         verdict,
                         failed: failed.map(|failed| condition::told(&failed, None)),
                     });
@@ -133,6 +132,19 @@ impl Teller<'_> {
             asked |= takes;
         }
     }
+}
+
+/// The conditions of a rule on a connection, in words.
+fn conditions(when: &StreamMatch) -> Vec<String> {
+    let subnets = when
+        .subnets
+        .iter()
+        .map(|subnet| format!("destinationSubnets {subnet}"));
+    let names = when
+        .server_names
+        .iter()
+        .map(|name| format!("sniHosts {name}"));
+    subnets.chain(names).collect()
 }
 
 /// Who takes which share; one alone takes everything, and who has no weight takes nothing.

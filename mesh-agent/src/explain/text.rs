@@ -42,15 +42,23 @@ impl Explanation {
             page.rules(&self.rules);
         }
         if !self.route.0.is_empty() {
-            page.heading("Route", "");
+            let taken = self
+                .rules
+                .iter()
+                .find(|rule| rule.verdict == Verdict::Taken);
+            page.heading("Route", taken.map_or("", |rule| &rule.name));
             page.facts(&self.route);
         }
+        let mut last = None;
         for destination in &self.destinations {
-            page.destination(destination);
+            page.destination(destination, last);
+            last = Some(&destination.policy);
         }
-        let result = page.paint(BOLD, &format!("→ {}", self.result));
         page.line("");
-        page.line(&result);
+        for result in &self.result {
+            let result = page.paint(BOLD, &format!("→ {result}"));
+            page.line(&result);
+        }
         page.text
     }
 }
@@ -115,7 +123,10 @@ impl Page {
                 failed.condition, failed.expected, failed.found
             ),
             (None, Verdict::NotReached) => "not reached".to_owned(),
-            (None, Verdict::Taken | Verdict::Failed) => String::new(),
+            (None, Verdict::Taken | Verdict::Failed) => match rule.conditions.as_slice() {
+                [] => "takes everything".to_owned(),
+                conditions => format!("takes it: {}", conditions.join(", ")),
+            },
         };
         let failed = rules
             .iter()
@@ -168,7 +179,7 @@ impl Page {
         }
     }
 
-    fn destination(&mut self, destination: &Destination) {
+    fn destination(&mut self, destination: &Destination, last: Option<&Facts>) {
         let title = match destination.percent {
             100.0 => destination.cluster.clone(),
             percent => format!("{percent} % {}", destination.cluster),
@@ -189,7 +200,13 @@ impl Page {
         }
         let mut more = destination.endpoints.len().saturating_sub(ENDPOINTS_SHOWN);
         self.left_out(&mut more, "endpoints");
-        self.facts(&destination.policy);
+        match last {
+            Some(last) if *last == destination.policy => {
+                let line = self.paint(DIM, "all else as above");
+                self.line(&format!("  {line}"));
+            }
+            _ => self.facts(&destination.policy),
+        }
     }
 }
 

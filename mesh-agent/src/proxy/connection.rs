@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -20,10 +21,14 @@ use crate::proxy::respond::Failure;
 use crate::proxy::site::{Site, Who};
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::Tunnel;
-use crate::proxy::upstream::ConnectError;
-use crate::proxy::upstream::pool::Load;
-use crate::route::{Flow, HttpScope, Inbound, Outbound, StreamDecision, StreamScope};
+use crate::proxy::tls::{self, Offer, TlsFacts, Upstream};
+use crate::proxy::upstream::announce::announcement;
+use crate::proxy::upstream::pool::{Key, Load};
+use crate::proxy::upstream::{Before, ConnectError};
+use crate::route::{AtGateway, Flow, HttpScope, Inbound, Outbound, StreamDecision, StreamScope};
 use crate::sys::socket::{self, Source};
+
+mod secure;
 
 /// What is known of a connection once it is accepted.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub(super) struct Connection {
     pub(super) destination: SocketAddr,
     /// What to do with its requests.
     pub(super) scope: Scope,
+    /// What the client has shown, where its TLS was opened here.
+    pub(super) tls: Option<TlsFacts>,
 }
 
 /// What is done with requests.
@@ -55,10 +62,20 @@ enum Target {
     Cluster(Arc<Cluster>),
     /// Where the client meant it to go.
     Original,
+    /// Nowhere: it is ended.
+    Nowhere,
+}
+
+/// How long a relayed connection may last.
+struct Limits {
+    /// Without a byte.
+    idle: Duration,
+    /// In all.
+    whole: Option<Duration>,
 }
 
 /// An open connection to a server.
-struct Upstream {
+struct Server {
     stream: Stream,
     address: SocketAddr,
     load: Load,
@@ -68,7 +85,7 @@ struct Upstream {
 enum Spoken {
     Http(First),
     /// Not HTTP. There may be a connection to the server already.
-    Other(Option<Upstream>),
+    Other(Option<Server>),
     /// The client left without a word.
     Nothing,
 }
@@ -85,23 +102,23 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         peer,
         destination,
         scope,
+        tls: None,
     };
     match site.route_outbound(destination) {
         Outbound::Http(scope) => {
             let connection = connection(Scope::Routed(scope));
-            connection
-                .detect_and_serve(client, Target::Original, true)
-                .await;
+            let otherwise = connection.target(&StreamScope::Unknown, None);
+            connection.detect_and_serve(client, otherwise, true).await;
         }
         Outbound::Detect { scope, otherwise } => {
             let connection = connection(Scope::Routed(scope));
-            let otherwise = connection.target(&otherwise);
+            let otherwise = connection.target(&otherwise, None);
             connection.detect_and_serve(client, otherwise, false).await;
         }
         Outbound::Stream(scope) => {
-            let connection = connection(Scope::Relayed);
-            let target = connection.target(&scope);
-            connection.relay(client, &target, None).await;
+            connection(Scope::Relayed)
+                .route_and_relay(client, &scope)
+                .await;
         }
     }
 }
@@ -132,14 +149,30 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
     let Ok(destination) = accepted.local_addr() else {
         return;
     };
-    let connection = Connection {
+    let client = Stream::tcp(accepted);
+    let decided = site.route_gateway(port);
+    let connection = |scope| Connection {
         site,
         hop: Hop::Gateway,
         peer,
-        destination,
-        scope: Scope::Routed(HttpScope::Gateway { port, server: None }),
+        destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
+        scope,
+        tls: None,
     };
-    connection.serve_http(Stream::tcp(accepted)).await;
+    match decided {
+        AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
+        AtGateway::Stream(scope) => {
+            connection(Scope::Relayed)
+                .route_and_relay(client, &scope)
+                .await;
+        }
+        // Boxed, so that connections without TLS are not as large as those with it.
+        AtGateway::Secure => {
+            Box::pin(connection(Scope::Relayed).serve_secure(client, port)).await;
+        }
+        // The port is about to be closed.
+        AtGateway::Nothing => client.reset_on_close(),
+    }
 }
 
 async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destination: SocketAddr) {
@@ -153,6 +186,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
             Inbound::Http(protocol) => Scope::App(protocol),
             Inbound::Tcp => Scope::Relayed,
         },
+        tls: None,
     };
     match decided {
         Inbound::Http(Protocol::Auto) => {
@@ -169,7 +203,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
 fn arrival(site: &Site, accepted: &TcpStream, peer: SocketAddr, hop: Hop) -> Option<SocketAddr> {
     let refuse = |why: &str| {
         tracing::debug!(%peer, %hop, "refused a connection: {why}");
-        let _ = socket2::SockRef::from(accepted).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(accepted).set_linger(Some(Duration::ZERO));
         None
     };
     let destination = match socket::original_destination(accepted) {
@@ -238,14 +272,45 @@ impl Connection {
     }
 
     /// Where a connection goes that is not HTTP.
-    fn target(&self, scope: &StreamScope) -> Target {
+    fn target(&self, scope: &StreamScope, server_name: Option<&str>) -> Target {
         let flow = Flow {
             destination: self.destination,
-            server_name: None,
+            server_name,
         };
         match self.site.route_stream(scope, &flow) {
             StreamDecision::Forward(cluster) => Target::Cluster(cluster),
-            StreamDecision::Passthrough | StreamDecision::Refuse => Target::Original,
+            StreamDecision::Passthrough => Target::Original,
+            StreamDecision::Refuse => Target::Nowhere,
+        }
+    }
+
+    /// A connection to where this one was headed.
+    pub(super) fn key(&self, address: SocketAddr) -> Key {
+        Key {
+            address,
+            source: self.source(),
+            before: None,
+        }
+    }
+
+    /// A connection to an endpoint of a cluster, for requests with this Host. `None` where the cluster wants TLS and the
+    /// Host is not a name.
+    pub(super) fn key_of(&self, cluster: &Cluster, address: SocketAddr, host: &str) -> Option<Key> {
+        let tls = cluster.policy.tls.as_ref();
+        let tls = tls.map(|tls| Upstream::for_host(tls, host).ok_or(()));
+        Some(self.key_before(cluster, address, tls.transpose().ok()?))
+    }
+
+    fn key_before(&self, cluster: &Cluster, address: SocketAddr, tls: Option<Upstream>) -> Key {
+        let announced = cluster.policy.proxy_protocol;
+        let announcement = announced.map_or_else(Vec::new, |version| {
+            announcement(version, self.peer, self.destination)
+        });
+        let before = (tls.is_some() || !announcement.is_empty())
+            .then(|| Rc::new(Before { announcement, tls }));
+        Key {
+            before,
+            ..self.key(address)
         }
     }
 
@@ -313,6 +378,11 @@ impl Connection {
             likely: settings.header_timeout,
             possible: settings.declared_silence.min(settings.header_timeout),
         };
+        // There is no server that could speak first.
+        if let Target::Nowhere = otherwise {
+            let first = detect::first(client, patience).await?;
+            return Ok(spoken(first, declared, None));
+        }
         let wait = match declared {
             true => settings.declared_silence,
             false => settings.server_first_wait,
@@ -371,7 +441,7 @@ impl Connection {
         }
     }
 
-    fn client_spoke(&self, first: First, declared: bool, server: Option<Upstream>) -> Spoken {
+    fn client_spoke(&self, first: First, declared: bool, server: Option<Server>) -> Spoken {
         let spoken = spoken(first, declared, server);
         if let Spoken::Http(_) = spoken {
             self.site.worker.learn_speaks_first(self.destination, false);
@@ -379,30 +449,67 @@ impl Connection {
         spoken
     }
 
-    async fn connect(&self, target: &Target) -> Result<Upstream, Failure> {
-        let source = self.source();
+    async fn connect(&self, target: &Target) -> Result<Server, Failure> {
         let (address, connected) = match target {
             Target::Cluster(cluster) => {
                 let address = self.endpoint(cluster, &[]).ok_or(Failure::NoEndpoint)?;
-                (address, self.site.connect(address, source).await)
+                let tls = cluster.policy.tls.as_ref();
+                let tls = tls.and_then(|tls| Upstream::for_service(tls, &cluster.key.host));
+                let key = self.key_before(cluster, address, tls);
+                let pool = &cluster.policy.pool;
+                (address, self.site.connect(&key, pool, Offer::Nothing).await)
             }
             Target::Original => {
                 let address = self.destination;
-                (address, self.site.connect_beyond(address, source).await)
+                let connected = self.site.connect_beyond(address, self.source()).await;
+                (address, connected)
             }
+            Target::Nowhere => return Err(Failure::NoEndpoint),
         };
         let stream = connected.map_err(|error: ConnectError| Failure::Connect {
             cause: error.cause(),
         })?;
-        Ok(Upstream {
+        Ok(Server {
             stream,
             address,
             load: self.site.pool.busy(address),
         })
     }
 
+    /// Decides over a connection that is not HTTP, once it is known which server its client asks for where that matters.
+    async fn route_and_relay(&self, mut client: Stream, scope: &StreamScope) {
+        let server_name = match self.site.needs_server_name(scope) {
+            false => None,
+            true => match self.asked_for(&mut client).await {
+                Ok(server_name) => server_name,
+                Err(error) => {
+                    tracing::debug!(%error, peer = %self.peer, destination = %self.destination, "a connection ended before it was known where it should go");
+                    client.reset_on_close();
+                    return;
+                }
+            },
+        };
+        let target = self.target(scope, server_name.as_deref());
+        self.relay(client, &target, None).await;
+    }
+
+    /// The server that the client asks for in its TLS. A client that says nothing for a while asks for none: its server may
+    /// be one that speaks first.
+    async fn asked_for(&self, client: &mut Stream) -> io::Result<Option<String>> {
+        let limit = self.site.worker.settings.handshake_timeout;
+        let asked = tokio::select! {
+            biased;
+            asked = timeout(limit, tls::peek(client)) => asked,
+            () = self.site.farewell() => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        match asked {
+            Ok(hello) => Ok(hello?.and_then(|hello| hello.server_name)),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Relays the connection. A server that refuses looks to the client as close to a refusal as can be: a reset.
-    async fn relay(&self, client: Stream, target: &Target, open: Option<Upstream>) {
+    async fn relay(&self, client: Stream, target: &Target, open: Option<Server>) {
         let mut record = self.relay_record(target);
         let upstream = match open {
             Some(upstream) => upstream,
@@ -421,10 +528,36 @@ impl Connection {
             line.upstream = Some(upstream.address);
         }
         let _load = upstream.load;
-        let idle = self.site.worker.settings.idle_timeout;
-        Tunnel::new(client, upstream.stream, idle, record)
-            .run()
-            .await;
+        let Limits { idle, whole } = self.relay_limits(target);
+        let tunnel = Tunnel::new(client, upstream.stream, idle, record);
+        match whole {
+            None => tunnel.run().await,
+            // What is dropped before its end is reset.
+            Some(whole) => {
+                let _ = timeout(whole, tunnel.run()).await;
+            }
+        }
+    }
+
+    /// How long a relayed connection may be silent, and how long it may be at all.
+    fn relay_limits(&self, target: &Target) -> Limits {
+        let settings = &self.site.worker.settings;
+        match target {
+            Target::Cluster(cluster) => {
+                let pool = &cluster.policy.pool;
+                Limits {
+                    idle: match pool.tcp_idle_timeout {
+                        Duration::ZERO => Duration::MAX,
+                        idle => idle,
+                    },
+                    whole: pool.max_connection_duration,
+                }
+            }
+            Target::Original | Target::Nowhere => Limits {
+                idle: settings.idle_timeout,
+                whole: None,
+            },
+        }
     }
 
     fn relay_record(&self, target: &Target) -> Record {
@@ -436,6 +569,7 @@ impl Connection {
             line.cluster = match target {
                 Target::Cluster(cluster) => cluster.key.to_string(),
                 Target::Original => self.passthrough_name().to_owned(),
+                Target::Nowhere => "BlackHoleCluster".to_owned(),
             };
         }
         record
@@ -450,7 +584,7 @@ impl Connection {
     }
 }
 
-fn spoken(first: First, declared: bool, server: Option<Upstream>) -> Spoken {
+fn spoken(first: First, declared: bool, server: Option<Server>) -> Spoken {
     match first {
         First::Http1 | First::Http2 => Spoken::Http(first),
         // On a port declared as HTTP it gets 426, as from Istio; elsewhere it is nobody's business.

@@ -235,4 +235,4 @@ fn answered(response: Response<Body>, mut record: Record) -> Response<Body> {
 }
 
 /// A future that is polled from behind a pointer, where it would make its owner large.
-type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
+pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;

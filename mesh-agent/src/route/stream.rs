@@ -34,7 +34,7 @@ pub fn stream(
     flow: &Flow<'_>,
     pick: &mut dyn Pick,
 ) -> StreamDecision {
-    let to = |key: &ClusterKey| match snapshot.cluster(key, client.namespace()) {
+    let to = |key: &ClusterKey| match client.cluster(snapshot, key) {
         Some(cluster) => StreamDecision::Forward(Arc::clone(cluster)),
         None => StreamDecision::Refuse,
     };

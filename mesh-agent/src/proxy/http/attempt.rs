@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::header::HOST;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -19,6 +20,7 @@ use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
+use crate::proxy::tls::Offer;
 use crate::proxy::upstream::pool::{Key, Lease, Version};
 
 /// A try that brought a response.
@@ -75,9 +77,12 @@ impl Outgoing {
         let Some(address) = address else {
             return Err(failed(Failure::NoEndpoint, false, None));
         };
-        let key = Key {
-            address,
-            source: connection.source(),
+        let key = match &self.goal {
+            Goal::Original => Some(connection.key(address)),
+            Goal::Cluster(cluster) => connection.key_of(cluster, address, host_of(&head)),
+        };
+        let Some(key) = key else {
+            return Err(failed(Failure::no_server_name(), false, None));
         };
         let idempotent = head.method.is_idempotent();
         let keep = self
@@ -85,7 +90,7 @@ impl Outgoing {
             .may_want_after_sending(self.version, self.is_grpc());
         let mut fresh = false;
         loop {
-            let mut lease = match self.obtain(connection, key, fresh, idempotent).await {
+            let mut lease = match self.obtain(connection, &key, fresh, idempotent).await {
                 Ok(lease) => lease,
                 Err(failure) => return Err(failed(failure, false, Some(head))),
             };
@@ -167,7 +172,7 @@ impl Outgoing {
     async fn obtain(
         &self,
         connection: &Rc<Connection>,
-        key: Key,
+        key: &Key,
         fresh: bool,
         idempotent: bool,
     ) -> Result<Lease, Failure> {
@@ -196,12 +201,17 @@ impl Outgoing {
         };
         let connected: Boxed<_> = match &self.goal {
             Goal::Original => {
-                let site = Rc::clone(site);
+                let (site, key) = (Rc::clone(site), key.clone());
                 Box::pin(async move { site.connect_beyond(key.address, key.source).await })
             }
-            Goal::Cluster(_) => {
-                let site = Rc::clone(site);
-                Box::pin(async move { site.connect(key.address, key.source).await })
+            Goal::Cluster(cluster) => {
+                let (site, key, policy) =
+                    (Rc::clone(site), key.clone(), Arc::clone(&cluster.policy));
+                let offer = match self.version {
+                    Version::Http1 => Offer::Http1,
+                    Version::Http2 => Offer::Http2,
+                };
+                Box::pin(async move { site.connect(&key, &policy.pool, offer).await })
             }
         };
         let stream = connected.await.map_err(|error| Failure::Connect {
@@ -227,4 +237,11 @@ impl Outgoing {
             None => (Failure::of(error.error()), None),
         }
     }
+}
+
+/// The Host that a server is to see.
+fn host_of(head: &Parts) -> &str {
+    let host = || head.headers.get(HOST)?.to_str().ok();
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    authority.or_else(host).unwrap_or_default()
 }

@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) original: Option<SocketAddr>,
     pub(super) moved: HashMap<SocketAddr, SocketAddr>,
     pub(super) known: bool,
+    /// How endpoints are talked to.
+    pub(super) policy: TrafficPolicy,
     pub(super) settings: Settings,
 }
 
@@ -57,6 +59,7 @@ impl Plan {
             original: None,
             moved: HashMap::new(),
             known: true,
+            policy: TrafficPolicy::default(),
             settings: Settings {
                 header_timeout: Duration::from_millis(600),
                 declared_silence: Duration::from_millis(200),
@@ -157,7 +160,7 @@ impl Plan {
                     protocol: self.cluster_protocol,
                     discovery: Discovery::Listed,
                     endpoints: endpoints.iter().copied().map(Endpoint::at).collect(),
-                    policy: Arc::default(),
+                    policy: Arc::new(self.policy.clone()),
                 };
                 snapshot.clusters.insert(key, Arc::new(cluster));
             }
@@ -210,6 +213,8 @@ impl Plan {
         let served = InboundPort {
             protocol: self.protocol,
             service: HOST.into(),
+            pool: Arc::default(),
+            http: Default::default(),
         };
         Pod {
             id: pod_id(),
@@ -220,6 +225,8 @@ impl Plan {
             local: None,
             inbound: BTreeMap::from([(port, served.clone()), (8080, served)]),
             locality: None,
+            node: None,
+            view: None,
             outlook: None,
             gateway: 0,
         }

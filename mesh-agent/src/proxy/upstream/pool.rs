@@ -16,13 +16,16 @@ use tokio::time::Instant;
 
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::stream::Stream;
+use crate::proxy::upstream::Before;
 use crate::sys::socket::Source;
 
-/// Where a connection leads, and from which address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Where a connection leads, from which address, and what was said on it first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::proxy) struct Key {
     pub(in crate::proxy) address: SocketAddr,
     pub(in crate::proxy) source: Source,
+    /// `None` for nothing.
+    pub(in crate::proxy) before: Option<Rc<Before>>,
 }
 
 /// What is spoken to a server.
@@ -117,7 +120,7 @@ impl Pool {
     /// The connection that was used last, if it still lives.
     pub(in crate::proxy) async fn reuse(
         self: &Rc<Self>,
-        key: Key,
+        key: &Key,
         version: Version,
         limits: Limits,
     ) -> Option<Lease> {
@@ -130,11 +133,11 @@ impl Pool {
 
     async fn reuse_http1(
         &self,
-        key: Key,
+        key: &Key,
         limits: Limits,
     ) -> Option<http1::SendRequest<RequestBody>> {
         loop {
-            let idle = self.idle.borrow_mut().get_mut(&key)?.pop()?;
+            let idle = self.idle.borrow_mut().get_mut(key)?.pop()?;
             let mut sender = idle.sender;
             if sender.is_closed() || idle.since.elapsed() >= limits.idle_for {
                 continue;
@@ -146,9 +149,9 @@ impl Pool {
         }
     }
 
-    fn reuse_http2(&self, key: Key, limits: Limits) -> Option<Sender> {
+    fn reuse_http2(&self, key: &Key, limits: Limits) -> Option<Sender> {
         let mut shared = self.shared.borrow_mut();
-        let connections = shared.get_mut(&key)?;
+        let connections = shared.get_mut(key)?;
         connections.retain(|connection| !connection.sender.is_closed());
         // A server that allows fewer makes the rest wait in line.
         let connection = connections
@@ -162,15 +165,15 @@ impl Pool {
     }
 
     /// Whoever holds this opens the HTTP/2 connection that others then share.
-    pub(in crate::proxy) fn opening(&self, key: Key) -> Rc<tokio::sync::Mutex<()>> {
-        Rc::clone(self.opening.borrow_mut().entry(key).or_default())
+    pub(in crate::proxy) fn opening(&self, key: &Key) -> Rc<tokio::sync::Mutex<()>> {
+        Rc::clone(self.opening.borrow_mut().entry(key.clone()).or_default())
     }
 
     /// Speaks HTTP over a fresh connection.
     pub(in crate::proxy) async fn adopt(
         self: &Rc<Self>,
         stream: Stream,
-        key: Key,
+        key: &Key,
         version: Version,
         limits: Limits,
     ) -> hyper::Result<Lease> {
@@ -180,9 +183,10 @@ impl Pool {
                     .max_buf_size(64 * 1024)
                     .handshake(TokioIo::new(stream))
                     .await?;
+                let address = key.address;
                 tokio::task::spawn_local(async move {
                     if let Err(error) = connection.with_upgrades().await {
-                        tracing::debug!(%error, address = %key.address, "a server's connection ended badly");
+                        tracing::debug!(%error, %address, "a server's connection ended badly");
                     }
                 });
                 Sender::Http1(sender)
@@ -196,16 +200,17 @@ impl Pool {
                     .max_header_list_size(60 * 1024)
                     .handshake(TokioIo::new(stream))
                     .await?;
+                let address = key.address;
                 tokio::task::spawn_local(async move {
                     if let Err(error) = connection.await {
-                        tracing::debug!(%error, address = %key.address, "a server's connection ended badly");
+                        tracing::debug!(%error, %address, "a server's connection ended badly");
                     }
                 });
                 let streams = Rc::default();
                 let load = Load::new(&streams);
                 self.shared
                     .borrow_mut()
-                    .entry(key)
+                    .entry(key.clone())
                     .or_default()
                     .push(Shared {
                         sender: sender.clone(),
@@ -221,10 +226,10 @@ impl Pool {
         Ok(self.lease(sender, key, limits, false))
     }
 
-    fn lease(self: &Rc<Self>, sender: Sender, key: Key, limits: Limits, reused: bool) -> Lease {
+    fn lease(self: &Rc<Self>, sender: Sender, key: &Key, limits: Limits, reused: bool) -> Lease {
         Lease {
             sender,
-            key,
+            key: key.clone(),
             pool: Rc::downgrade(self),
             keep: limits.idle_per_key,
             reused,
