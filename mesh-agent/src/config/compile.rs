@@ -22,6 +22,7 @@ mod analysis;
 mod capture;
 mod clusters;
 mod credentials;
+mod delegates;
 mod entries;
 mod gateways;
 mod hosts;
@@ -44,7 +45,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
     let located = LocatedPods::gather(inputs);
     let services = Services::gather(inputs, &located, options);
     let rules = Rules::gather(inputs, options);
-    let bindings = routes::bindings(inputs);
+    let bindings = routes::bindings(inputs, &mut report);
     let mut selections = gateways::Selections::new(inputs);
     let mut sights = Sights::new(inputs, &services, options);
     let mut groups = pods::Groups {

@@ -2,12 +2,16 @@
 
 mod fakes;
 
+mod actions;
+mod edits;
 mod failures;
 mod headers;
 mod http;
 mod http2;
 mod life;
+mod mirrors;
 mod namespace;
+mod retries;
 mod tcp;
 
 /// A forwarding that does nothing out of the ordinary.
