@@ -264,6 +264,7 @@ impl Answer {
             headers: Vec::new(),
             body: String::new(),
             version: "stream",
+            peer: 0,
         })
     }
 }

@@ -116,6 +116,7 @@ fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
         ("path", &wanted.path, &last.path),
         ("host", &wanted.host, &last.host),
         ("body", &wanted.body, &last.body),
+        ("version", &wanted.version, &last.version.to_owned()),
     ] {
         if let Some(wanted) = wanted
             && wanted != seen
@@ -203,6 +204,18 @@ pub fn many(request: &Request, outcomes: &[Outcome]) -> Vec<String> {
         && (pods.len() < outcomes.len() || pods.iter().any(|pod| pod != first))
     {
         wrong.push(format!("not all to one pod: {pods:?}"));
+    }
+    if let Some(expected) = request.connections {
+        let mut peers: Vec<(&str, u16)> = outcomes
+            .iter()
+            .flat_map(|outcome| &outcome.seen)
+            .map(|seen| (seen.pod.as_str(), seen.peer))
+            .collect();
+        peers.sort_unstable();
+        peers.dedup();
+        if peers.len() != expected {
+            wrong.push(format!("{} connections, not {expected}", peers.len()));
+        }
     }
     wrong
 }

@@ -61,7 +61,8 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
 
 /// Whether the decision has anything to say about it.
 fn told(request: &Request) -> bool {
-    request.raw.is_none() && !request.sticky && !request.at_once
+    let odd = request.raw.is_some() || request.sticky || request.at_once;
+    !odd && request.connections.is_none() && request.not_decided.is_none()
 }
 
 /// The world with the objects of a case.
@@ -134,6 +135,7 @@ fn reduced(request: &Request, outcome: &Outcome) -> Request {
     reduced.upstream.headers.clear();
     reduced.upstream.method = None;
     reduced.upstream.body = None;
+    reduced.upstream.version = None;
     reduced.took = Default::default();
     reduced.closed = false;
     reduced.attempts = request.to.as_ref().map(|_| 1);
@@ -408,5 +410,6 @@ fn sent() -> Seen {
         headers: Vec::new(),
         body: String::new(),
         version: "decided",
+        peer: 0,
     }
 }

@@ -154,7 +154,8 @@ impl Stage {
         }
         if times == 1 {
             let id = self.book.open(&request.server.0);
-            let answer = dial().and_then(|stream| Way::new(stream, request)?.ask(request, id));
+            let mut way = Way::new(dial()?, request)?;
+            let answer = way.ask(request, id);
             let outcome = self.outcome(request, id, answer);
             let mut wrong = differences(request, &outcome);
             if let Some(flag) = &request.flag {

@@ -45,7 +45,8 @@ pub enum Piece {
     Variable(Variable),
 }
 
-/// What stands between two `%`. A fact that is not to be had is `-`, as with Envoy.
+/// What stands between two `%`. A fact that is not to be had is empty, and a value that comes out empty changes nothing:
+/// so it is with Envoy, whose `-` are for its logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Variable {
     /// `DOWNSTREAM_REMOTE_ADDRESS`: the client's address and port.

@@ -40,6 +40,7 @@ mod finish;
 mod forward;
 pub(super) mod gate;
 mod headers;
+mod mirror;
 mod path;
 mod request;
 mod retry;

@@ -55,6 +55,8 @@ pub(super) struct Site {
     last: RefCell<Option<Arc<Pod>>>,
     /// Counts what the listeners take.
     pub(super) accepted: Arc<Accepted>,
+    /// Each copy of a request that is on its way to a mirror holds one.
+    mirrors: Rc<()>,
     /// How often an endpoint has been chosen.
     turn: Cell<u64>,
     _alive: mpsc::Sender<Infallible>,
@@ -65,6 +67,9 @@ struct Now<'a>(&'a Site);
 
 /// How long an idle client is left alone once its connection is to end: a request may be on its way.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
+/// So many copies of requests may be on their way to mirrors.
+const MIRRORS: usize = 128;
 
 /// How much a pod's call to itself may have on the way.
 const PIPE: usize = 64 * 1024;
@@ -95,6 +100,7 @@ impl Site {
             phase,
             last: RefCell::default(),
             accepted,
+            mirrors: Rc::default(),
             turn: Cell::default(),
             _alive: alive,
         }
@@ -212,6 +218,16 @@ impl Site {
                 None => ask(&unknown(id)),
             },
         }
+    }
+
+    /// Leave to send a copy of a request to a mirror; `None` while too many are on their way.
+    pub(super) fn mirror(&self) -> Option<Rc<()>> {
+        (Rc::strong_count(&self.mirrors) <= MIRRORS).then(|| Rc::clone(&self.mirrors))
+    }
+
+    /// The first of the pod's addresses.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.pod()?.addresses.first().copied()
     }
 
     /// Which endpoint of a cluster takes a request or connection.
@@ -363,6 +379,8 @@ fn unknown(id: &PodId) -> Pod {
         local: None,
         inbound: Default::default(),
         locality: None,
+        node: None,
+        view: None,
         outlook: None,
         gateway: 0,
     }

@@ -3,14 +3,18 @@
 mod fakes;
 mod secure;
 
+mod actions;
+mod edits;
 mod failures;
 mod gateway_tls;
 mod headers;
 mod http;
 mod http2;
 mod life;
+mod mirrors;
 mod namespace;
 mod relayed_tls;
+mod retries;
 mod tcp;
 mod upstream_tls;
 

@@ -145,6 +145,8 @@ mod tests {
             local: None,
             inbound: Default::default(),
             locality: None,
+            node: None,
+            view: None,
             outlook: None,
             gateway: 0,
         }

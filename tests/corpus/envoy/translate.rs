@@ -404,7 +404,10 @@ fn tls_chains(view: &View<'_>) -> Result<Vec<Value>> {
             }
         }
     }
-    if let Some(service) = view.dialled() {
+    if let Some(service) = view
+        .dialled()
+        .filter(|_| chains.is_empty() && !view.gateway())
+    {
         let route = json!({"cluster": view.cluster(service, view.place.port, "")});
         chains.push(json!({"filters": [tcp_proxy(view, &route)]}));
     }

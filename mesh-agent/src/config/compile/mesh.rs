@@ -170,7 +170,7 @@ impl<'a> Mesh<'a> {
         }
         for (service, host) in hosts {
             add(&mut table, &service.model.host, host);
-            if service.headless {
+            if service.is_headless() {
                 add(
                     &mut table,
                     &format!("*.{}", service.model.host).into(),
@@ -183,7 +183,7 @@ impl<'a> Mesh<'a> {
             self.add_short_names(&mut table, name, host, false);
         }
         for (service, host) in hosts {
-            self.add_short_names(&mut table, &service.model.host, host, service.headless);
+            self.add_short_names(&mut table, &service.model.host, host, service.is_headless());
             for address in &service.model.addresses {
                 let name = match address {
                     IpAddr::V4(address) => address.to_string(),

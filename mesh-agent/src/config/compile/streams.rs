@@ -240,7 +240,7 @@ fn tls_table(
     services: &Services<'_>,
 ) -> Option<StreamTable> {
     // A Service that no address tells apart is told by its name alone.
-    let nameless = service.model.addresses.is_empty() && !service.headless;
+    let nameless = service.model.addresses.is_empty() && !service.is_headless();
     let when = StreamMatch {
         server_names: nameless
             .then(|| Arc::clone(&service.model.host))

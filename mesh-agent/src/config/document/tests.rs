@@ -252,60 +252,6 @@ fn snake_case_strings_for_numbers_and_null_are_read_as_by_proto() {
 }
 
 #[test]
-fn destination_rules_are_checked() {
-    let rule = |spec: &str| {
-        complaints(&format!(
-            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec: {spec}"
-        ))
-    };
-    let cases = [
-        (
-            "{}",
-            "x.yaml:4:7: DestinationRule default/a: spec.host: a DestinationRule needs a host; name a Service",
-        ),
-        (
-            "{host: a, subsets: [{name: v1}, {name: v1}]}",
-            "x.yaml:4:46: DestinationRule default/a: spec.subsets[1].name: two subsets are named \"v1\"; give each subset its own name",
-        ),
-        (
-            "{host: a, subsets: [{name: v.1}]}",
-            "x.yaml:4:34: DestinationRule default/a: spec.subsets[0].name: \"v.1\" is no name of a subset; use letters, digits and hyphens, at most 63",
-        ),
-        (
-            "{host: a, subsets: [{name: v1, labels: {version: 1.0}}]}",
-            "x.yaml:4:56: DestinationRule default/a: spec.subsets[0].labels.version: is the number 1, expected a string; put it in quotes",
-        ),
-        (
-            "{host: a, trafficPolicy: {}}",
-            "x.yaml:4:32: DestinationRule default/a: spec.trafficPolicy: this traffic policy says nothing; fill it, or remove it",
-        ),
-        (
-            "{host: a, trafficPolicy: {portLevelSettings: [{port: {number: 80}}]}}",
-            "x.yaml:4:53: DestinationRule default/a: spec.trafficPolicy.portLevelSettings[0]: these settings say nothing; fill them, or remove them",
-        ),
-        (
-            "{host: a, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}",
-            "x.yaml:4:45: DestinationRule default/a: spec.trafficPolicy.tls.mode: tls mode ISTIO_MUTUAL is not supported yet; remove it to have the rest applied",
-        ),
-        (
-            "{host: a, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}",
-            "x.yaml:4:64: DestinationRule default/a: spec.trafficPolicy.loadBalancer.consistentHash: consistentHash is not supported yet; remove it to have the rest applied",
-        ),
-        (
-            "{host: a, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}",
-            "x.yaml:4:56: DestinationRule default/a: spec.trafficPolicy.loadBalancer.simple: ROUND_ROBIN is not supported yet; LEAST_REQUEST is used",
-        ),
-        (
-            "{host: a, workloadSelector: {matchLabels: {a: b}}}",
-            "x.yaml:4:35: DestinationRule default/a: spec.workloadSelector: workloadSelector is not supported yet; remove it to have the rest applied",
-        ),
-    ];
-    for (spec, expected) in cases {
-        assert_eq!(rule(spec), [expected], "{spec}");
-    }
-}
-
-#[test]
 fn kinds_are_known_ignored_or_reported() {
     let cases = [
         ("apps/v1", "Deployment", vec![]),

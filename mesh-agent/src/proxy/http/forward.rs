@@ -1,13 +1,14 @@
 //! One request on its way: what its server is to see, how often it is tried, and how its response comes back.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -46,7 +47,9 @@ pub(super) struct Outgoing {
     pub(super) tries: Tries,
     pub(super) timeouts: Timeouts,
     finish: Option<Finish>,
-    started: Instant,
+    /// What mirrors get.
+    copies: Vec<Outgoing>,
+    pub(super) started: Instant,
     /// Tries so far.
     attempts: u32,
     /// Which server the last of them went to.
@@ -135,15 +138,23 @@ impl Outgoing {
             flags: record.flags(),
         };
         let (path, authority) = rewriting.apply(&mut arrived)?;
-        let version = match forwarding.cluster.policy.http {
-            UpstreamHttp::Http2 => Version::Http2,
-            UpstreamHttp::AsClient => client_version(&arrived),
-            UpstreamHttp::AsDeclared => version_for(forwarding.cluster.protocol, &arrived),
-        };
+        let client = client_version(&arrived);
+        let version = version_for(&forwarding.cluster, client);
         let goal = Goal::Cluster(forwarding.cluster);
         let mut outgoing = Self::new(arrived, goal, version, tries);
         outgoing.timeouts = timeouts;
         outgoing.address(&authority, &path)?;
+        // A connection that ceases to be HTTP cannot be copied.
+        if !forwarding.mirrors.is_empty() && outgoing.upgrade.is_none() {
+            let own = connection.site.address();
+            let mirrors = forwarding.mirrors.into_iter();
+            outgoing.copies = mirrors
+                .map(|mirror| {
+                    let version = version_for(&mirror, client);
+                    outgoing.copy(mirror, version, own, &authority, &path)
+                })
+                .collect::<Result<_, _>>()?;
+        }
         if let Some(head) = &outgoing.head {
             finish.keep(head);
         }
@@ -173,6 +184,7 @@ impl Outgoing {
             tries,
             timeouts: Timeouts::default(),
             finish: None,
+            copies: Vec::new(),
             started: Instant::now(),
             attempts: 0,
             endpoint: None,
@@ -181,7 +193,7 @@ impl Outgoing {
     }
 
     /// Gives the head the form that the server is to see.
-    fn address(&mut self, authority: &http::uri::Authority, path: &str) -> Result<(), Failure> {
+    fn address(&mut self, authority: &Authority, path: &str) -> Result<(), Failure> {
         let Some(head) = &mut self.head else {
             return Ok(());
         };
@@ -202,6 +214,9 @@ impl Outgoing {
         mut record: Record,
         busy: Busy,
     ) -> Response<Body> {
+        for copy in std::mem::take(&mut self.copies) {
+            copy.mirror(connection);
+        }
         let mut deadline = Deadline::after(self.timeouts.whole, self.started);
         let body = self.body.watch();
         let sent = {
@@ -229,7 +244,42 @@ impl Outgoing {
         }
     }
 
-    async fn send(
+    /// The same request for a mirror, with a copy of the body.
+    fn copy(
+        &self,
+        mirror: Arc<Cluster>,
+        version: Version,
+        own: Option<IpAddr>,
+        authority: &Authority,
+        path: &str,
+    ) -> Result<Self, Failure> {
+        let mut head = self.head.clone();
+        if let Some(head) = &mut head {
+            headers::mark_copy(&mut head.headers, own);
+            address_head(head, version, authority, path)?;
+        }
+        Ok(Self {
+            head,
+            body: self.body.copy(),
+            gate: None,
+            upgrade: None,
+            asker: self.asker,
+            facts: self.facts,
+            goal: Goal::Cluster(mirror),
+            version,
+            tries: Tries::none(),
+            timeouts: self.timeouts,
+            finish: None,
+            copies: Vec::new(),
+            started: self.started,
+            attempts: 0,
+            endpoint: None,
+            ended_by: None,
+        })
+    }
+
+    /// Sends the request until there is a response or no more hope.
+    pub(super) async fn send(
         &mut self,
         connection: &Rc<Connection>,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
@@ -377,11 +427,14 @@ fn client_version(arrived: &Arrived) -> Version {
     }
 }
 
-/// What a server is spoken to in. Where nobody declared it, in what the client speaks.
-fn version_for(protocol: Protocol, arrived: &Arrived) -> Version {
-    match protocol {
-        Protocol::Http2 => Version::Http2,
-        Protocol::Auto => client_version(arrived),
-        Protocol::Http | Protocol::Tls | Protocol::Tcp | Protocol::Udp => Version::Http1,
+/// What the servers of a cluster are spoken to in. Where nobody declared it, in what the client speaks.
+fn version_for(cluster: &Cluster, client: Version) -> Version {
+    match (cluster.policy.http, cluster.protocol) {
+        (UpstreamHttp::Http2, _) | (UpstreamHttp::AsDeclared, Protocol::Http2) => Version::Http2,
+        (UpstreamHttp::AsClient, _) | (UpstreamHttp::AsDeclared, Protocol::Auto) => client,
+        (
+            UpstreamHttp::AsDeclared,
+            Protocol::Http | Protocol::Tls | Protocol::Tcp | Protocol::Udp,
+        ) => Version::Http1,
     }
 }

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    CONNECTION, COOKIE, Entry, HOST, HeaderName, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderName, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
@@ -108,6 +108,16 @@ pub(super) fn receive_request(
 pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey) {
     let operation = format!("{}:{}/*", cluster.host, cluster.port);
     set(headers, DECORATOR, &operation);
+}
+
+/// Marks a copy for a mirror, as Envoy does: it is a request of this proxy's own, from the pod's address.
+pub(super) fn mark_copy(headers: &mut HeaderMap, own: Option<IpAddr>) {
+    headers.insert(INTERNAL, HeaderValue::from_static("true"));
+    if let Some(own) = own {
+        append_forwarded_for(headers, own);
+    }
+    // Nobody would hear what the server says to it.
+    headers.remove(EXPECT);
 }
 
 /// Says which path, with its query, a request had before it was rewritten.

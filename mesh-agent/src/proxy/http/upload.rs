@@ -104,7 +104,8 @@ impl RequestBody {
     /// The body for a try, which has it from now on, and from its beginning.
     pub(in crate::proxy) fn for_try(&self) -> Self {
         match self {
-            Self::Empty | Self::Copy(_) => Self::Empty,
+            Self::Empty => Self::Empty,
+            Self::Copy(copy) => Self::Copy(copy.clone()),
             Self::Streaming(reader) => {
                 let upload = &reader.upload;
                 let turn = upload.turn.get() + 1;
@@ -125,7 +126,8 @@ impl RequestBody {
     /// The same body, for who only looks on.
     pub(in crate::proxy) fn watch(&self) -> Self {
         match self {
-            Self::Empty | Self::Copy(_) => Self::Empty,
+            Self::Empty => Self::Empty,
+            Self::Copy(copy) => Self::Copy(copy.clone()),
             Self::Streaming(reader) => Self::Streaming(Reader {
                 upload: Rc::clone(&reader.upload),
                 turn: 0,
@@ -163,15 +165,24 @@ impl RequestBody {
 
     /// Whether it can be sent from its beginning.
     pub(in crate::proxy) fn can_repeat(&self) -> bool {
-        self.upload()
-            .is_none_or(|upload| upload.kept.borrow().is_whole() || !upload.begun.get())
+        match self {
+            Self::Empty => true,
+            Self::Copy(_) => false,
+            Self::Streaming(Reader { upload, .. }) => {
+                upload.kept.borrow().is_whole() || !upload.begun.get()
+            }
+        }
     }
 
     /// Whether all of it went out.
     pub(in crate::proxy) fn is_done(&self) -> bool {
-        self.upload().is_none_or(|upload| {
-            upload.progress.get() == Progress::Done && upload.kept.borrow().all_sent()
-        })
+        match self {
+            Self::Empty => true,
+            Self::Copy(copy) => copy.is_done(),
+            Self::Streaming(Reader { upload, .. }) => {
+                upload.progress.get() == Progress::Done && upload.kept.borrow().all_sent()
+            }
+        }
     }
 
     /// Whether the client broke it off.
@@ -191,8 +202,10 @@ impl RequestBody {
     /// Ready at its end, whichever it is, with the time of it; `None` where there was no body at all. One task may
     /// wait.
     pub(in crate::proxy) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Option<Instant>> {
-        let Some(upload) = self.upload() else {
-            return Poll::Ready(None);
+        let upload = match self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Copy(copy) => return copy.poll_ended(cx).map(|()| Some(Instant::now())),
+            Self::Streaming(reader) => &reader.upload,
         };
         match upload.progress.get() {
             Progress::Running => {

@@ -36,19 +36,20 @@ pub(super) struct Plan {
     pub(super) cluster_protocol: Protocol,
     pub(super) endpoints: Vec<SocketAddr>,
     pub(super) subsets: Vec<(&'static str, Vec<SocketAddr>)>,
+    /// What is spoken to the subsets, where it is something else.
+    pub(super) subset_protocol: Option<Protocol>,
     pub(super) routes: Vec<Route>,
+    pub(super) policy: TrafficPolicy,
+    pub(super) unknown: Unknown,
+    pub(super) https_redirect: bool,
     /// Where connections to the listener's own address really go.
     pub(super) original: Option<SocketAddr>,
     pub(super) moved: HashMap<SocketAddr, SocketAddr>,
     pub(super) known: bool,
-    /// How endpoints are talked to.
-    pub(super) policy: TrafficPolicy,
     /// What the gateway's port is instead of HTTP in the clear.
     pub(super) listener: Option<Box<dyn Fn() -> GatewayListener>>,
     /// Routes of what is not HTTP.
     pub(super) streams: Vec<StreamRoute>,
-    /// What becomes of what nobody knows.
-    pub(super) unknown: Unknown,
     pub(super) settings: Settings,
 }
 
@@ -61,14 +62,16 @@ impl Plan {
             cluster_protocol: protocol,
             endpoints: endpoints.to_vec(),
             subsets: Vec::new(),
+            subset_protocol: None,
             routes: vec![forward_to(None)],
+            policy: TrafficPolicy::default(),
+            unknown: Unknown::default(),
+            https_redirect: false,
             original: None,
             moved: HashMap::new(),
             known: true,
-            policy: TrafficPolicy::default(),
             listener: None,
             streams: Vec::new(),
-            unknown: Unknown::Allow,
             settings: Settings {
                 header_timeout: Duration::from_millis(600),
                 declared_silence: Duration::from_millis(200),
@@ -154,6 +157,7 @@ impl Plan {
             generation: 1,
             ..Snapshot::default()
         };
+        snapshot.common.unknown = self.unknown.clone();
         let mut clusters = vec![(None, &self.endpoints)];
         clusters.extend(self.subsets.iter().map(|(name, e)| (Some(*name), e)));
         for (subset, endpoints) in clusters {
@@ -166,7 +170,10 @@ impl Plan {
                 };
                 let cluster = Cluster {
                     key: key.clone(),
-                    protocol: self.cluster_protocol,
+                    protocol: match (subset, self.subset_protocol) {
+                        (Some(_), Some(protocol)) => protocol,
+                        (_, _) => self.cluster_protocol,
+                    },
                     discovery: Discovery::Listed,
                     endpoints: endpoints.iter().copied().map(Endpoint::at).collect(),
                     policy: Arc::new(self.policy.clone()),
@@ -204,7 +211,6 @@ impl Plan {
             }
             Hop::Outbound | Hop::Inbound => {}
         }
-        snapshot.common.unknown = self.unknown.clone();
         if !self.streams.is_empty() {
             let table = StreamTable {
                 routes: self.streams.clone(),
@@ -225,7 +231,7 @@ impl Plan {
         Arc::new(VirtualHost {
             name: HOST.into(),
             next: None,
-            https_redirect: false,
+            https_redirect: self.https_redirect,
             routes: self.routes.iter().cloned().map(Arc::new).collect(),
         })
     }
@@ -234,6 +240,8 @@ impl Plan {
         let served = InboundPort {
             protocol: self.protocol,
             service: HOST.into(),
+            pool: Arc::default(),
+            http: Default::default(),
         };
         Pod {
             id: pod_id(),
@@ -244,6 +252,8 @@ impl Plan {
             local: None,
             inbound: BTreeMap::from([(port, served.clone()), (8080, served)]),
             locality: None,
+            node: None,
+            view: None,
             outlook: None,
             gateway: 0,
         }
@@ -358,6 +368,39 @@ pub(super) fn with(mut route: Route, change: impl FnOnce(&mut RouteMatch, &mut F
     };
     change(&mut route.when, forward);
     route
+}
+
+/// A route that answers by itself.
+pub(super) fn acting(action: RouteAction) -> Route {
+    let mut route = forward_to(None);
+    route.action = action;
+    route
+}
+
+/// An edit of a header: `set`, or `add` where it appends.
+pub(super) fn edit(name: &'static str, pieces: Vec<Piece>, append: bool) -> HeaderEdit {
+    let value = match pieces.as_slice() {
+        [Piece::Text(text)] => Template::Fixed(text.parse().unwrap()),
+        _ => Template::Pieces(pieces),
+    };
+    HeaderEdit {
+        name: http::HeaderName::from_static(name),
+        value,
+        append,
+    }
+}
+
+/// The headers of a message that begin with one of these, in alphabetical order.
+pub(super) fn headers_of(message: &str, beginnings: &[&str]) -> Vec<String> {
+    let head = message.split("\r\n\r\n").next().unwrap();
+    let mut lines: Vec<_> = head
+        .split("\r\n")
+        .skip(1)
+        .filter(|line| beginnings.iter().any(|start| line.starts_with(start)))
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    lines
 }
 
 /// A server that serves each connection on a thread of its own.
@@ -503,10 +546,15 @@ impl Client {
     /// A request with a sized body.
     pub(super) fn request(&mut self) -> Option<String> {
         let message = self.message()?;
-        if let Some(heard) = &self.heard {
-            heard.lock().unwrap().push(message.clone());
-        }
+        self.heard(&message);
         Some(message)
+    }
+
+    /// Writes down for the test what a server heard.
+    pub(super) fn heard(&self, message: &str) {
+        if let Some(heard) = &self.heard {
+            heard.lock().unwrap().push(message.to_owned());
+        }
     }
 
     /// A response with a sized body.

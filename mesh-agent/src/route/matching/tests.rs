@@ -41,6 +41,8 @@ fn pod(labels: &[(&str, &str)]) -> Pod {
         local: None,
         inbound: Default::default(),
         locality: None,
+        node: None,
+        view: None,
         outlook: None,
         gateway: 0,
     }

@@ -17,8 +17,8 @@ use crate::proxy::http::upload::kept::Piece;
 #[derive(Debug)]
 pub(super) struct Source(Rc<RefCell<State>>);
 
-/// The side of the mirror.
-#[derive(Debug)]
+/// The side of the mirror. Its clones are the same copy.
+#[derive(Clone, Debug)]
 pub(in crate::proxy) struct Copy {
     state: Rc<RefCell<State>>,
     hint: SizeHint,
@@ -26,11 +26,13 @@ pub(in crate::proxy) struct Copy {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Piece>,
-    /// What the waiting frames cost.
+    frames: VecDeque<Piece>,
+    /// What those that wait cost.
     cost: usize,
     end: Option<End>,
     reader: Option<Waker>,
+    /// The task that waits for the end.
+    waiting: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,17 +62,17 @@ impl Source {
         let mut state = self.0.borrow_mut();
         // The other side is gone.
         if Rc::strong_count(&self.0) == 1 {
-            state.waiting.clear();
+            state.frames.clear();
             return false;
         }
         if let Some(piece) = Piece::of(frame) {
             state.cost += piece.cost();
             if state.cost > BACKLOG {
                 state.finish(End::Broken);
-                state.waiting.clear();
+                state.frames.clear();
                 return false;
             }
-            state.waiting.push_back(piece);
+            state.frames.push_back(piece);
             state.wake();
         }
         true
@@ -92,12 +94,33 @@ impl State {
     fn finish(&mut self, end: End) {
         self.end.get_or_insert(end);
         self.wake();
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
     }
 
     fn wake(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
+    }
+}
+
+impl Copy {
+    /// Whether the mirror has taken all of it.
+    pub(super) fn is_done(&self) -> bool {
+        let state = self.state.borrow();
+        state.frames.is_empty() && state.end == Some(End::Whole)
+    }
+
+    /// Ready once no more will come.
+    pub(super) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.borrow_mut();
+        if state.end.is_some() {
+            return Poll::Ready(());
+        }
+        state.waiting = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -110,7 +133,7 @@ impl http_body::Body for Copy {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut state = self.state.borrow_mut();
-        if let Some(piece) = state.waiting.pop_front() {
+        if let Some(piece) = state.frames.pop_front() {
             state.cost -= piece.cost();
             return Poll::Ready(Some(Ok(piece.into_frame())));
         }
@@ -125,8 +148,7 @@ impl http_body::Body for Copy {
     }
 
     fn is_end_stream(&self) -> bool {
-        let state = self.state.borrow();
-        state.waiting.is_empty() && state.end == Some(End::Whole)
+        self.is_done()
     }
 
     fn size_hint(&self) -> SizeHint {
