@@ -211,7 +211,6 @@ impl Plan {
             }
             Hop::Outbound | Hop::Inbound => {}
         }
-        snapshot.common.unknown = self.unknown.clone();
         if !self.streams.is_empty() {
             let table = StreamTable {
                 routes: self.streams.clone(),

@@ -62,8 +62,8 @@ fn gateway(
 #[test]
 fn a_gateway_passes_tls_on_by_name() {
     let (a, w) = (self_signed(&["a.example"]), self_signed(&["w.example"]));
-    let one = TlsServer::saying(&a, Serving::default(), "one");
-    let two = TlsServer::saying(&w, Serving::default(), "two");
+    let one = TlsServer::saying(&a, &Serving::default(), "one");
+    let two = TlsServer::saying(&w, &Serving::default(), "two");
     let mut plan = gateway(&[], None, || {
         vec![
             stream_to(&["a.example"], Some("v1")),
@@ -188,9 +188,9 @@ fn outbound(endpoints: &[SocketAddr], subsets: Vec<(&'static str, Vec<SocketAddr
 #[test]
 fn a_pods_tls_goes_where_its_name_is_routed() {
     let (a, w) = (self_signed(&["a.example"]), self_signed(&["w.example"]));
-    let one = TlsServer::saying(&a, Serving::default(), "one");
-    let two = TlsServer::saying(&w, Serving::default(), "two");
-    let elsewhere = TlsServer::saying(&a, Serving::default(), "elsewhere");
+    let one = TlsServer::saying(&a, &Serving::default(), "one");
+    let two = TlsServer::saying(&w, &Serving::default(), "two");
+    let elsewhere = TlsServer::saying(&a, &Serving::default(), "elsewhere");
     let subsets = || vec![("v1", vec![one.address]), ("v2", vec![two.address])];
     let mut plan = outbound(&[], subsets());
     plan.original = Some(elsewhere.address);

@@ -146,7 +146,7 @@ pub(super) struct Serving {
 
 impl TlsServer {
     /// Answers each request with this body.
-    pub(super) fn saying(issued: &Issued, serving: Serving, body: &'static str) -> Self {
+    pub(super) fn saying(issued: &Issued, serving: &Serving, body: &'static str) -> Self {
         Self::start(issued, serving, move |client, heard| {
             while let Some(request) = head(client) {
                 heard(request);
@@ -163,7 +163,7 @@ impl TlsServer {
 
     pub(super) fn start(
         issued: &Issued,
-        serving: Serving,
+        serving: &Serving,
         serve: impl Fn(&mut StreamOwned<ServerConnection, TcpStream>, &dyn Fn(String))
         + Send
         + Sync
@@ -175,7 +175,8 @@ impl TlsServer {
             Arc::<AtomicUsize>::default(),
             Arc::<Mutex<Vec<Heard>>>::default(),
         );
-        let config = Arc::new(server_config(issued, &serving));
+        let config = Arc::new(server_config(issued, serving));
+        let before = serving.before;
         let (count, list, serve) = (Arc::clone(&accepted), Arc::clone(&heard), Arc::new(serve));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -187,7 +188,7 @@ impl TlsServer {
                     .set_read_timeout(Some(Duration::from_secs(5)))
                     .unwrap();
                 std::thread::spawn(move || {
-                    let mut before = vec![0; serving.before];
+                    let mut before = vec![0; before];
                     if stream.read_exact(&mut before).is_err() {
                         return;
                     }

@@ -35,7 +35,7 @@ fn a_server_must_be_who_was_asked_for() {
     let (authority, stranger) = (Authority::new("servers"), Authority::new("others"));
     let check =
         |names: &[&str], change: &dyn Fn(&mut ClientTls), host: &str, expected: Option<&str>| {
-            let server = TlsServer::saying(&authority.issue(names), Serving::default(), "ok");
+            let server = TlsServer::saying(&authority.issue(names), &Serving::default(), "ok");
             let mut tls = client_tls(Some(signed_by(&authority)));
             change(&mut tls);
             let mut plan = outbound(&[server.address], tls);
@@ -114,7 +114,7 @@ fn a_server_that_has_signed_for_itself_is_trusted_by_its_certificate() {
         hashes: Vec::new(),
         keys: Vec::new(),
     };
-    let server = TlsServer::saying(&issued, Serving::default(), "ok");
+    let server = TlsServer::saying(&issued, &Serving::default(), "ok");
     let mesh = outbound(&[server.address], client_tls(Some(trusted(&issued.chain)))).start();
     assert!(mesh.ask(GET).ends_with("ok"));
     let other = self_signed(&["web"]);
@@ -130,7 +130,7 @@ fn a_client_shows_its_certificate_to_who_asks() {
         clients: Some(authority.pem.clone()),
         ..Serving::default()
     };
-    let server = TlsServer::saying(&web, serving, "ok");
+    let server = TlsServer::saying(&web, &serving, "ok");
     let with = |certificate| ClientTls {
         certificate,
         ..client_tls(Some(signed_by(&authority)))
@@ -181,7 +181,7 @@ fn what_is_no_tls_is_told_as_such() {
 fn connections_are_kept_for_the_same_name_alone() {
     let authority = Authority::new("servers");
     let issued = authority.issue(&["web", "web.default.svc.cluster.local"]);
-    let server = TlsServer::saying(&issued, Serving::default(), "ok");
+    let server = TlsServer::saying(&issued, &Serving::default(), "ok");
     let mesh = outbound(&[server.address], client_tls(Some(signed_by(&authority)))).start();
     for _ in 0..3 {
         assert!(mesh.ask(GET).ends_with("ok"));
@@ -207,7 +207,7 @@ fn http2_is_offered_where_it_is_spoken() {
             protocols: &["h2"],
             ..Serving::default()
         };
-        let server = TlsServer::start(&issued, serving, |client, heard| {
+        let server = TlsServer::start(&issued, &serving, |client, heard| {
             let mut preface = [0; 24];
             let _ = client.read_exact(&mut preface);
             heard(String::from_utf8_lossy(&preface).into_owned());
@@ -232,7 +232,7 @@ fn relayed_connections_get_tls_as_well() {
     let authority = Authority::new("servers");
     // Nobody has said that it bears the Service's name.
     let issued = authority.issue(&["database.example"]);
-    let server = TlsServer::start(&issued, Serving::default(), |client, heard| {
+    let server = TlsServer::start(&issued, &Serving::default(), |client, heard| {
         let mut bytes = [0; 5];
         client.read_exact(&mut bytes).unwrap();
         heard(String::from_utf8_lossy(&bytes).into_owned());
@@ -300,7 +300,7 @@ fn clients_are_announced_before_a_handshake_too() {
         before: 28,
         ..Serving::default()
     };
-    let server = TlsServer::saying(&self_signed(&["web"]), serving, "ok");
+    let server = TlsServer::saying(&self_signed(&["web"]), &serving, "ok");
     let mut plan = outbound(&[server.address], client_tls(None));
     plan.policy.proxy_protocol = Some(ProxyProtocol::V2);
     let mesh = plan.start();
