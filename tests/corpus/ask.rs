@@ -257,7 +257,6 @@ impl Answer {
         let pod = self.body.split_whitespace().nth(1)?;
         Some(Seen {
             pod: pod.to_owned(),
-            port: 0,
             method: String::new(),
             path: String::new(),
             host: String::new(),

@@ -284,6 +284,14 @@ impl Case {
         all
     }
 
+    /// For messages.
+    pub fn title(&self) -> String {
+        match &self.row {
+            Some(row) => format!("{} ({row})", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     fn complete(&mut self) -> Result<()> {
         let from = if self.http.is_some() {
             vec![From::Client, From::Gateway]

@@ -38,7 +38,7 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
         let snapshot = match world(case) {
             Ok(snapshot) => snapshot,
             Err(e) => {
-                wrong.push(format!("{}: {e:#}", case.name));
+                wrong.push(format!("{}: {e:#}", case.title()));
                 continue;
             }
         };
@@ -52,7 +52,7 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
                     ask(&snapshot, request, *from).unwrap_or_else(|e| vec![format!("{e:#}")]);
                 for difference in found {
                     let title = request.title();
-                    wrong.push(format!("{}: {from:?} {title}: {difference}", case.name));
+                    wrong.push(format!("{}: {from:?} {title}: {difference}", case.title()));
                 }
             }
         }
@@ -415,7 +415,6 @@ fn nothing(why: &str) -> Outcome {
 fn sent() -> Seen {
     Seen {
         pod: String::new(),
-        port: 0,
         method: String::new(),
         path: String::new(),
         host: String::new(),

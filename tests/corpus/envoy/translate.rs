@@ -156,11 +156,11 @@ fn mesh_hosts(view: &View<'_>) -> Result<Vec<Value>> {
         if routes.is_empty() {
             routes.push(default_route(view, service));
         }
-        hosts.push(virtual_host(&service.domains(view.namespace()), routes));
+        hosts.push(virtual_host(&service.domains(view.namespace()), &routes));
     }
     if view.place.port == 80 {
         for virtual_service in view.virtual_services() {
-            for host in view.hosts_of(virtual_service) {
+            for host in hosts_of(virtual_service) {
                 if SERVICES
                     .iter()
                     .any(|service| covers(&host, &service.fqdn()))
@@ -169,7 +169,7 @@ fn mesh_hosts(view: &View<'_>) -> Result<Vec<Value>> {
                 }
                 let routes = http_routes(view, virtual_service)?;
                 if !routes.is_empty() {
-                    hosts.push(virtual_host(&[host], routes));
+                    hosts.push(virtual_host(&[host], &routes));
                 }
             }
         }
@@ -180,7 +180,7 @@ fn mesh_hosts(view: &View<'_>) -> Result<Vec<Value>> {
             "match": {"prefix": "/"},
             "direct_response": {"status": 299, "body": {"inline_string": "passthrough"}},
         });
-        hosts.push(virtual_host(&["*".to_owned()], vec![route]));
+        hosts.push(virtual_host(&["*".to_owned()], &[route]));
     }
     Ok(hosts)
 }
@@ -211,7 +211,7 @@ fn gateway_hosts(view: &View<'_>) -> Result<Vec<Value>> {
                     if its != wanted {
                         continue;
                     }
-                    for host in view.hosts_of(virtual_service) {
+                    for host in hosts_of(virtual_service) {
                         let narrow = if covers(pattern, &host) {
                             host
                         } else if covers(&host, pattern) {
@@ -229,7 +229,7 @@ fn gateway_hosts(view: &View<'_>) -> Result<Vec<Value>> {
     let made = by_host.into_iter().map(|(host, mut routes)| {
         routes.sort_by_key(is_catch_all);
         let tls = secured.iter().any(|pattern| covers(pattern, &host));
-        let mut made = virtual_host(&[host], routes);
+        let mut made = virtual_host(&[host], &routes);
         if tls {
             made["require_tls"] = json!("ALL");
         }
@@ -238,7 +238,7 @@ fn gateway_hosts(view: &View<'_>) -> Result<Vec<Value>> {
     Ok(made.collect())
 }
 
-fn virtual_host(domains: &[String], routes: Vec<Value>) -> Value {
+fn virtual_host(domains: &[String], routes: &[Value]) -> Value {
     json!({
         "name": domains.first(),
         "domains": domains,
@@ -515,7 +515,7 @@ impl View<'_> {
     fn virtual_service(&self, fqdn: &str) -> Option<&Value> {
         let mut best: Option<(usize, &Value)> = None;
         for candidate in self.virtual_services() {
-            for host in self.hosts_of(candidate) {
+            for host in hosts_of(candidate) {
                 let rank = if host == fqdn { usize::MAX } else { host.len() };
                 if covers(&host, fqdn) && best.is_none_or(|(known, _)| rank > known) {
                     best = Some((rank, candidate));
@@ -523,15 +523,6 @@ impl View<'_> {
             }
         }
         best.map(|(_, found)| found)
-    }
-
-    fn hosts_of(&self, virtual_service: &Value) -> Vec<String> {
-        let hosts = array(&virtual_service["spec"]["hosts"]);
-        hosts
-            .iter()
-            .filter_map(Value::as_str)
-            .map(|host| full_host(host, virtual_service))
-            .collect()
     }
 
     /// As HTTP has it: `gateways` of a match stands in the place of the client's conditions.
@@ -651,6 +642,16 @@ fn names_of_gateways(virtual_service: &Value) -> Vec<String> {
         None => format!("{own}/{name}"),
     };
     listed.iter().filter_map(Value::as_str).map(full).collect()
+}
+
+/// What a VirtualService is for.
+fn hosts_of(virtual_service: &Value) -> Vec<String> {
+    let hosts = array(&virtual_service["spec"]["hosts"]);
+    hosts
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|host| full_host(host, virtual_service))
+        .collect()
 }
 
 /// A name without a dot is a Service next to the object.
