@@ -397,3 +397,6 @@ pub(super) fn add(table: &mut RouteTable, name: &Arc<str>, host: &Arc<VirtualHos
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
