@@ -47,9 +47,6 @@ pub struct Case {
     /// More objects, or all.
     #[serde(default)]
     objects: Vec<Object>,
-    /// Part of what is said of an object that applies nevertheless.
-    #[serde(default)]
-    pub complaint: Option<String>,
     /// Why it cannot be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,
@@ -61,7 +58,6 @@ pub struct Case {
 
 /// An object, with what all of them have in common left out.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Object {
     kind: String,
     #[serde(default)]
@@ -334,7 +330,7 @@ impl Object {
 
 fn istio(kind: &str, name: &str, namespace: &str, spec: Value) -> Value {
     let version = match kind {
-        "Service" | "Pod" | "Secret" | "Namespace" => "v1",
+        "Service" | "Pod" | "Secret" | "Namespace" | "Node" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         "PeerAuthentication" => "security.istio.io/v1",
         _ => "networking.istio.io/v1",
