@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_tests::Pod;
 
-use super::case::Reply;
+use super::request::Reply;
 use super::scenery::{ADMIN, HTTP, HTTP2, TCP, TLS};
 use crate::http::read_chunks;
 use crate::servers::{Server, any};

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::ask::Answer;
 use super::backend::Seen;
-use super::case::{Request, text};
+use super::request::Request;
+use super::value::text;
 
 /// What came of one request.
 #[derive(Debug)]

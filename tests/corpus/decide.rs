@@ -21,8 +21,9 @@ use serde_json::Value;
 
 use super::ask::Answer;
 use super::backend::Seen;
-use super::case::{Case, From, Request, Topic};
+use super::case::{Case, From, Topic};
 use super::check::{Outcome, differences, many};
+use super::request::Request;
 use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, NOBODY, objects, target};
 
 /// Plays a topic. What went wrong, and how many requests were decided.

@@ -14,15 +14,18 @@ use anyhow::{Context, Result};
 use mesh_tests::{Pod, Running, World};
 use serde_json::{Value, json};
 
-use self::translate::{Kind, Place, View};
-use super::case::{Case, From, Request, Topic};
+use self::view::{Kind, Place, View};
+use super::case::{Case, From, Topic};
+use super::request::Request;
 use super::stage::Front;
 use crate::agent::eventually;
 use crate::http;
 
 mod action;
 mod clusters;
+mod filters;
 mod translate;
+mod view;
 
 const ADMIN: u16 = 9901;
 const FIRST_PORT: u16 = 20_000;

@@ -22,7 +22,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use mesh_tests::OUTSIDE_V4;
 use serde_json::{Value, json};
 
-use super::case::{From, Request};
+use super::case::From;
+use super::request::Request;
 
 /// A pod of the world.
 #[derive(Debug)]

@@ -10,9 +10,10 @@ use mesh_tests::{Pod, PodOptions, World, WorldOptions};
 
 use super::ask::{Answer, Way};
 use super::backend::{Backend, Book, settled};
-use super::case::{Case, From, Request, Topic};
+use super::case::{Case, From, Topic};
 use super::check::{Outcome, differences, many};
 use super::envoy::Envoy;
+use super::request::Request;
 use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, PODS, SERVICES, objects, target};
 use crate::agent::{Agent, Mode, eventually};
 use crate::manifests::Manifests;
