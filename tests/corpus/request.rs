@@ -44,6 +44,9 @@ pub struct Request {
     pub tls: Option<String>,
     /// Upgrade to WebSocket, and send something through it.
     pub websocket: bool,
+    /// Before it is sent: what the ones before it have set off needs a moment.
+    #[serde(deserialize_with = "milliseconds")]
+    pub pause: Option<Duration>,
     /// So many times, one after the other on a connection.
     pub times: Option<u32>,
     /// So many of them at once, each on its own connection.

@@ -127,6 +127,9 @@ impl Stage {
         request: &Request,
         from: From,
     ) -> Result<Vec<String>> {
+        if let Some(pause) = request.pause {
+            std::thread::sleep(pause);
+        }
         let before = match &request.flag {
             Some(_) => self.front.flags()?,
             None => HashMap::new(),
