@@ -24,6 +24,7 @@ use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
 use crate::proxy::worker::{Command, Phase, Socket};
 
+pub use crate::proxy::http::plain_path;
 pub use crate::proxy::record::{Flag, Hop, HopStats, Stats};
 
 mod connection;

@@ -422,6 +422,18 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// The cluster that it means by `key`.
+    pub fn cluster<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        key: &ClusterKey,
+    ) -> Option<&'s Arc<Cluster>> {
+        match self {
+            Self::Pod(pod) => snapshot.cluster_for_pod(key, pod),
+            Self::Gateway(pod) => snapshot.cluster_for_gateway(key, pod),
+        }
+    }
+
     /// Its namespace.
     fn namespace(&self) -> &'a str {
         &self.pod().id.namespace

@@ -34,9 +34,7 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
             .iter()
             .filter(|request| told(request))
             .collect();
-        if topic.not_decided.is_some() || case.not_decided.is_some() || requests.is_empty() {
-            continue;
-        }
+        // The objects must be right even where nothing can be told of the requests.
         let snapshot = match world(case) {
             Ok(snapshot) => snapshot,
             Err(e) => {
@@ -44,6 +42,9 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
                 continue;
             }
         };
+        if topic.not_decided.is_some() || case.not_decided.is_some() {
+            continue;
+        }
         for request in requests {
             for from in request.from.iter().flat_map(|from| &from.0) {
                 count += 1;
@@ -137,7 +138,7 @@ fn reduced(request: &Request, outcome: &Outcome) -> Request {
     reduced.upstream.body = None;
     reduced.upstream.version = None;
     reduced.took = Default::default();
-    reduced.closed = false;
+    reduced.closed = request.closed && (request.tcp || request.tls.is_some());
     reduced.attempts = request.to.as_ref().map(|_| 1);
     if forwarded || is_grpc(request) {
         reduced.status = None;
@@ -209,9 +210,10 @@ impl Asked<'_> {
     }
 
     fn stream(&self, scope: &StreamScope) -> Result<Outcome> {
+        let server_name = self.request.tls.as_deref().map(str::to_ascii_lowercase);
         let flow = Flow {
             destination: self.destination,
-            server_name: self.request.tls.as_deref(),
+            server_name: server_name.as_deref().filter(|name| !name.is_empty()),
         };
         let decision = route::stream(self.snapshot, &self.client, scope, &flow, &mut Chance);
         Ok(match decision {
@@ -389,7 +391,10 @@ fn spoken(pod: &str) -> Outcome {
             body: format!("it {pod}\n"),
             ..Answer::default()
         }),
-        seen: Vec::new(),
+        seen: vec![Seen {
+            pod: pod.to_owned(),
+            ..sent()
+        }],
     }
 }
 

@@ -25,6 +25,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["cli", "intercept", "model", "netns", "sys"],
     ),
     ("config", &["certificate", "model"]),
+    // Of `config` it takes the world and where its rules were written, of `proxy` what a path's plain form is.
+    ("explain", &["config", "model", "proxy", "report", "route"]),
     ("intercept", &["model", "netns", "sys"]),
     ("log", &[]),
     ("model", &[]),

@@ -22,6 +22,7 @@ mod analysis;
 mod capture;
 mod clusters;
 mod credentials;
+mod delegates;
 mod entries;
 mod gateways;
 mod hosts;
@@ -95,5 +96,7 @@ impl Report {
     }
 }
 
+#[cfg(test)]
+mod scale;
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,7 @@ pub mod secret;
 pub mod service;
 pub mod service_entry;
 pub mod sidecar;
+pub mod template;
 pub mod virtual_service;
 pub mod workload_entry;
 

@@ -29,6 +29,8 @@ use crate::proxy::stream::{Activity, Busy, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
 use crate::route::Reply;
 
+pub use crate::proxy::http::path::normalize as plain_path;
+
 mod attempt;
 pub(super) mod body;
 mod control;
