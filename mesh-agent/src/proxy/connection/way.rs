@@ -60,6 +60,7 @@ impl Connection {
     ) -> Key {
         let announced = cluster.policy.proxy_protocol;
         let announcement = announced.map_or_else(Vec::new, |version| {
+            self.announced.set(true);
             announcement(version, self.peer, self.destination)
         });
         let before = (tls.is_some() || !announcement.is_empty())
