@@ -17,12 +17,17 @@ use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::Failure;
-use crate::proxy::site::{Site, Who};
+use crate::proxy::site::{Choice, Site, Who};
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::ConnectError;
+use crate::proxy::upstream::circuit::Permit;
+use crate::proxy::upstream::clusters::Known;
+use crate::proxy::upstream::health::Outcome;
 use crate::proxy::upstream::pool::Load;
-use crate::route::{Flow, HttpScope, Inbound, Outbound, StreamDecision, StreamScope};
+use crate::route::{
+    Flow, HttpScope, Inbound, Outbound, StreamDecision, StreamScope, hash_of_source,
+};
 use crate::sys::socket::{self, Source};
 
 /// What is known of a connection once it is accepted.
@@ -62,6 +67,8 @@ struct Upstream {
     stream: Stream,
     address: SocketAddr,
     load: Load,
+    /// Leave for the connection, where its cluster has a limit.
+    place: Option<Permit>,
 }
 
 /// What detection came to.
@@ -226,13 +233,18 @@ impl Arrival {
 
 impl Connection {
     /// Which endpoint of a cluster takes a request, or the connection.
-    pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
+    pub(super) fn endpoint(
+        &self,
+        cluster: &Cluster,
+        known: Option<&Known>,
+        choice: Choice<'_>,
+    ) -> Option<SocketAddr> {
         // A headless Service's client has chosen its pod by name; a gateway's has not.
         match cluster.discovery {
             Discovery::Headless if self.hop == Hop::Outbound => Some(self.destination),
             Discovery::Original => Some(self.destination),
             Discovery::Listed | Discovery::Headless | Discovery::Dns { .. } => {
-                self.site.endpoint(cluster, tried)
+                self.site.endpoint(cluster, known, choice)
             }
         }
     }
@@ -381,10 +393,25 @@ impl Connection {
 
     async fn connect(&self, target: &Target) -> Result<Upstream, Failure> {
         let source = self.source();
+        let mut place = None;
         let (address, connected) = match target {
             Target::Cluster(cluster) => {
-                let address = self.endpoint(cluster, &[]).ok_or(Failure::NoEndpoint)?;
-                (address, self.site.connect(address, source).await)
+                let known = self.site.known(cluster);
+                if let Some(known) = &known {
+                    place = Some(known.connection().ok_or(Failure::Overflow)?);
+                }
+                let choice = Choice {
+                    hash: hash_of_source(&cluster.policy.balancer, self.peer.ip()),
+                    ..Choice::default()
+                };
+                let address = self
+                    .endpoint(cluster, known.as_deref(), choice)
+                    .ok_or(Failure::NoEndpoint)?;
+                let connected = self.site.connect(address, source).await;
+                if let Some(known) = &known {
+                    known.report(address, Outcome::of_connecting(&connected));
+                }
+                (address, connected)
             }
             Target::Original => {
                 let address = self.destination;
@@ -398,6 +425,7 @@ impl Connection {
             stream,
             address,
             load: self.site.pool.busy(address),
+            place,
         })
     }
 
@@ -420,7 +448,7 @@ impl Connection {
         if let Some(line) = record.line() {
             line.upstream = Some(upstream.address);
         }
-        let _load = upstream.load;
+        let (_load, _place) = (upstream.load, upstream.place);
         let idle = self.site.worker.settings.idle_timeout;
         Tunnel::new(client, upstream.stream, idle, record)
             .run()

@@ -11,6 +11,10 @@ use tokio::time::timeout;
 use crate::netns::NetNs;
 use crate::sys::socket::{self, Source};
 
+pub(super) mod circuit;
+pub(super) mod clusters;
+pub(super) mod health;
+pub(super) mod lease;
 pub(super) mod pool;
 
 /// Opens the sockets of a pod or a gateway.
