@@ -189,6 +189,14 @@ impl Agent {
         Ok(sum)
     }
 
+    /// How many connections the inbound side of its proxy has taken, wherever from.
+    pub fn served_inbound(&self) -> Result<u64> {
+        let stats = self.json("/stats")?;
+        stats["hops"]["inbound"]["accepted"]
+            .as_u64()
+            .with_context(|| format!("no number of inbound connections in /stats: {stats}"))
+    }
+
     /// Whether it says that it steers the pod's connections.
     pub fn enrolled(&self, pod: &str) -> Result<bool> {
         let status = self.status()?;

@@ -21,7 +21,7 @@
 //!       - {get: /v2, to: c}
 //! ```
 //!
-//! One file of one level is one test, such as `corpus::match-uri::envoy`.
+//! One file of one level is one test, such as `corpus::envoy::match-uri`.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -72,7 +72,7 @@ pub fn tests() -> Vec<Test> {
     for index in 0..topics.len() {
         let topics = Arc::clone(&topics);
         tests.push(Test {
-            name: format!("corpus::{}::decide", topics[index].name),
+            name: format!("corpus::decide::{}", topics[index].name),
             lacking: None,
             needs_root: false,
             run: Run::boxed(move || verdict(&decide::play(&topics[index]).0)),
@@ -83,7 +83,7 @@ pub fn tests() -> Vec<Test> {
         for index in 0..topics.len() {
             let theater = Arc::clone(&theater);
             tests.push(Test {
-                name: format!("corpus::{}::{level}", topics[index].name),
+                name: format!("corpus::{level}::{}", topics[index].name),
                 lacking: lacking.clone(),
                 needs_root: true,
                 run: Run::boxed(move || theater.play(index)),

@@ -628,6 +628,7 @@ pub(crate) fn traces(net: &Net) -> Result<String> {
     net.in_here(|| -> Result<String> {
         for name in [
             "ipv4/tcp_fwmark_accept",
+            "ipv4/tcp_tw_reuse",
             "ipv4/fwmark_reflect",
             "ipv6/fwmark_reflect",
         ] {

@@ -28,6 +28,7 @@ pub fn tests() -> Vec<Test> {
     let all: &[(&str, InMode)] = &[
         ("killed_agent_refuses", killed_agent_refuses),
         ("stopped_agent_leaves_nothing", stopped_agent_leaves_nothing),
+        ("chosen_setting_stays", chosen_setting_stays),
         (
             "stopped_agent_finishes_requests",
             stopped_agent_finishes_requests,
@@ -193,6 +194,30 @@ fn stopped_agent_leaves_nothing(mode: Mode) -> Result<()> {
     ensure!(left.is_empty(), "the agent left:\n{}", left.join("\n"));
     expect_working(&scene).context("without an agent again")?;
     scene.agent = None;
+    Ok(())
+}
+
+/// A pod's ports may be taken again early while it is enrolled, unless somebody has decided otherwise.
+fn chosen_setting_stays(mode: Mode) -> Result<()> {
+    const PATH: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
+    let scene = Scene::build(Mode::None, &[], true)?;
+    let (usual, chosen) = (&scene.client, &scene.app);
+    chosen.run(|| std::fs::write(PATH, "0"))??;
+    let values = || -> Result<[String; 2]> {
+        let value = |pod: &Pod| -> Result<String> {
+            Ok(pod
+                .run(|| std::fs::read_to_string(PATH))??
+                .trim()
+                .to_owned())
+        };
+        Ok([value(usual)?, value(chosen)?])
+    };
+    let before = values()?;
+    let mut agent = Agent::start(&scene.world, scene.manifests.path(), mode)?;
+    let during = values()?;
+    agent.process.stop(PATIENCE)?;
+    let seen = [before, during, values()?];
+    ensure!(seen == [["2", "0"], ["1", "0"], ["2", "0"]], "{seen:?}");
     Ok(())
 }
 

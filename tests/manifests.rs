@@ -181,6 +181,11 @@ impl ServiceObject {
         }
     }
 
+    /// A Service without an address of its own: clients choose among its Pods by name.
+    pub fn headless(name: &str, app: &str) -> Self {
+        Self::new(name, Vec::new(), app)
+    }
+
     /// In another Kubernetes namespace.
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
@@ -195,13 +200,17 @@ impl ServiceObject {
     }
 
     fn render(&self) -> Value {
+        let mut addresses: Vec<String> = self.addresses.iter().map(IpAddr::to_string).collect();
+        if addresses.is_empty() {
+            addresses.push("None".to_owned());
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {
-                "clusterIP": self.addresses.first(),
-                "clusterIPs": self.addresses,
+                "clusterIP": addresses.first(),
+                "clusterIPs": addresses,
                 "selector": self.selector,
                 "ports": self.ports,
             },

@@ -26,6 +26,44 @@ pub fn set_int(
     check(result.into()).map(drop)
 }
 
+/// Ends a socket's connection, so that it can have another.
+pub fn disconnect(socket: &Socket) -> io::Result<()> {
+    let nowhere = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel reads the size that it is told.
+    let result = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&nowhere),
+            size_of::<libc::sockaddr>() as libc::socklen_t,
+        )
+    };
+    check(result.into()).map(drop)
+}
+
+/// Whether data went with the first packet of a connection, and was taken.
+pub fn early_data_was_taken(socket: &impl AsRawFd) -> io::Result<bool> {
+    /// `TCPI_OPT_SYN_DATA`
+    const SYN_DATA: u8 = 32;
+    // SAFETY: zeroes are a valid value of a structure of numbers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open while `socket` is borrowed, and the kernel writes no more than `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            std::ptr::from_mut(&mut info).cast(),
+            &raw mut length,
+        )
+    };
+    check(result.into())?;
+    Ok(info.tcpi_options & SYN_DATA != 0)
+}
+
 /// Another process's descriptor, as one of our own.
 pub fn descriptor_of(pid: u32, number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers and returns a descriptor that nobody else owns.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::cli::{AnalyzeArgs, ClientArgs, LogArgs, OutputFormat};
-use crate::config::{self, Code};
+use crate::cli::{AnalyzeArgs, ClientArgs, ExplainArgs, LogArgs, OutputFormat};
+use crate::config::{self, Code, Severity};
+use crate::explain::{self, Who, Wish};
 use crate::model::CapturePolicy;
 use crate::report::{Report, Style};
 
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// `mesh-agent analyze`.
 pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     let Some(directory) = &args.manifests else {
-        let explained = args.explain.map(explain).unwrap_or_default();
+        let explained = args.explain.map(meaning).unwrap_or_default();
         say(&explained)?;
         return Ok(ExitCode::SUCCESS);
     };
@@ -37,7 +38,7 @@ pub fn analyze(args: &AnalyzeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn explain(code: Code) -> String {
+fn meaning(code: Code) -> String {
     format!(
         "{code} {} ({})\n\n{}\n",
         code.name(),
@@ -55,6 +56,51 @@ fn style() -> Style {
     } else {
         Style::Plain
     }
+}
+
+/// `mesh-agent explain`.
+pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let options = args.mesh.options(CapturePolicy::default());
+    let world = config::read(&args.manifests, &options)?;
+    let broken = world
+        .rejected
+        .iter()
+        .filter(|rejected| rejected.severity == Severity::Error)
+        .count();
+    if broken > 0 {
+        let what = match broken {
+            1 => "an error in these manifests is".to_owned(),
+            several => format!("{several} errors in these manifests are"),
+        };
+        eprintln!(
+            "mesh-agent: {what} left out of this: mesh-agent analyze --manifests {}\n",
+            args.manifests.display()
+        );
+    }
+    let from = args.from.as_ref().map(|name| Who::Pod(name.clone()));
+    let gateway = args.gateway.as_ref().map(|name| Who::Gateway(name.clone()));
+    let wish = Wish {
+        who: from.or(gateway).unwrap_or_default(),
+        url: args.url.clone(),
+        method: Some(args.method.clone()),
+        headers: args.headers.clone(),
+        address: args.address,
+    };
+    let told = match explain::explain(&world, &wish) {
+        Ok(told) => told,
+        Err(wrong) => {
+            eprintln!("mesh-agent: {wrong}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    say(&match args.output {
+        OutputFormat::Json => format!("{:#}\n", serde_json::to_value(&told)?),
+        OutputFormat::Text => told.text(style()),
+    })?;
+    Ok(match broken {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(2),
+    })
 }
 
 /// `mesh-agent status`.
@@ -219,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_code_is_explained() {
-        let text = explain(Code::Ist0132);
+        let text = meaning(Code::Ist0132);
         assert!(
             text.starts_with("IST0132 VirtualServiceHostNotFoundInGateway (warning)\n\nA VirtualService is bound to a Gateway that "),
             "{text}"

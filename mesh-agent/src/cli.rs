@@ -29,6 +29,8 @@ Examples:
   mesh-agent gateway --manifests ./manifests --pod istio-system/istio-ingressgateway
   mesh-agent analyze --manifests ./manifests                 what is wrong with these manifests
   mesh-agent analyze --explain IST0109                       what a code means
+  mesh-agent explain --manifests ./manifests --from default/client -H 'user: bob' http://reviews:9080/
+                                                             which rule takes a request, and why
   mesh-agent status                                          what a running agent does, and why
   mesh-agent iptables print                                  the nat chains, without applying them
 
@@ -46,6 +48,8 @@ pub enum Command {
     Iptables(iptables::IptablesCommand),
     /// Say what is wrong with a directory of manifests, and what to do; exits with 2 on errors, 0 on warnings alone
     Analyze(AnalyzeArgs),
+    /// Say what becomes of a request, step by step: which listener, host and rule, and why; where it goes, and how
+    Explain(ExplainArgs),
     /// Show the mode, the pods and the rejected objects of a running agent
     Status(ClientArgs),
     /// Print the configuration in force in a running agent, as JSON
@@ -245,6 +249,49 @@ pub struct AnalyzeArgs {
     /// Say what a code means, such as IST0101, and analyze nothing
     #[arg(long, value_name = "CODE", value_parser = code, conflicts_with = "manifests")]
     pub explain: Option<Code>,
+}
+
+/// `mesh-agent explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The directory of manifests
+    #[arg(long, value_name = "DIR", env = "MESH_AGENT_MANIFESTS")]
+    pub manifests: PathBuf,
+
+    /// How they are understood.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
+
+    /// The pod that asks; `default` is its namespace where none is written
+    #[arg(
+        long,
+        value_name = "NAMESPACE/POD",
+        required_unless_present = "gateway"
+    )]
+    pub from: Option<String>,
+
+    /// The gateway that is asked: its pod, or a Gateway. The port of the URL is then the one that the Gateway names
+    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with = "from")]
+    pub gateway: Option<String>,
+
+    /// The method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    pub method: String,
+
+    /// A header, such as -H 'x-user: bob'; as often as there are any
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+
+    /// The address that the pod dials [default: that of the Service which the URL names]
+    #[arg(long, value_name = "IP:PORT")]
+    pub address: Option<SocketAddr>,
+
+    /// How it is told. The fields of the JSON are listed in the documentation of the module `explain`
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+
+    /// What is asked for: http://, https:// (TLS that the client begins) or tcp://; http:// may be left out
+    pub url: String,
 }
 
 /// The commands that ask a running agent.

@@ -117,6 +117,59 @@ pub fn load(
     Ok((snapshot, rejected))
 }
 
+/// The world of a directory, and what it was made of.
+#[derive(Debug)]
+pub struct World {
+    /// The world.
+    pub snapshot: Snapshot,
+    /// The end of every Service's name in it.
+    pub cluster_domain: Arc<str>,
+    /// What is not in force, by file and position.
+    pub rejected: Vec<Rejected>,
+    inputs: Inputs,
+}
+
+/// As [`load`], for who wants to know where a rule was written.
+pub fn read(path: &Path, options: &CompileOptions) -> Result<World, file::OpenError> {
+    let (inputs, rejected, _) = file::read_once(path, options)?;
+    Ok(World::new(inputs, rejected, options))
+}
+
+impl World {
+    fn new(inputs: Inputs, mut rejected: Vec<Rejected>, options: &CompileOptions) -> Self {
+        let (snapshot, more) = compile(&inputs, options);
+        rejected.extend(more);
+        Rejected::sort(&mut rejected);
+        Self {
+            snapshot,
+            cluster_domain: Arc::clone(&options.cluster_domain),
+            rejected,
+            inputs,
+        }
+    }
+
+    /// Where a rule for HTTP stands, `FILE:LINE`: of a VirtualService, `namespace/name`, and counted from 0.
+    pub fn place_of_rule(&self, object: &str, rule: usize) -> Option<String> {
+        self.place(object, &path::Path::of("spec.http").index(rule))
+    }
+
+    /// Where a VirtualService stands, `namespace/name`.
+    pub fn place_of_rules(&self, object: &str) -> Option<String> {
+        self.place(object, &path::Path::root())
+    }
+
+    fn place(&self, object: &str, path: &path::Path) -> Option<String> {
+        let (namespace, name) = object.split_once('/')?;
+        let id = object::ObjectId {
+            kind: object::Kind::VirtualService,
+            namespace: namespace.into(),
+            name: name.into(),
+        };
+        let place = self.inputs.get(&id)?.place(path, "");
+        Some(format!("{}:{}", place.file.display(), place.line))
+    }
+}
+
 /// Reads a directory once, for the sake of what is wrong with it: in each object, and between them.
 pub fn check(path: &Path, options: &CompileOptions) -> Result<Checked, file::OpenError> {
     let (inputs, mut findings, files) = file::read_once(path, options)?;

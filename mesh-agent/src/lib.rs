@@ -9,6 +9,7 @@ pub mod ask;
 pub mod certificate;
 pub mod cli;
 pub mod config;
+pub mod explain;
 pub mod gateway;
 pub mod intercept;
 pub mod log;

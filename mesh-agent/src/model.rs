@@ -54,10 +54,17 @@ pub struct Snapshot {
     /// `reviews.default.svc.cluster.local`.
     pub services: HashMap<Arc<str>, Arc<Service>>,
     /// Everything that a route can send to, by key, as most namespaces see it. A route may name a key that is not here:
-    /// that is a 503 `NC`. Ask [`Snapshot::cluster`], which knows [`Snapshot::views`] too.
+    /// that is a 503 `NC`. Ask [`Snapshot::cluster_for_pod`] or [`Snapshot::cluster_for_gateway`], which know the
+    /// views below too.
     pub clusters: HashMap<ClusterKey, Arc<Cluster>>,
     /// Where clients of a namespace see other clusters of a host than `clusters` has: by namespace and host.
-    pub views: HashMap<Arc<str>, HashMap<Arc<str>, ClusterView>>,
+    pub views: HashMap<Arc<str>, HostViews>,
+    /// Likewise for the pods of some labels, by [`Pod::view`]: the hosts that a DestinationRule with a
+    /// `workloadSelector` concerns there.
+    pub selected: Vec<HostViews>,
+    /// Likewise for the gateways of a namespace: the hosts to which they alone open TLS, because what its
+    /// `credentialName` names is for gateways.
+    pub gateway_views: HashMap<Arc<str>, HostViews>,
     /// What the pods know that no Sidecar restricts. Ask [`Snapshot::outlook`], which knows `restricted` too.
     pub common: Outlook,
     /// What the pods know that a Sidecar selects, by [`Pod::outlook`].
@@ -72,6 +79,9 @@ pub struct Snapshot {
 
 /// The clusters of one host, as the clients of one namespace see them.
 pub type ClusterView = HashMap<ClusterKey, Arc<Cluster>>;
+
+/// The hosts whose clusters somebody sees otherwise than most do.
+pub type HostViews = HashMap<Arc<str>, ClusterView>;
 
 /// Which destinations a group of pods knows, and how what they send there is routed.
 #[derive(Debug, Default)]
@@ -121,13 +131,14 @@ pub struct PodId {
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// A pod: a client, an endpoint, or both.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Pod {
     /// Namespace and name.
     pub id: PodId,
     /// Kubernetes' uid, where the object has one: tells a pod from its namesake of a minute ago.
     pub uid: Option<Arc<str>>,
-    /// `metadata.labels`.
+    /// `metadata.labels`, and what Istio adds to them: where the pod runs, as `topology.kubernetes.io/region`,
+    /// `topology.kubernetes.io/zone`, `topology.istio.io/subzone` and `kubernetes.io/hostname`.
     pub labels: Labels,
     /// `status.podIPs`, first the primary one.
     pub addresses: Vec<IpAddr>,
@@ -139,6 +150,10 @@ pub struct Pod {
     pub inbound: BTreeMap<u16, InboundPort>,
     /// Where it runs, as far as known.
     pub locality: Option<Arc<Locality>>,
+    /// `spec.nodeName`.
+    pub node: Option<Arc<str>>,
+    /// Which of [`Snapshot::selected`] it has; `None` where no DestinationRule selects it.
+    pub view: Option<usize>,
     /// Which of [`Snapshot::restricted`] it has; `None` where no Sidecar selects it.
     pub outlook: Option<usize>,
     /// Which of [`Snapshot::gateways`] it is, should it be one.
@@ -157,12 +172,17 @@ pub struct LocalPod {
 }
 
 /// What a pod serves on one of its ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InboundPort {
     /// The protocol of the Service port in front of it; the oldest Service's where several disagree.
     pub protocol: Protocol,
     /// The Service in front of it, fully qualified.
     pub service: Arc<str>,
+    /// The `connectionPool` of the DestinationRule that the pod itself would use for that Service: its limits hold for
+    /// the way from the proxy to the app as well.
+    pub pool: Arc<ConnectionPool>,
+    /// `useClientProtocol` of that `connectionPool`, which holds there too; no other choice does.
+    pub http: UpstreamHttp,
 }
 
 /// The protocol of a Service port, from `appProtocol`, the port's name, or a well-known number (`istio-routing.md` 1.8).
@@ -211,7 +231,29 @@ pub struct ServicePort {
 }
 
 impl Snapshot {
-    /// The cluster that a client of `namespace` means by `key`.
+    /// The cluster that a pod of the mesh means by `key`.
+    pub fn cluster_for_pod(&self, key: &ClusterKey, pod: &Pod) -> Option<&Arc<Cluster>> {
+        match self.selected_view(key, pod) {
+            Some(view) => view.get(key),
+            None => self.cluster(key, &pod.id.namespace),
+        }
+    }
+
+    /// The cluster that a gateway means by `key`.
+    pub fn cluster_for_gateway(&self, key: &ClusterKey, pod: &Pod) -> Option<&Arc<Cluster>> {
+        let of_gateways = || self.gateway_views.get(&pod.id.namespace)?.get(&key.host);
+        match self.selected_view(key, pod).or_else(of_gateways) {
+            Some(view) => view.get(key),
+            None => self.cluster(key, &pod.id.namespace),
+        }
+    }
+
+    fn selected_view(&self, key: &ClusterKey, pod: &Pod) -> Option<&ClusterView> {
+        self.selected.get(pod.view?)?.get(&key.host)
+    }
+
+    /// The cluster that a client of `namespace` means by `key`, whatever its labels are and be it a gateway or not. Ask
+    /// [`Snapshot::cluster_for_pod`] or [`Snapshot::cluster_for_gateway`] where the client is known.
     pub fn cluster(&self, key: &ClusterKey, namespace: &str) -> Option<&Arc<Cluster>> {
         let view = self
             .views

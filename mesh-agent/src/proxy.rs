@@ -26,6 +26,7 @@ use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::worker::{Command, Phase, Socket};
 
+pub use crate::proxy::http::plain_path;
 pub use crate::proxy::record::{Flag, Hop, HopStats, Stats};
 
 mod connection;
@@ -38,13 +39,14 @@ mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstream;
 mod worker;
 
 /// Times and limits of the proxy. The defaults are Istio's where it has any.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a connection to a server may take to open.
+    /// How long a connection to a server may take to open that no cluster has a limit for.
     pub connect_timeout: Duration,
     /// How long a client of an undeclared port may be silent before the server gets the chance to speak first.
     pub server_first_wait: Duration,
@@ -52,6 +54,8 @@ pub struct Settings {
     pub declared_silence: Duration,
     /// How long the head of a request may take from its first byte.
     pub header_timeout: Duration,
+    /// How long a client may take to ask for a server in its TLS, and a gateway's clients over the whole handshake.
+    pub handshake_timeout: Duration,
     /// How long a connection may be idle: relayed ones, and clients between two requests.
     pub idle_timeout: Duration,
     /// How long a connection to a server that is no cluster's is kept for the next request.
@@ -129,6 +133,7 @@ impl Default for Settings {
             server_first_wait: Duration::from_millis(100),
             declared_silence: Duration::from_secs(1),
             header_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(3600),
             pool_idle_timeout: Duration::from_secs(90),
             pool_idle_connections: 256,
@@ -145,8 +150,16 @@ impl Workers {
         world: Arc<ArcSwap<Snapshot>>,
         settings: Settings,
     ) -> io::Result<Self> {
+        let tls = Arc::<tls::Configs>::default();
         let threads = (0..count.max(1))
-            .map(move |index| Thread::start(index, Arc::clone(&world), settings.clone()))
+            .map(move |index| {
+                Thread::start(
+                    index,
+                    Arc::clone(&world),
+                    settings.clone(),
+                    Arc::clone(&tls),
+                )
+            })
             .collect::<io::Result<_>>()?;
         Ok(Self {
             threads,
@@ -314,7 +327,12 @@ impl Drop for Handle {
 }
 
 impl Thread {
-    fn start(index: usize, world: Arc<ArcSwap<Snapshot>>, settings: Settings) -> io::Result<Self> {
+    fn start(
+        index: usize,
+        world: Arc<ArcSwap<Snapshot>>,
+        settings: Settings,
+        tls: Arc<tls::Configs>,
+    ) -> io::Result<Self> {
         let counters = Arc::<Counters>::default();
         let (commands, received) = mpsc::unbounded_channel();
         // Made here, so that its failure is the caller's and not a dead thread's.
@@ -324,7 +342,7 @@ impl Thread {
         let shared = Arc::clone(&counters);
         let join = std::thread::Builder::new()
             .name(format!("proxy-{index}"))
-            .spawn(move || worker::run(&runtime, received, world, settings, shared))?;
+            .spawn(move || worker::run(&runtime, received, world, settings, shared, tls))?;
         Ok(Self {
             commands: Some(commands),
             counters,

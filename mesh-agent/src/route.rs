@@ -17,7 +17,7 @@ use crate::model::{
 pub use crate::route::balance::{
     HashOutcome, NewCookie, endpoint, endpoint_elsewhere, hash_of, hash_of_source, hash_of_text,
 };
-pub use crate::route::gateway::{AtGateway, Secure, at_gateway, secure};
+pub use crate::route::gateway::{AtGateway, Opening, Secure, at_gateway, secure};
 pub use crate::route::matching::{Mismatch, mismatch, stranger};
 pub use crate::route::stream::{needs_server_name, stream};
 
@@ -419,6 +419,18 @@ impl<'a> Client<'a> {
     pub fn pod(&self) -> &'a Pod {
         match self {
             Self::Pod(pod) | Self::Gateway(pod) => pod,
+        }
+    }
+
+    /// The cluster that it means by `key`.
+    pub fn cluster<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        key: &ClusterKey,
+    ) -> Option<&'s Arc<Cluster>> {
+        match self {
+            Self::Pod(pod) => snapshot.cluster_for_pod(key, pod),
+            Self::Gateway(pod) => snapshot.cluster_for_gateway(key, pod),
         }
     }
 

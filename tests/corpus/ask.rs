@@ -66,9 +66,10 @@ impl Way {
         let started = Instant::now();
         let answer = match self {
             Self::Http1(stream) if request.tcp => line(stream, format!("{id}\n").as_bytes()),
-            Self::Http1(stream) if request.tls.is_some() => {
-                line(stream, &client_hello(request.tls.as_deref().unwrap_or_default()))
-            }
+            Self::Http1(stream) if request.tls.is_some() => line(
+                stream,
+                &client_hello(request.tls.as_deref().unwrap_or_default()),
+            ),
             Self::Http1(stream) => ask_http1(stream, request, id),
             Self::Http2 { runtime, sender } => {
                 let asked = ask_http2(sender, request, id);
@@ -263,6 +264,7 @@ impl Answer {
             headers: Vec::new(),
             body: String::new(),
             version: "stream",
+            peer: 0,
         })
     }
 }

@@ -37,6 +37,8 @@ pub struct Seen {
     pub body: String,
     /// `http1` or `http2`.
     pub version: &'static str,
+    /// The port that the connection came from.
+    pub peer: u16,
 }
 
 /// What all servers know.
@@ -141,8 +143,10 @@ fn introduce(mut stream: TcpStream, who: &str, word: &str) -> io::Result<String>
 
 fn serve(stream: TcpStream, who: &str, port: u16, book: &Book) -> io::Result<String> {
     stream.set_nodelay(true)?;
+    let peer = stream.peer_addr()?.port();
     let mut stream = BufReader::new(stream);
-    while let Some(seen) = read_request(&mut stream, who, port)? {
+    while let Some(mut seen) = read_request(&mut stream, who, port)? {
+        seen.peer = peer;
         let upgrade = header(&seen.headers, "upgrade").is_some_and(|value| value == "websocket");
         let reply = book.note(seen.clone());
         if let Some(delay) = reply.delay {
@@ -221,6 +225,7 @@ fn read_request(stream: &mut impl BufRead, who: &str, port: u16) -> io::Result<O
         headers,
         body: String::from_utf8_lossy(&body).into_owned(),
         version: "http1",
+        peer: 0,
     }))
 }
 
@@ -236,9 +241,9 @@ pub fn read_headers(stream: &mut impl BufRead) -> io::Result<Vec<(String, String
         if line.is_empty() {
             return Ok(headers);
         }
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a header without a colon"))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a header without a colon")
+        })?;
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
 }
@@ -296,9 +301,11 @@ impl Drop for Http2Server {
 async fn serve_http2(listener: TcpListener, who: String, book: Book) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, peer) = listener.accept().await?;
         let (who, book) = (who.clone(), book.clone());
-        let service = service_fn(move |request| answer_http2(request, who.clone(), book.clone()));
+        let service = service_fn(move |request| {
+            answer_http2(request, who.clone(), peer.port(), book.clone())
+        });
         tokio::spawn(
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), service),
@@ -309,10 +316,12 @@ async fn serve_http2(listener: TcpListener, who: String, book: Book) -> io::Resu
 async fn answer_http2(
     request: hyper::Request<Incoming>,
     who: String,
+    peer: u16,
     book: Book,
 ) -> Result<hyper::Response<Full<Bytes>>, h2::Error> {
     let (head, body) = request.into_parts();
-    let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let text =
+        |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers = head
         .headers
         .iter()
@@ -326,10 +335,15 @@ async fn answer_http2(
         port: HTTP2,
         method: head.method.to_string(),
         path: path.unwrap_or_default(),
-        host: head.uri.authority().map(ToString::to_string).unwrap_or_default(),
+        host: head
+            .uri
+            .authority()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         headers,
         body: String::from_utf8_lossy(&body).into_owned(),
         version: "http2",
+        peer,
     });
     if let Some(delay) = reply.delay {
         tokio::time::sleep(delay).await;

@@ -133,6 +133,8 @@ pub struct Request {
     pub server: OneOrMore<Reply>,
     /// Why this one cannot be shown to an Envoy.
     pub not_envoy: Option<String>,
+    /// Why the decision alone has nothing to say about it.
+    pub not_decided: Option<String>,
 
     // --- what must come of it ---
     /// The pod that gets it; `b` stands for `b-v1` and `b-v2`. Nobody where there is none.
@@ -155,7 +157,9 @@ pub struct Request {
     pub shares: BTreeMap<String, f64>,
     /// With `times`: all to the same pod.
     pub sticky: bool,
-    /// With `times`: how many got each status.
+    /// With `times`: how many connections the servers saw.
+    pub connections: Option<usize>,
+    /// With `times`: how many got each status: a share, a number, or from and to.
     pub statuses: BTreeMap<u16, OneOrMore<f64>>,
     pub took: Took,
     /// Envoy's abbreviation of what went wrong.
@@ -170,6 +174,8 @@ pub struct Upstream {
     pub path: Option<String>,
     pub host: Option<String>,
     pub body: Option<String>,
+    /// `http1` or `http2`.
+    pub version: Option<String>,
     pub headers: BTreeMap<String, Value>,
 }
 
@@ -299,7 +305,8 @@ impl Object {
         let metadata = &mut object["metadata"];
         if let Some(created) = self.created {
             let (minute, second) = (created / 60, created % 60);
-            metadata["creationTimestamp"] = json!(format!("2024-01-01T00:{minute:02}:{second:02}Z"));
+            metadata["creationTimestamp"] =
+                json!(format!("2024-01-01T00:{minute:02}:{second:02}Z"));
         }
         if let Some(labels) = &self.labels {
             metadata["labels"] = labels.clone();
@@ -359,6 +366,7 @@ impl Request {
         let told = self.status.is_some()
             || self.closed
             || self.sticky
+            || self.connections.is_some()
             || !self.shares.is_empty()
             || !self.statuses.is_empty();
         ensure!(told, "a request of which nothing is expected: {self:?}");
@@ -383,7 +391,9 @@ impl Request {
 
     /// For messages.
     pub fn title(&self) -> String {
-        let port = self.port.map_or(String::new(), |port| format!(" port {port}"));
+        let port = self
+            .port
+            .map_or(String::new(), |port| format!(" port {port}"));
         let text = if let Some(raw) = &self.raw {
             format!("{:?}", raw.lines().next().unwrap_or_default())
         } else if self.tcp {
@@ -424,7 +434,11 @@ impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for OneOrMore<T> {
             one => vec![one],
         };
         let read = |value| serde_json::from_value(value).map_err(D::Error::custom);
-        values.into_iter().map(read).collect::<Result<_, _>>().map(Self)
+        values
+            .into_iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 

@@ -86,12 +86,18 @@ fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
         .filter(|seen| !request.mirrored.keys().any(|pod| is(&seen.pod, pod)))
         .collect();
     for (pod, count) in &request.mirrored {
-        let copies = outcome.seen.iter().filter(|seen| is(&seen.pod, pod)).count();
+        let copies = outcome
+            .seen
+            .iter()
+            .filter(|seen| is(&seen.pod, pod))
+            .count();
         if copies != *count {
             wrong.push(format!("{copies} copies at {pod}, not {count}"));
         }
     }
-    let expected = request.attempts.unwrap_or(usize::from(request.to.is_some()));
+    let expected = request
+        .attempts
+        .unwrap_or(usize::from(request.to.is_some()));
     if tries.len() != expected && request.shares.is_empty() && !request.sticky {
         let pods: Vec<&str> = tries.iter().map(|seen| seen.pod.as_str()).collect();
         wrong.push(format!("{} tries {pods:?}, not {expected}", tries.len()));
@@ -110,6 +116,7 @@ fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
         ("path", &wanted.path, &last.path),
         ("host", &wanted.host, &last.host),
         ("body", &wanted.body, &last.body),
+        ("version", &wanted.version, &last.version.to_owned()),
     ] {
         if let Some(wanted) = wanted
             && wanted != seen
@@ -172,7 +179,9 @@ pub fn many(request: &Request, outcomes: &[Outcome]) -> Vec<String> {
     for (pod, share) in &request.shares {
         let count = pods.iter().filter(|own| is(own, pod)).count();
         if !likely(count, total, *share) {
-            wrong.push(format!("{pod} got {count} of {total}, not a share of {share}"));
+            wrong.push(format!(
+                "{pod} got {count} of {total}, not a share of {share}"
+            ));
         }
     }
     for (status, range) in &request.statuses {
@@ -195,6 +204,18 @@ pub fn many(request: &Request, outcomes: &[Outcome]) -> Vec<String> {
         && (pods.len() < outcomes.len() || pods.iter().any(|pod| pod != first))
     {
         wrong.push(format!("not all to one pod: {pods:?}"));
+    }
+    if let Some(expected) = request.connections {
+        let mut peers: Vec<(&str, u16)> = outcomes
+            .iter()
+            .flat_map(|outcome| &outcome.seen)
+            .map(|seen| (seen.pod.as_str(), seen.peer))
+            .collect();
+        peers.sort_unstable();
+        peers.dedup();
+        if peers.len() != expected {
+            wrong.push(format!("{} connections, not {expected}", peers.len()));
+        }
     }
     wrong
 }

@@ -119,7 +119,13 @@ impl Envoy {
         fs::write(&bootstrap, bootstrap_of(&lists, &pools).to_string())?;
         let mut command = world.node().command(binary);
         command.arg("-c").arg(&bootstrap);
-        command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning"]);
+        command.args([
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "-l",
+            "warning",
+        ]);
         command.args(["--file-flush-interval-msec", "10"]);
         let log = world.log("envoy");
         let process = Running::start("envoy", command, &log)?;
@@ -173,7 +179,13 @@ impl Front for Envoy {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
         let stream = self.node.run(|| TcpStream::connect(address))?;
         stream.with_context(|| {
-            format!("Envoy did not open the listener: {}", mesh_tests::tail(Path::new(&format!("{}/logs/envoy.log", mesh_tests::FILES)), 5))
+            format!(
+                "Envoy did not open the listener: {}",
+                mesh_tests::tail(
+                    Path::new(&format!("{}/logs/envoy.log", mesh_tests::FILES)),
+                    5
+                )
+            )
         })
     }
 
@@ -237,7 +249,11 @@ fn place(request: &Request, from: From) -> Place {
 
 fn places(case: &Case) -> Vec<Place> {
     let mut places = Vec::new();
-    for request in case.requests.iter().filter(|request| request.not_envoy.is_none()) {
+    for request in case
+        .requests
+        .iter()
+        .filter(|request| request.not_envoy.is_none())
+    {
         for from in request.from.iter().flat_map(|from| &from.0) {
             places.push(place(request, *from));
         }

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `a` | `a` | 80 `http` |
 //! | `b` | `b-v1`, `b-v2` (label `version`) | 80 `http`, 9000 `tcp`, 9443 `tls` |
-//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 9000 `tcp`, 9443 `tls` |
+//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 85 `http` where HTTP/2 is spoken, 86 undeclared where none is, 9000 `tcp`, 9443 `tls` |
 //! | `d` | `d`, the only one with an agent before it | 80 `http` |
 //! | `empty` | none | 80 `http`, 83 `grpc` |
 //! | `down` | `a`, on a port where nobody listens | 80 `http`, 9000 `tcp` |
@@ -141,6 +141,8 @@ pub const SERVICES: &[Storefront] = &[
             ("http2", 82, HTTP2),
             ("grpc", 83, HTTP2),
             ("web", 84, HTTP),
+            ("http-two", 85, HTTP2),
+            ("db", 86, TCP),
             ("tcp", 9000, TCP),
             ("tls", 9443, TLS),
         ],
@@ -318,7 +320,11 @@ pub fn target(request: &Request, from: From) -> IpAddr {
     {
         return pod.ip().into();
     }
-    let namespace = if from == From::Guest { "other" } else { "default" };
+    let namespace = if from == From::Guest {
+        "other"
+    } else {
+        "default"
+    };
     let service = named(&name, namespace).and_then(Storefront::ip);
     service.unwrap_or(Ipv4Addr::new(10, 96, 1, 1)).into()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::table::ROWS;
+use super::table::rows;
 use crate::{Run, Test};
 
 /// A difference: the row of the matrix that shows it, and a sentence for the README.
@@ -42,7 +42,7 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         row: 50,
-        text: "One source port used for two destinations at once may clash in iptables mode, because both connections are redirected to one address; in eBPF mode both work.",
+        text: "One source port used for two destinations at once may clash in iptables mode, because both connections are redirected to one address: conntrack gives the second another port on its way to the agent, or, where it cannot, its `connect` times out. In eBPF mode both work as they are.",
     },
 ];
 
@@ -62,8 +62,7 @@ pub fn tests() -> Vec<Test> {
 
 fn every_deviation_is_allowed() -> Result<()> {
     let allowed: BTreeSet<u8> = DIFFERENCES.iter().map(|d| d.row).collect();
-    let deviating: BTreeSet<u8> = ROWS
-        .iter()
+    let deviating: BTreeSet<u8> = rows()
         .filter(|row| !row.unlike.is_empty())
         .map(|row| row.number)
         .collect();

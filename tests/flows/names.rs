@@ -30,6 +30,12 @@ pub const OUTSIDE_B: (Ipv4Addr, Ipv6Addr) = (
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6),
 );
 
+/// What the machine outside has on its link to the node: where its own connections come from.
+const OUTSIDE_LINK: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(198, 51, 100, 2),
+    Ipv6Addr::new(0xfd98, 0, 0, 0, 0, 0, 0, 2),
+);
+
 /// IPv4 and IPv6 of every name; an IPv6 address is called by the name with a 6.
 const NAMES: &[(&str, (Ipv4Addr, Ipv6Addr))] = &[
     ("client", CLIENT),
@@ -50,6 +56,7 @@ const NAMES: &[(&str, (Ipv4Addr, Ipv6Addr))] = &[
         ),
     ),
     ("node", (NODE_V4, NODE_V6)),
+    ("outside-link", OUTSIDE_LINK),
 ];
 
 /// The address behind `NAME:PORT`, or a literal one.

@@ -137,5 +137,10 @@ fn write_services(manifests: &Manifests) -> Result<()> {
             .port("tcp-banner", 2525, 2525);
         manifests.service(&service)?;
     }
-    Ok(())
+    let headless = ServiceObject::headless("remote-headless", "remote");
+    manifests.service(
+        &headless
+            .port("http-direct", 8080, 8080)
+            .port("tcp-direct", 443, 443),
+    )
 }

@@ -1,6 +1,5 @@
 //! Apps that do something particular with their sockets.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -8,20 +7,23 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_ebpf::abi::CAPTURE_MARK;
 use mesh_tests::OUTSIDE_V4;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Facts;
-use super::names::{APP, CLIENT, OUTSIDE_B, VIP, name, name_port};
+use super::enrolment::enrol;
+use super::names::{APP, VIP, name, name_port};
 use super::scene::Scene;
-use super::talk::{connect, converse, failure, greet, hear, note_addresses, read_introduction};
+use super::talk::{connect, converse, failure, hear, note_addresses};
 use crate::Lacking;
 use crate::raw;
 use crate::servers::{Server, any, introduction};
 
 const EXTERNAL: SocketAddr = SocketAddr::new(IpAddr::V4(OUTSIDE_V4), 80);
+const EARLY: SocketAddr = SocketAddr::new(IpAddr::V4(OUTSIDE_V4), 7413);
 
 /// Row 18: the address that a sidecar would use.
 pub fn bind_sidecar(socket: &Socket) -> io::Result<()> {
@@ -87,6 +89,34 @@ pub fn fast_open_send(scene: &Scene) -> Result<Facts> {
     Ok(facts)
 }
 
+/// Row 41: and with a cookie from the connection before, so that the data goes with the first packet to whoever takes it
+/// there. Every listener that is opened from now on does, the agent's in the pod too.
+pub fn fast_open_again(scene: &Scene) -> Result<Facts> {
+    for pod in [&scene.client, scene.world.outside()] {
+        pod.run(|| fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1027"))??;
+    }
+    enrol(scene, true)?;
+    let _server = Server::echo(scene.world.outside(), "outside", EARLY.port())?;
+    let mut facts = Facts::default();
+    for _ in 0..2 {
+        facts = Facts::default();
+        let socket = scene.client.run(|| -> io::Result<Socket> {
+            let socket = tcp()?;
+            socket.send_to_with_flags(b"hello\n", &EARLY.into(), libc::MSG_FASTOPEN)?;
+            Ok(socket)
+        })??;
+        facts.note("connect", "ok");
+        let stream = TcpStream::from(socket);
+        note_addresses(&stream, &mut facts)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // The answer is there, so the handshake is over.
+        stream.peek(&mut [0])?;
+        facts.note("early", raw::early_data_was_taken(&stream)?);
+        hear(stream, &mut facts);
+    }
+    Ok(facts)
+}
+
 /// Row 41: a server that is only woken by data.
 pub fn deferred_accept(scene: &Scene) -> Result<Facts> {
     let defer =
@@ -135,24 +165,13 @@ pub fn multipath(scene: &Scene) -> Result<Facts> {
     finish(socket.into(), facts)
 }
 
-/// Row 43.
-pub fn bound_source(scene: &Scene) -> Result<Facts> {
-    let mut facts = Facts::default();
-    let own = SocketAddr::from((CLIENT.0, 40123));
-    let socket = scene.client.run(|| bound_to(own, EXTERNAL))??;
-    let kept = socket.local_addr()?.as_socket() == Some(own);
-    facts.note("port", if kept { "kept" } else { "changed" });
-    facts.note("connect", "ok");
-    finish(socket.into(), facts)
-}
-
 /// Row 46: bits of the mark that are not ours stay as the app set them.
 pub fn marked(scene: &Scene) -> Result<Facts> {
     let mut facts = Facts::default();
-    let mark = |socket: &Socket| socket.set_mark(0x1);
+    let mark = |socket: &Socket| socket.set_mark(0xe000_0001);
     let stream = scene.client.run(|| connect(EXTERNAL, mark))??;
-    let kept = SockRef::from(&stream).mark()? & 0x1 == 0x1;
-    facts.note("mark-bit", if kept { "kept" } else { "lost" });
+    let left = SockRef::from(&stream).mark()? & !CAPTURE_MARK;
+    facts.note("mark", format!("{left:#x}"));
     facts.note("connect", "ok");
     finish(stream, facts)
 }
@@ -189,135 +208,26 @@ pub fn listed_by_ss(scene: &Scene) -> Result<Facts> {
     finish(stream, facts)
 }
 
-/// Row 48: looks at the agent's own end of the app's connection.
-pub fn original_destination(scene: &Scene) -> Result<Facts> {
+/// Row 19: one socket, first for a connection that is steered, then for one that is not.
+pub fn used_twice(scene: &Scene) -> Result<Facts> {
     let mut facts = Facts::default();
-    let mut stream = scene.client.run(|| connect(EXTERNAL, |_| Ok(())))??;
+    let socket = scene.client.run(|| -> io::Result<Socket> {
+        let socket = tcp()?;
+        socket.connect(&EXTERNAL.into())?;
+        raw::disconnect(&socket)?;
+        socket.connect(&SocketAddr::from((OUTSIDE_V4, 3306)).into())?;
+        Ok(socket)
+    })??;
     facts.note("connect", "ok");
-    note_addresses(&stream, &mut facts)?;
-    greet(&mut stream)?;
-    // With the answer there, the agent holds the connection for sure.
-    stream.peek(&mut [0])?;
-    let (asked, named) = match &scene.agent {
-        None => ("none".to_owned(), "none".to_owned()),
-        Some(agent) => ask_agent(agent.process.pid(), stream.local_addr()?)?,
-    };
-    facts.note("asked", asked);
-    facts.note("named", named);
-    hear(stream, &mut facts);
-    Ok(facts)
-}
-
-/// What the two ways of finding the original destination say about the agent's connection with `client`.
-fn ask_agent(pid: u32, client: SocketAddr) -> Result<(String, String)> {
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).context("the agent's descriptors")? {
-        let number: i32 = entry?
-            .file_name()
-            .to_string_lossy()
-            .parse()
-            .context("a descriptor")?;
-        let Ok(descriptor) = raw::descriptor_of(pid, number) else {
-            // Closed since the directory was read.
-            continue;
-        };
-        let socket = SockRef::from(&descriptor);
-        let peer = socket.peer_addr().ok().and_then(|peer| peer.as_socket());
-        if peer != Some(client) {
-            continue;
-        }
-        let asked = match socket.original_dst_v4() {
-            Ok(address) => address.as_socket().map_or_else(String::new, name_port),
-            Err(_) => "refused".to_owned(),
-        };
-        let named = match socket.local_addr()?.as_socket() {
-            Some(local) if local.port() == 15001 => "redirected".to_owned(),
-            Some(local) => name_port(local),
-            None => String::new(),
-        };
-        return Ok((asked, named));
-    }
-    Ok(("not found".to_owned(), "not found".to_owned()))
-}
-
-/// Row 49, scaled down from 50,000 in sequence: 2,000 at once, then 4,000 one after the other.
-pub fn many(scene: &Scene) -> Result<Facts> {
-    const PARALLEL: usize = 2000;
-    const SEQUENCE: usize = 4000;
-    let mut facts = Facts::default();
-    let mut open = VecDeque::new();
-    let mut parallel = 0;
-    for _ in 0..PARALLEL {
-        match scene.client.run(|| connect(EXTERNAL, |_| Ok(())))? {
-            Ok(stream) => open.push_back(stream),
-            Err(e) => {
-                facts.note("error", failure(&e));
-                break;
-            }
-        }
-    }
-    for stream in &mut open {
-        parallel += usize::from(answered(stream));
-    }
-    drop(open);
-    facts.note("parallel", parallel);
-    let sequence = scene.client.run(|| {
-        (0..SEQUENCE)
-            .filter(|_| connect(EXTERNAL, |_| Ok(())).is_ok_and(|mut stream| answered(&mut stream)))
-            .count()
-    })?;
-    facts.note("sequence", sequence);
-    Ok(facts)
-}
-
-/// Row 50.
-pub fn shared_source_port(scene: &Scene) -> Result<Facts> {
-    let mut facts = Facts::default();
-    let own = SocketAddr::from((CLIENT.0, 40124));
-    let mut open = Vec::new();
-    for (name, ip) in [("first", OUTSIDE_V4), ("second", OUTSIDE_B.0)] {
-        let target = SocketAddr::from((ip, 80));
-        match scene.client.run(|| bound_to(own, target))? {
-            Ok(socket) => {
-                let mut stream = TcpStream::from(socket);
-                let mut said = Facts::default();
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-                let _ = stream.write_all(b"hello\n");
-                let _ = read_introduction(&mut BufReader::new(stream.try_clone()?), &mut said);
-                facts.note(name, said.get("who"));
-                open.push(stream);
-            }
-            Err(e) => facts.note(name, failure(&e)),
-        }
-    }
-    Ok(facts)
+    finish(socket.into(), facts)
 }
 
 fn tcp() -> io::Result<Socket> {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
 }
 
-/// Connects from a fixed address and port.
-fn bound_to(own: SocketAddr, target: SocketAddr) -> io::Result<Socket> {
-    let socket = tcp()?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SockAddr::from(own))?;
-    socket.connect_timeout(&target.into(), Duration::from_secs(3))?;
-    Ok(socket)
-}
-
 fn finish(stream: TcpStream, mut facts: Facts) -> Result<Facts> {
     note_addresses(&stream, &mut facts)?;
     converse(stream, &mut facts);
     Ok(facts)
-}
-
-/// Whether an echo server answers a greeting.
-fn answered(stream: &mut TcpStream) -> bool {
-    let mut said = Facts::default();
-    let mut ask = || -> io::Result<bool> {
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(b"hello\n")?;
-        read_introduction(&mut BufReader::new(stream.try_clone()?), &mut said)
-    };
-    ask().unwrap_or(false)
 }

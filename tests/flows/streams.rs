@@ -13,13 +13,29 @@ use socket2::SockRef;
 use super::Facts;
 use super::names::{APP, VIP};
 use super::scene::Scene;
-use super::talk::{connect, failure};
-use crate::agent::eventually;
+use super::table::{CALL, Call};
+use super::talk::{self, connect, failure};
+use crate::agent::{Agent, eventually};
 use crate::servers::{PATIENCE, Server, any, ending};
 
 /// Where these rows' servers listen; no Service declares it.
 const PORT: u16 = 7000;
 const TEN_MEGABYTES: usize = 10 << 20;
+
+/// Row 6: and how many connections the inbound side of the proxy has served for it.
+pub fn own_service(scene: &Scene) -> Result<Facts> {
+    let served = || scene.agent.as_ref().map(Agent::served_inbound).transpose();
+    let before = served()?;
+    let call = Call {
+        to: "self-vip:9000",
+        ..CALL
+    };
+    let mut facts = talk::call(scene, &call)?;
+    if let (Some(before), Some(after)) = (before, served()?) {
+        facts.note("inbound-side", after - before);
+    }
+    Ok(facts)
+}
 
 /// Row 33: nobody may wait for the client when the server is the one to begin.
 pub fn banner(scene: &Scene) -> Result<Facts> {
@@ -143,11 +159,11 @@ pub fn server_reset(scene: &Scene) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Row 51: 64 MB each way at once, in pieces of random size; 1 GB with `MESH_TEST_BULK_MB=1024`.
+/// Row 51: 1 GB each way at once, in pieces of random size; less with `MESH_TEST_BULK_MB`.
 pub fn bulk(scene: &Scene) -> Result<Facts> {
     let megabytes: usize = match std::env::var("MESH_TEST_BULK_MB") {
         Ok(text) => text.parse().context("MESH_TEST_BULK_MB")?,
-        Err(_) => 64,
+        Err(_) => 1024,
     };
     let mut facts = Facts::default();
     for way in ways(scene) {

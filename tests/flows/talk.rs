@@ -1,11 +1,14 @@
 //! What a client does in most rows: connect, be told what the server sees, check that bytes come back, close.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::net::{AddrParseError, IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -13,12 +16,15 @@ use super::Facts;
 use super::names::{name, name_port, resolve};
 use super::scene::Scene;
 use super::table::Call;
+use crate::agent::Agent;
 use crate::http;
 use crate::servers::ending;
 
 /// For connecting; the proxy's own patience with a destination does not count into it.
 const CONNECT: Duration = Duration::from_secs(3);
-/// For an answer; longer than the 10 s that Istio gives a connection to its destination.
+/// How long the proxy tries to reach a destination, as Istio's does.
+const CONNECT_PROXY: Duration = Duration::from_secs(10);
+/// For an answer; longer than that.
 const ANSWER: Duration = Duration::from_secs(15);
 
 /// Makes the row's connection and talks with an echo server.
@@ -37,6 +43,60 @@ pub fn call(scene: &Scene, call: &Call) -> Result<Facts> {
         }
         Err(e) => facts.note("connect", failure(&e)),
     }
+    Ok(facts)
+}
+
+/// The same while the agent holds its breath: the kernel connects, and nobody can end the connection before the app has
+/// asked for its addresses.
+pub fn call_held(scene: &Scene, call: &Call) -> Result<Facts> {
+    let mut facts = Facts::default();
+    let held = scene.agent.as_ref().map(Held::hold).transpose()?;
+    match dial(scene, call)? {
+        Ok(stream) => {
+            facts.note("connect", "ok");
+            note_addresses(&stream, &mut facts)?;
+            drop(held);
+            converse(stream, &mut facts);
+        }
+        Err(e) => facts.note("connect", failure(&e)),
+    }
+    Ok(facts)
+}
+
+/// An agent that does not run until this is dropped.
+struct Held(Pid);
+
+impl Held {
+    fn hold(agent: &Agent) -> Result<Self> {
+        let pid = Pid::from_raw(i32::try_from(agent.process.pid())?);
+        kill(pid, Signal::SIGSTOP).context("holding the agent")?;
+        let held = Self(pid);
+        // Its threads stop one after the other.
+        let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(pid), stopped).context("waiting for the agent to be held")?;
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It is this process's child and not waited for yet, so it is there.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
+/// Makes the row's connection, and notes how long it took until its end.
+pub fn call_timed(scene: &Scene, call: &Call) -> Result<Facts> {
+    let started = Instant::now();
+    let mut facts = self::call(scene, call)?;
+    let took = started.elapsed().as_secs_f64();
+    // What Istio gives a connection to its destination, and what a loaded machine may add.
+    let patience = CONNECT_PROXY.as_secs_f64();
+    let took = match took >= patience && took < patience + 3.0 {
+        true => format!("{patience}s"),
+        false => format!("{took:.1}s"),
+    };
+    facts.note("took", took);
     Ok(facts)
 }
 
@@ -155,18 +215,42 @@ fn abrupt(error: &io::Error) -> String {
 
 /// Reads the echo server's line about itself; false where the connection ended before one.
 pub fn read_introduction(reader: &mut impl BufRead, facts: &mut Facts) -> io::Result<bool> {
+    let Some(introduction) = introduction(reader)? else {
+        return Ok(false);
+    };
+    facts.note("who", introduction.who);
+    facts.note("local", name_port(introduction.local));
+    facts.note("seen", name(introduction.peer.ip()));
+    Ok(true)
+}
+
+/// What an echo server says about itself and the connection.
+pub struct Introduction {
+    pub who: String,
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+/// Reads it; `None` where the connection ended before.
+pub fn introduction(reader: &mut impl BufRead) -> io::Result<Option<Introduction>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
-        return Ok(false);
+        return Ok(None);
     }
-    let introduction: Value = serde_json::from_str(&line)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{e}: {line:?}")))?;
-    facts.note("who", text(&introduction["who"]));
-    if let Ok(local) = text(&introduction["local"]).parse() {
-        facts.note("local", name_port(local));
-    }
-    facts.note("seen", parse_name_port(&introduction["peer"]));
-    Ok(true)
+    let invalid = |e: &dyn std::fmt::Display| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{e}: {line:?}"))
+    };
+    let value: Value = serde_json::from_str(&line).map_err(|e| invalid(&e))?;
+    let address = |key: &str| {
+        text(&value[key])
+            .parse()
+            .map_err(|e: AddrParseError| invalid(&e))
+    };
+    Ok(Some(Introduction {
+        who: text(&value["who"]).to_owned(),
+        local: address("local")?,
+        peer: address("peer")?,
+    }))
 }
 
 /// Whether a few kilobytes come back as they were sent.
@@ -199,10 +283,4 @@ fn parse_name(value: &Value) -> String {
             .parse()
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
     )
-}
-
-fn parse_name_port(value: &Value) -> String {
-    text(value)
-        .parse::<SocketAddr>()
-        .map_or_else(|_| text(value).to_owned(), |address| name(address.ip()))
 }

@@ -1,5 +1,6 @@
 //! Flows that no mode may touch: UDP, ICMP, and the ports that belong to the proxy itself.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -57,37 +58,46 @@ fn from_outside(scene: &Scene) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Row 29.
+/// Row 29. The ports are those that TCP is steered by, and DNS.
 pub fn udp_and_icmp(scene: &Scene) -> Result<Facts> {
     let mut facts = Facts::default();
     let (client, outside) = (&scene.client, scene.world.outside());
-    facts.note("udp4", udp(client, outside, OUTSIDE_V4.into())?);
-    facts.note("udp6", udp(client, outside, OUTSIDE_V6.into())?);
-    // The machine outside has an address on its link, which has no name here.
-    let seen = udp(outside, &scene.app, scene.app.ipv4.into())?;
-    let inbound = if seen == "198.51.100.2" {
-        "echoed"
-    } else {
-        &seen
-    };
-    facts.note("udp-in", inbound);
-    facts.note("icmp4", ping(client, OUTSIDE_V4.into())?);
-    facts.note("icmp6", ping(client, OUTSIDE_V6.into())?);
+    for (key, from, to, address) in [
+        ("udp-out4", client, outside, IpAddr::from(OUTSIDE_V4)),
+        ("udp-out6", client, outside, OUTSIDE_V6.into()),
+        ("udp-in4", outside, &scene.app, scene.app.ipv4.into()),
+        ("udp-in6", outside, &scene.app, scene.app.ipv6.into()),
+    ] {
+        let mut seen = BTreeSet::new();
+        for port in [53, 80, 5300, 15001, 15006] {
+            let target = SocketAddr::new(address, port);
+            seen.insert(udp(from, to, target).with_context(|| format!("UDP to {target}"))?);
+        }
+        facts.note(key, seen.into_iter().collect::<Vec<_>>().join("+"));
+    }
+    for (key, from, address) in [
+        ("icmp-out4", client, IpAddr::from(OUTSIDE_V4)),
+        ("icmp-out6", client, OUTSIDE_V6.into()),
+        ("icmp-in4", outside, scene.app.ipv4.into()),
+        ("icmp-in6", outside, scene.app.ipv6.into()),
+    ] {
+        facts.note(key, ping(from, address)?);
+    }
     Ok(facts)
 }
 
 /// Sends a datagram and has it answered; returns whom the server saw.
-fn udp(from: &Pod, to: &Pod, address: IpAddr) -> Result<String> {
-    let server = to.run(|| UdpSocket::bind((address, 5300)))??;
-    let client = from.run(|| UdpSocket::bind(any_like(address)))??;
+fn udp(from: &Pod, to: &Pod, target: SocketAddr) -> Result<String> {
+    let server = to.run(|| UdpSocket::bind(target))??;
+    let client = from.run(|| UdpSocket::bind(any_like(target.ip())))??;
     server.set_read_timeout(Some(WAIT))?;
     client.set_read_timeout(Some(WAIT))?;
-    client.send_to(b"ask", (address, 5300))?;
+    client.send_to(b"ask", target)?;
     let mut buffer = [0; 16];
     let (length, peer) = server.recv_from(&mut buffer).context("the request")?;
     server.send_to(&buffer[..length], peer)?;
     let (length, answerer) = client.recv_from(&mut buffer).context("the answer")?;
-    if &buffer[..length] != b"ask" || answerer != SocketAddr::new(address, 5300) {
+    if &buffer[..length] != b"ask" || answerer != target {
         return Ok(format!("an answer from {answerer}"));
     }
     Ok(name(peer.ip()))

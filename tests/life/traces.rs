@@ -14,6 +14,8 @@ use crate::flows::scene::Scene;
 const SYSCTLS: &[&str] = &[
     "ipv4/tcp_fwmark_accept",
     "ipv4/fwmark_reflect",
+    "ipv6/fwmark_reflect",
+    "ipv4/tcp_tw_reuse",
     "ipv4/tcp_migrate_req",
     "ipv4/tcp_l3mdev_accept",
     "ipv4/ip_nonlocal_bind",

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::compile::rules::SubsetRules;
+use crate::config::compile::clusters::Clusters;
+use crate::config::compile::located::LocatedPods;
+use crate::config::compile::rules::Rules;
 use crate::config::compile::services::Services;
 use crate::config::compile::sight::{Sight, Sights};
 use crate::config::object::Object;
@@ -19,12 +21,16 @@ pub use crate::config::compile::analysis::analyze;
 mod analysis;
 mod capture;
 mod clusters;
+mod credentials;
+mod delegates;
 mod entries;
 mod gateways;
 mod hosts;
+mod located;
 mod mesh;
 mod outlooks;
 mod pods;
+mod policy;
 mod routes;
 mod rules;
 mod secrets;
@@ -36,8 +42,9 @@ mod streams;
 /// it was read.
 pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Rejected>) {
     let mut report = Report::default();
-    let services = Services::gather(inputs, options);
-    let rules = SubsetRules::gather(inputs, options);
+    let located = LocatedPods::gather(inputs);
+    let services = Services::gather(inputs, &located, options);
+    let rules = Rules::gather(inputs, options);
     let bindings = routes::bindings(inputs);
     let mut selections = gateways::Selections::new(inputs);
     let mut sights = Sights::new(inputs, &services, options);
@@ -46,15 +53,24 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
         sights: &mut sights,
         bindings: &bindings,
     };
-    let pods = pods::pods(inputs, &services, &mut groups, options, &mut report);
-    let (clusters, views) = clusters::clusters(&services, &rules);
+    let mut clusters = Clusters::new(inputs, &services, &rules);
+    let pods = pods::pods(
+        &located,
+        &services,
+        &mut clusters,
+        &mut groups,
+        options,
+        &mut report,
+    );
     let outlook = |sight: &Sight<'_>| outlooks::outlook(sight, &bindings, &services, options);
     let gateways = gateways::gateways(&selections, &bindings, &services, &mut report);
     let snapshot = Snapshot {
         generation: 0,
         services: services.models(),
-        clusters,
-        views,
+        clusters: clusters.usual,
+        views: clusters.views,
+        selected: clusters.selected,
+        gateway_views: clusters.gateway_views,
         common: outlook(&Sight::common()),
         restricted: sights.restricted.iter().map(outlook).collect(),
         gateways,
@@ -80,5 +96,7 @@ impl Report {
     }
 }
 
+#[cfg(test)]
+mod scale;
 #[cfg(test)]
 mod tests;

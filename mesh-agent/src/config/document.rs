@@ -16,6 +16,7 @@ use crate::config::object::{
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Problems, Rejected, Severity};
 use crate::config::yaml::{Node, SyntaxError, Value};
+use crate::model::Labels;
 
 mod group;
 mod part;
@@ -213,7 +214,8 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
         name: metadata.name.as_str().into(),
     };
     let context = Context { namespace, options };
-    let body = read_body(kind, &node, &context, &mut problems);
+    let labels = Arc::new(object::labels(&metadata.labels));
+    let body = read_body(kind, &node, &labels, &context, &mut problems);
     let (metadata, source) = match kind {
         Kind::Secret => without_content(metadata, source),
         _ => (metadata, source),
@@ -228,9 +230,9 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
         .map(|problem| source.reject(&title, problem))
         .collect();
     let outcome = match body {
-        Some(body) if usable => {
-            Outcome::Good(Arc::new(object_of(id, &metadata, body, source, position)))
-        }
+        Some(body) if usable => Outcome::Good(Arc::new(object_of(
+            id, &metadata, labels, body, source, position,
+        ))),
         _ => Outcome::Broken((!metadata.name.is_empty()).then_some(id)),
     };
     Document { outcome, rejected }
@@ -268,6 +270,7 @@ fn without_content(metadata: Metadata, source: Source) -> (Metadata, Source) {
 fn object_of(
     id: ObjectId,
     metadata: &Metadata,
+    labels: Arc<Labels>,
     body: Body,
     source: Source,
     position: usize,
@@ -282,7 +285,7 @@ fn object_of(
             None => Age::Written(Arc::clone(&source.file), position),
         },
         uid: metadata.uid.as_deref().map(Into::into),
-        labels: object::labels(&metadata.labels),
+        labels,
         annotations: metadata.annotations.clone(),
         terminating: metadata.deletion_timestamp.is_some(),
         id,
@@ -295,6 +298,7 @@ fn object_of(
 fn read_body(
     kind: Kind,
     node: &Node,
+    labels: &Labels,
     context: &Context<'_>,
     problems: &mut Problems,
 ) -> Option<Body> {
@@ -317,6 +321,7 @@ fn read_body(
                 problems,
             )))
         }
+        Kind::Node => Some(Body::Node(object::Node::read(labels))),
         Kind::VirtualService => {
             check_top(node, context.options.unknown_fields, problems);
             let spec = part(node, "spec", problems, unknown)?;

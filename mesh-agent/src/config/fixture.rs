@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::document::{Outcome, read_text};
-use crate::config::{CompileOptions, Inputs, Rejected, compile};
+use crate::config::{CompileOptions, Inputs, Rejected, World, compile};
 use crate::model::Snapshot;
 
 /// The world of these documents, and what is wrong with them.
@@ -14,6 +14,13 @@ pub fn world(text: &str) -> (Snapshot, Vec<Rejected>) {
 
 /// The same, read with other options.
 pub fn world_with(text: &str, options: &CompileOptions) -> (Snapshot, Vec<Rejected>) {
+    let (inputs, mut rejected) = inputs(text, options);
+    let (snapshot, more) = compile(&inputs, options);
+    rejected.extend(more);
+    (snapshot, rejected)
+}
+
+fn inputs(text: &str, options: &CompileOptions) -> (Inputs, Vec<Rejected>) {
     let file: Arc<Path> = Path::new("test.yaml").into();
     let mut inputs = Inputs::default();
     let mut rejected = Vec::new();
@@ -26,9 +33,14 @@ pub fn world_with(text: &str, options: &CompileOptions) -> (Snapshot, Vec<Reject
             Outcome::Broken(_) | Outcome::Ignored(_) => {}
         }
     }
-    let (snapshot, more) = compile(&inputs, options);
-    rejected.extend(more);
-    (snapshot, rejected)
+    (inputs, rejected)
+}
+
+/// The world of these documents, with what it was made of.
+pub fn read(text: &str) -> World {
+    let options = CompileOptions::default();
+    let (inputs, rejected) = inputs(text, &options);
+    World::new(inputs, rejected, &options)
 }
 
 /// The world of these documents, which must be without fault.

@@ -3,6 +3,7 @@
 //! A conversion per kind takes the written object apart field by field and says what is wrong with it. What depends on
 //! other objects is left to [`crate::config::compile`].
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path as FilePath;
@@ -12,12 +13,13 @@ use crate::config::CompileOptions;
 use crate::config::crd;
 use crate::config::path::Path;
 use crate::config::problem::{Problem, Problems, Rejected, Related};
-use crate::config::yaml::{Node, Span};
+use crate::config::yaml::{self, Span};
 use crate::model::Labels;
 
 pub use crate::config::object::destination_rule::DestinationRule;
 pub use crate::config::object::endpoint_slice::EndpointSlice;
 pub use crate::config::object::gateway::Gateway;
+pub use crate::config::object::node::Node;
 pub use crate::config::object::pod::Pod;
 pub use crate::config::object::secret::Secret;
 pub use crate::config::object::service::Service;
@@ -31,12 +33,14 @@ pub mod duration;
 pub mod endpoint_slice;
 pub mod gateway;
 pub mod name;
+pub mod node;
 pub mod pod;
 pub mod regex;
 pub mod secret;
 pub mod service;
 pub mod service_entry;
 pub mod sidecar;
+pub mod template;
 pub mod virtual_service;
 pub mod workload_entry;
 
@@ -49,6 +53,8 @@ pub enum Kind {
     Pod,
     /// `discovery.k8s.io`.
     EndpointSlice,
+    /// Core, and of no namespace.
+    Node,
     /// `networking.istio.io`.
     VirtualService,
     /// `networking.istio.io`.
@@ -84,7 +90,7 @@ pub struct Object {
     /// `metadata.uid`.
     pub uid: Option<Arc<str>>,
     /// `metadata.labels`.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
     /// Whether it is being deleted.
@@ -100,7 +106,7 @@ pub struct Object {
 /// Orders objects from the oldest to the newest. `metadata.creationTimestamp` decides where it is given, then name and
 /// namespace, as in Istio. An object without one has not been created yet as far as anyone knows, so it is younger than
 /// all that have; among those, the order of file names and of documents in a file stands in for age.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Age {
     /// Created at this second since 1970; then name, then namespace.
     Created(i64, Arc<str>, Arc<str>),
@@ -114,7 +120,7 @@ pub struct Source {
     /// The file.
     pub file: Arc<FilePath>,
     /// The document, for the places of its fields.
-    pub document: Arc<Node>,
+    pub document: Arc<yaml::Node>,
 }
 
 /// What is in an object.
@@ -124,6 +130,7 @@ pub enum Body {
     Service(Service),
     Pod(Pod),
     EndpointSlice(EndpointSlice),
+    Node(Node),
     VirtualService(VirtualService),
     DestinationRule(DestinationRule),
     Gateway(Gateway),
@@ -131,6 +138,33 @@ pub enum Body {
     WorkloadEntry(WorkloadEntry),
     Sidecar(Sidecar),
     Secret(Secret),
+}
+
+impl Ord for Age {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Created(a, name_a, namespace_a), Self::Created(b, name_b, namespace_b)) => a
+                .cmp(b)
+                .then_with(|| name_a.cmp(name_b))
+                .then_with(|| namespace_a.cmp(namespace_b)),
+            (Self::Created(..), Self::Written(..)) => Ordering::Less,
+            (Self::Written(..), Self::Created(..)) => Ordering::Greater,
+            (Self::Written(a, place_a), Self::Written(b, place_b)) => {
+                // Paths are slow to compare, and most neighbours are of one file.
+                let files = match Arc::ptr_eq(a, b) {
+                    true => Ordering::Equal,
+                    false => a.cmp(b),
+                };
+                files.then_with(|| place_a.cmp(place_b))
+            }
+        }
+    }
+}
+
+impl PartialOrd for Age {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Object {
@@ -185,6 +219,7 @@ impl Kind {
             Self::Service => "Service",
             Self::Pod => "Pod",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",

@@ -82,7 +82,7 @@ impl Interceptor for Iptables {
             number: number(&netns),
             netns,
             options: self.settings.options(target),
-            preserve: None,
+            routes: None,
             state: State::Stopped,
         };
         // On an error the drop of `steered` removes what was done.
@@ -170,8 +170,8 @@ struct Steered {
     /// What the namespace is called in the journal.
     number: u64,
     options: Options,
-    /// What an app needs to be served with its client's address.
-    preserve: Option<PolicyRoute>,
+    /// What the proxy needs there besides the chains.
+    routes: Option<PolicyRoute>,
     state: State,
 }
 
@@ -188,10 +188,7 @@ enum State {
 impl Enrolment for Steered {
     fn update(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
         self.options = self.settings.options(target);
-        match target.policy.source {
-            SourceMode::Sidecar => {}
-            SourceMode::Preserve => self.preserve_source(target)?,
-        }
+        self.route(target)?;
         // From here on there is something to undo, however far it gets.
         self.state = State::Steering;
         let applied = apply::apply(&self.netns, &self.options)?;
@@ -207,7 +204,7 @@ impl Enrolment for Steered {
     fn repair(&mut self) -> Result<bool, InterceptError> {
         match self.state {
             State::Steering => {
-                let routes = match &mut self.preserve {
+                let routes = match &mut self.routes {
                     None => false,
                     Some(routes) => routes.repair().map_err(|e| step(&self.pod, e))?,
                 };
@@ -239,7 +236,7 @@ impl Steered {
         self.stop_steering()?;
         apply::clean(&self.netns, &self.options)?;
         self.state = State::Withdrawn;
-        if let Some(routes) = self.preserve.take() {
+        if let Some(routes) = self.routes.take() {
             routes.remove().map_err(|e| step(&self.pod, e))?;
         }
         self.note(None)
@@ -254,29 +251,29 @@ impl Steered {
             .map_err(|e| InterceptError::step(format!("writing a note about {}", self.pod), e))
     }
 
-    /// The policy route that keeps both directions of a connection with a foreign address on the loopback device. Once
-    /// there it stays until the end: connections may live by it.
-    fn preserve_source(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
-        let source4 = target.addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        let spec = Spec {
-            source4,
-            ipv6: self.options.ipv6,
-            ..Spec::default()
+    /// With `source: preserve`, the policy route that keeps both directions of a connection with a foreign address on the
+    /// loopback device. Once there it stays until the end: connections may live by it.
+    fn route(&mut self, target: &Target<'_>) -> Result<(), InterceptError> {
+        let spec = match target.policy.source {
+            SourceMode::Sidecar => Spec::default(),
+            SourceMode::Preserve => Spec {
+                preserve: true,
+                source4: target.addresses.iter().find_map(|address| match address {
+                    IpAddr::V4(address) => Some(*address),
+                    IpAddr::V6(_) => None,
+                }),
+                ipv6: self.options.ipv6,
+                ..Spec::default()
+            },
         };
-        match &mut self.preserve {
-            Some(routes) => {
-                routes.change(spec).map_err(|e| step(&self.pod, e))?;
-            }
-            None => {
-                let routes = PolicyRoute::install(&self.netns, spec, None)
-                    .map_err(|e| step(&self.pod, e))?;
-                self.preserve = Some(routes);
-            }
-        }
-        self.note(self.preserve.as_ref().map(|routes| routes.before().clone()))
+        let changed = match &mut self.routes {
+            Some(routes) if spec.preserve => routes.change(spec).map(drop),
+            Some(_) => Ok(()),
+            None => PolicyRoute::install(&self.netns, spec, None)
+                .map(|routes| self.routes = Some(routes)),
+        };
+        changed.map_err(|e| step(&self.pod, e))?;
+        self.note(self.routes.as_ref().map(|routes| routes.before().clone()))
     }
 }
 

@@ -1,15 +1,15 @@
-//! The policy routes in a pod's namespace: what carries a mark of ours stays inside the namespace.
+//! The policy routes in a pod's namespace: what carries a mark of ours stays inside the namespace. And the kernel
+//! parameters that the proxy needs there.
 //!
-//! The eBPF mode steers with them, and both modes need them to serve an app with its client's own address. One table,
-//! [`TABLE`], says "deliver locally", and rules send marked connections there. Nothing else of the pod's routing is
-//! touched, and everything here can be told from what others made.
+//! The eBPF mode steers with the routes, and both modes need them to serve an app with its client's own address. One
+//! table, [`TABLE`], says "deliver locally", and rules send marked connections there. Nothing else of the pod's routing
+//! is touched, and everything here can be told from what others made.
 
 mod object;
 mod surroundings;
+mod sysctl;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,6 +23,7 @@ use crate::intercept::netlink::Netlink;
 use crate::netns::NetNs;
 use crate::sys::socket::{PRESERVE_MARK, SIDECAR6};
 use object::{Key, Object, interface_rule, mark_rule, route, source};
+use sysctl::{Parameter, Values};
 
 pub use surroundings::{Route, Surroundings, set_up_loopback};
 
@@ -47,6 +48,8 @@ const LOOPBACK: u32 = 1;
 pub struct Spec {
     /// The bits that mark a steered connection; `None` where something else steers.
     pub capture_mark: Option<u32>,
+    /// Whether apps are served with their clients' own addresses.
+    pub preserve: bool,
     /// The pod's IPv4 address, for connections whose source is still open. `None`: no IPv4 here.
     pub source4: Option<Ipv4Addr>,
     /// Whether the namespace has IPv6.
@@ -73,8 +76,7 @@ pub struct Device {
 /// What the namespace was like before. An agent that takes over from another needs the other's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
-    /// Values of kernel parameters, by path below `/proc/sys/net`.
-    sysctls: BTreeMap<String, String>,
+    sysctls: Values,
     /// Whether `::6` had to be added.
     added_sidecar6: bool,
 }
@@ -214,15 +216,10 @@ impl PolicyRoute {
 
     fn set_sysctls(&mut self) -> Result<bool, PolicyRouteError> {
         let mut changed = false;
-        for (name, ipv6) in SYSCTLS {
-            if ipv6 && !self.spec.ipv6 {
-                continue;
-            }
-            let old = write_sysctl(&self.netns, name, "1")?;
-            if old != "1" {
-                changed = true;
-                self.before.sysctls.entry(name.to_owned()).or_insert(old);
-            }
+        for parameter in self.spec.sysctls() {
+            changed |= parameter
+                .set(&self.netns, &mut self.before.sysctls)
+                .map_err(|e| error("setting", parameter.path, e))?;
         }
         Ok(changed)
     }
@@ -241,9 +238,22 @@ impl Drop for PolicyRoute {
 }
 
 impl Spec {
+    fn sysctls(&self) -> impl Iterator<Item = Parameter> + use<> {
+        let (preserve, ipv6) = (self.preserve, self.ipv6);
+        let preserving = sysctl::PRESERVE.into_iter().filter(move |_| preserve);
+        let preserving6 = sysctl::PRESERVE6.into_iter();
+        [sysctl::REUSE_PORTS]
+            .into_iter()
+            .chain(preserving)
+            .chain(preserving6.filter(move |_| preserve && ipv6))
+    }
+
     /// The rules and routes, in the order they are added: routes first, so that no rule ever finds an empty table.
     fn messages(&self) -> Vec<Object> {
         let mut objects = Vec::new();
+        if self.capture_mark.is_none() && !self.preserve {
+            return objects;
+        }
         for ipv6 in [false, true] {
             if ipv6 && !self.ipv6 {
                 continue;
@@ -265,12 +275,14 @@ impl Spec {
             if let Some(mark) = self.capture_mark {
                 objects.push(mark_rule(ipv6, mark, mark, PRIORITY_CAPTURE));
             }
-            objects.push(mark_rule(
-                ipv6,
-                PRESERVE_MARK,
-                PRESERVE_MASK,
-                PRIORITY_PRESERVE,
-            ));
+            if self.preserve {
+                objects.push(mark_rule(
+                    ipv6,
+                    PRESERVE_MARK,
+                    PRESERVE_MASK,
+                    PRIORITY_PRESERVE,
+                ));
+            }
             for (interface, ranges) in &self.virtual_interfaces {
                 match ranges {
                     None => objects.push(interface_rule(ipv6, interface, None)),
@@ -292,35 +304,9 @@ fn list(netlink: &mut Netlink) -> Result<Vec<Object>, PolicyRouteError> {
     surroundings::ours(netlink).map_err(|e| error("listing", "rules and routes", e))
 }
 
-/// What the kernel is asked for beside rules and routes, and whether it is an IPv6 matter. The accepted socket of an app
-/// takes the mark of its client's connection, and so does a reset where nothing listens; otherwise the answers to a
-/// connection with a foreign address would leave the pod.
-const SYSCTLS: [(&str, bool); 3] = [
-    ("ipv4/tcp_fwmark_accept", false),
-    ("ipv4/fwmark_reflect", false),
-    ("ipv6/fwmark_reflect", true),
-];
-
-/// Writes a value and returns the one before. `/proc/sys/net` shows the namespace of the thread that looks.
-fn write_sysctl(netns: &NetNs, name: &str, value: &str) -> Result<String, PolicyRouteError> {
-    let path = format!("/proc/sys/net/{name}");
-    let result = netns.run(|| {
-        let old = fs::read_to_string(&path)?.trim().to_owned();
-        if old != value {
-            fs::write(&path, value)?;
-        }
-        Ok(old)
-    });
-    result
-        .and_then(|inner| inner)
-        .map_err(|e| error("setting", path, e))
-}
-
 /// Puts back what was changed besides rules and routes.
 fn restore(netns: &NetNs, netlink: &mut Netlink, before: &Before) -> Result<(), PolicyRouteError> {
-    for (name, value) in &before.sysctls {
-        write_sysctl(netns, name, value)?;
-    }
+    sysctl::restore(netns, &before.sysctls).map_err(|e| error("restoring", "/proc/sys/net", e))?;
     if before.added_sidecar6 {
         remove_sidecar6(netlink).map_err(|e| error("removing", "the address ::6", e))?;
     }

@@ -98,6 +98,13 @@ pub enum Failover {
     Regions(Vec<(Arc<str>, Arc<str>)>),
     /// `failoverPriority`: labels, in order, each with the value it must have or, without one, the client's.
     Labels(Vec<(Arc<str>, Option<Arc<str>>)>),
+    /// Both: the labels decide, and among endpoints that they leave equal the regions do.
+    LabelsThenRegions {
+        /// As in `Labels`.
+        labels: Vec<(Arc<str>, Option<Arc<str>>)>,
+        /// As in `Regions`.
+        regions: Vec<(Arc<str>, Arc<str>)>,
+    },
 }
 
 /// One entry of `distribute`.

@@ -27,7 +27,9 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// How its endpoints are found.
     pub discovery: Discovery,
-    /// The endpoints. Empty where they are found otherwise.
+    /// The endpoints. Those that are not ready, and not on their way out, are never picked, but they count wherever the
+    /// share of healthy endpoints does: for the spill-over from one place to the next and for `maxEjectionPercent`; with
+    /// `minHealthPercent` they are left out, as in Istio. Empty where endpoints are found otherwise.
     pub endpoints: Endpoints,
     /// How they are talked to.
     pub policy: Arc<TrafficPolicy>,
@@ -59,10 +61,12 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The pod behind it, where known.
     pub pod: Option<PodId>,
-    /// Its labels, for `failoverPriority`; `None` where it has none.
+    /// Its labels with where it runs, as [`crate::model::Pod::labels`], for `failoverPriority`; `None` where it has none.
     pub labels: Option<Arc<Labels>>,
     /// Where it is, as far as known.
     pub locality: Option<Arc<Locality>>,
+    /// The node that it runs on, for [`TrafficPolicy::node_local`].
+    pub node: Option<Arc<str>>,
     /// Its share among the endpoints of its locality; 1 where nobody says otherwise.
     pub weight: u32,
 }
@@ -101,6 +105,8 @@ pub struct TrafficPolicy {
     pub balancer: Balancer,
     /// `loadBalancer.localityLbSetting`.
     pub locality: LocalityPolicy,
+    /// `internalTrafficPolicy: Local` of the Service: only endpoints whose node is the client's may be picked.
+    pub node_local: bool,
     /// `connectionPool`.
     pub pool: ConnectionPool,
     /// `outlierDetection`; `None`: nothing is ever ejected.
@@ -151,6 +157,9 @@ pub struct ConnectionPool {
     pub max_requests_per_connection: Option<u32>,
     /// `http.maxConcurrentStreams` of one HTTP/2 connection.
     pub max_concurrent_streams: Option<u32>,
+    /// `http.http2KeepAlive`, of an HTTP/2 connection: how often it is asked whether it is alive, and how long it may
+    /// take to answer.
+    pub http2_keepalive: Option<(Duration, Duration)>,
     /// `retryBudget`: at most this share of the active requests may be retries, in percent, and the least number that
     /// is always allowed.
     pub retry_budget: Option<(f64, u32)>,
@@ -206,6 +215,7 @@ impl Endpoint {
             pod: None,
             labels: None,
             locality: None,
+            node: None,
             weight: 1,
         }
     }
@@ -225,6 +235,7 @@ impl Default for ConnectionPool {
             max_retries: None,
             max_requests_per_connection: None,
             max_concurrent_streams: None,
+            http2_keepalive: None,
             retry_budget: None,
         }
     }

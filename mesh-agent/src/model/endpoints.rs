@@ -76,6 +76,10 @@ pub enum Viewpoint {
     Place(Option<Arc<Locality>>),
     /// Its labels: the values of those that `failoverPriority` looks at, in that order.
     Labels(Vec<Option<Arc<str>>>),
+    /// Both.
+    LabelsAndPlace(Vec<Option<Arc<str>>>, Option<Arc<Locality>>),
+    /// The node that it runs on.
+    Node(Option<Arc<str>>),
 }
 
 /// The plan of one viewpoint, and behind it those of others. Only ever grows, so readers take no lock.

@@ -6,29 +6,26 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::intercept::ListenSpec;
-use crate::model::{Cluster, Discovery, Protocol, SourceMode};
+use crate::model::Protocol;
+use crate::proxy::connection::relay::{Server, Target};
 use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
-use crate::proxy::record::{Hop, Record};
-use crate::proxy::respond::Failure;
-use crate::proxy::site::{Choice, Site, Who};
+use crate::proxy::record::Hop;
+use crate::proxy::site::{Site, Who};
 use crate::proxy::stream::Stream;
-use crate::proxy::tcp::Tunnel;
-use crate::proxy::upstream::ConnectError;
-use crate::proxy::upstream::circuit::Permit;
-use crate::proxy::upstream::clusters::Known;
-use crate::proxy::upstream::health::Outcome;
-use crate::proxy::upstream::pool::Load;
-use crate::route::{
-    Flow, HttpScope, Inbound, Outbound, StreamDecision, StreamScope, hash_of_source,
-};
-use crate::sys::socket::{self, Source};
+use crate::proxy::tls::TlsFacts;
+use crate::route::{AtGateway, HttpScope, Inbound, Outbound, StreamScope};
+use crate::sys::socket;
+
+mod relay;
+mod secure;
+mod way;
 
 /// What is known of a connection once it is accepted.
 #[derive(Debug)]
@@ -40,6 +37,8 @@ pub(super) struct Connection {
     pub(super) destination: SocketAddr,
     /// What to do with its requests.
     pub(super) scope: Scope,
+    /// What the client has shown, where its TLS was opened here.
+    pub(super) tls: Option<TlsFacts>,
 }
 
 /// What is done with requests.
@@ -53,29 +52,11 @@ pub(super) enum Scope {
     Relayed,
 }
 
-/// Where a relayed connection goes.
-#[derive(Clone, Debug)]
-enum Target {
-    /// To an endpoint of the cluster.
-    Cluster(Arc<Cluster>),
-    /// Where the client meant it to go.
-    Original,
-}
-
-/// An open connection to a server.
-struct Upstream {
-    stream: Stream,
-    address: SocketAddr,
-    load: Load,
-    /// Leave for the connection, where its cluster has a limit.
-    place: Option<Permit>,
-}
-
 /// What detection came to.
 enum Spoken {
     Http(First),
     /// Not HTTP. There may be a connection to the server already.
-    Other(Option<Upstream>),
+    Other(Option<Server>),
     /// The client left without a word.
     Nothing,
 }
@@ -92,23 +73,23 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         peer,
         destination,
         scope,
+        tls: None,
     };
     match site.route_outbound(destination) {
         Outbound::Http(scope) => {
             let connection = connection(Scope::Routed(scope));
-            connection
-                .detect_and_serve(client, Target::Original, true)
-                .await;
+            let otherwise = connection.target(&StreamScope::Unknown, None);
+            connection.detect_and_serve(client, otherwise, true).await;
         }
         Outbound::Detect { scope, otherwise } => {
             let connection = connection(Scope::Routed(scope));
-            let otherwise = connection.target(&otherwise);
+            let otherwise = connection.target(&otherwise, None);
             connection.detect_and_serve(client, otherwise, false).await;
         }
         Outbound::Stream(scope) => {
-            let connection = connection(Scope::Relayed);
-            let target = connection.target(&scope);
-            connection.relay(client, &target, None).await;
+            connection(Scope::Relayed)
+                .route_and_relay(client, &scope)
+                .await;
         }
     }
 }
@@ -139,14 +120,30 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
     let Ok(destination) = accepted.local_addr() else {
         return;
     };
-    let connection = Connection {
+    let client = Stream::tcp(accepted);
+    let decided = site.route_gateway(port);
+    let connection = |scope| Connection {
         site,
         hop: Hop::Gateway,
         peer,
-        destination,
-        scope: Scope::Routed(HttpScope::Gateway { port, server: None }),
+        destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
+        scope,
+        tls: None,
     };
-    connection.serve_http(Stream::tcp(accepted)).await;
+    match decided {
+        AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
+        AtGateway::Stream(scope) => {
+            connection(Scope::Relayed)
+                .route_and_relay(client, &scope)
+                .await;
+        }
+        // Boxed, so that connections without TLS are not as large as those with it.
+        AtGateway::Secure => {
+            Box::pin(connection(Scope::Relayed).serve_secure(client, port)).await;
+        }
+        // The port is about to be closed.
+        AtGateway::Nothing => client.reset_on_close(),
+    }
 }
 
 async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destination: SocketAddr) {
@@ -160,6 +157,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
             Inbound::Http(protocol) => Scope::App(protocol),
             Inbound::Tcp => Scope::Relayed,
         },
+        tls: None,
     };
     match decided {
         Inbound::Http(Protocol::Auto) => {
@@ -176,7 +174,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
 fn arrival(site: &Site, accepted: &TcpStream, peer: SocketAddr, hop: Hop) -> Option<SocketAddr> {
     let refuse = |why: &str| {
         tracing::debug!(%peer, %hop, "refused a connection: {why}");
-        let _ = socket2::SockRef::from(accepted).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(accepted).set_linger(Some(Duration::ZERO));
         None
     };
     let destination = match socket::original_destination(accepted) {
@@ -232,46 +230,6 @@ impl Arrival {
 }
 
 impl Connection {
-    /// Which endpoint of a cluster takes a request, or the connection.
-    pub(super) fn endpoint(
-        &self,
-        cluster: &Cluster,
-        known: Option<&Known>,
-        choice: Choice<'_>,
-    ) -> Option<SocketAddr> {
-        // A headless Service's client has chosen its pod by name; a gateway's has not.
-        match cluster.discovery {
-            Discovery::Headless if self.hop == Hop::Outbound => Some(self.destination),
-            Discovery::Original => Some(self.destination),
-            Discovery::Listed | Discovery::Headless | Discovery::Dns { .. } => {
-                self.site.endpoint(cluster, known, choice)
-            }
-        }
-    }
-
-    /// Where a connection goes that is not HTTP.
-    fn target(&self, scope: &StreamScope) -> Target {
-        let flow = Flow {
-            destination: self.destination,
-            server_name: None,
-        };
-        match self.site.route_stream(scope, &flow) {
-            StreamDecision::Forward(cluster) => Target::Cluster(cluster),
-            StreamDecision::Passthrough | StreamDecision::Refuse => Target::Original,
-        }
-    }
-
-    /// From which address servers are connected to.
-    pub(super) fn source(&self) -> Source {
-        match (&self.site.who, self.hop) {
-            (Who::Pod { source, .. }, Hop::Inbound) => match source {
-                SourceMode::Sidecar => Source::Sidecar,
-                SourceMode::Preserve => Source::Client(self.peer.ip()),
-            },
-            (Who::Pod { .. } | Who::Gateway { .. }, _) => Source::Pod,
-        }
-    }
-
     async fn detect_and_serve(self, mut client: Stream, otherwise: Target, declared: bool) {
         let limit = self.site.worker.settings.idle_timeout;
         let detected = Box::pin(self.detect(&mut client, &otherwise, declared));
@@ -325,6 +283,11 @@ impl Connection {
             likely: settings.header_timeout,
             possible: settings.declared_silence.min(settings.header_timeout),
         };
+        // There is no server that could speak first.
+        if let Target::Nowhere = otherwise {
+            let first = detect::first(client, patience).await?;
+            return Ok(spoken(first, declared, None));
+        }
         let wait = match declared {
             true => settings.declared_silence,
             false => settings.server_first_wait,
@@ -383,90 +346,12 @@ impl Connection {
         }
     }
 
-    fn client_spoke(&self, first: First, declared: bool, server: Option<Upstream>) -> Spoken {
+    fn client_spoke(&self, first: First, declared: bool, server: Option<Server>) -> Spoken {
         let spoken = spoken(first, declared, server);
         if let Spoken::Http(_) = spoken {
             self.site.worker.learn_speaks_first(self.destination, false);
         }
         spoken
-    }
-
-    async fn connect(&self, target: &Target) -> Result<Upstream, Failure> {
-        let source = self.source();
-        let mut place = None;
-        let (address, connected) = match target {
-            Target::Cluster(cluster) => {
-                let known = self.site.known(cluster);
-                if let Some(known) = &known {
-                    place = Some(known.connection().ok_or(Failure::Overflow)?);
-                }
-                let choice = Choice {
-                    hash: hash_of_source(&cluster.policy.balancer, self.peer.ip()),
-                    ..Choice::default()
-                };
-                let address = self
-                    .endpoint(cluster, known.as_deref(), choice)
-                    .ok_or(Failure::NoEndpoint)?;
-                let connected = self.site.connect(address, source).await;
-                if let Some(known) = &known {
-                    known.report(address, Outcome::of_connecting(&connected));
-                }
-                (address, connected)
-            }
-            Target::Original => {
-                let address = self.destination;
-                (address, self.site.connect_beyond(address, source).await)
-            }
-        };
-        let stream = connected.map_err(|error: ConnectError| Failure::Connect {
-            cause: error.cause(),
-        })?;
-        Ok(Upstream {
-            stream,
-            address,
-            load: self.site.pool.busy(address),
-            place,
-        })
-    }
-
-    /// Relays the connection. A server that refuses looks to the client as close to a refusal as can be: a reset.
-    async fn relay(&self, client: Stream, target: &Target, open: Option<Upstream>) {
-        let mut record = self.relay_record(target);
-        let upstream = match open {
-            Some(upstream) => upstream,
-            None => match self.connect(target).await {
-                Ok(upstream) => upstream,
-                Err(failure) => {
-                    tracing::debug!(?failure, destination = %self.destination, "no server to relay to");
-                    client.reset_on_close();
-                    record.flag(failure.flag());
-                    record.complete();
-                    return;
-                }
-            },
-        };
-        if let Some(line) = record.line() {
-            line.upstream = Some(upstream.address);
-        }
-        let (_load, _place) = (upstream.load, upstream.place);
-        let idle = self.site.worker.settings.idle_timeout;
-        Tunnel::new(client, upstream.stream, idle, record)
-            .run()
-            .await;
-    }
-
-    fn relay_record(&self, target: &Target) -> Record {
-        let mut record = Record::relay(&self.site.worker.counters, self.hop);
-        if let Some(line) = record.line() {
-            line.peer = Some(self.peer);
-            line.destination = Some(self.destination);
-            line.protocol = "TCP";
-            line.cluster = match target {
-                Target::Cluster(cluster) => cluster.key.to_string(),
-                Target::Original => self.passthrough_name().to_owned(),
-            };
-        }
-        record
     }
 
     /// What Istio calls the cluster of a connection that goes where it was headed.
@@ -478,7 +363,7 @@ impl Connection {
     }
 }
 
-fn spoken(first: First, declared: bool, server: Option<Upstream>) -> Spoken {
+fn spoken(first: First, declared: bool, server: Option<Server>) -> Spoken {
     match first {
         First::Http1 | First::Http2 => Spoken::Http(first),
         // On a port declared as HTTP it gets 426, as from Istio; elsewhere it is nobody's business.

@@ -29,6 +29,8 @@ use crate::proxy::stream::{Activity, Busy, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
 use crate::route::Reply;
 
+pub use crate::proxy::http::path::normalize as plain_path;
+
 mod attempt;
 pub(super) mod body;
 mod control;
@@ -240,4 +242,4 @@ fn answered(response: Response<Body>, mut record: Record) -> Response<Body> {
 }
 
 /// A future that is polled from behind a pointer, where it would make its owner large.
-type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;
+pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T>>>;

@@ -24,9 +24,9 @@ pub(super) enum Failure {
     Aborted(Abort),
     /// A limit of the cluster's `connectionPool`.
     Overflow,
-    /// No connection. The cause is what the kernel said; `None` is the connect time-out.
+    /// No connection, or none that could be used. `None` is the connect time-out.
     Connect {
-        /// The kernel's words.
+        /// Why, in Envoy's words.
         cause: Option<String>,
     },
     /// The server ended the connection before it answered.
@@ -105,6 +105,14 @@ impl Failure {
             source = cause.source();
         }
         Failure::Closed
+    }
+
+    /// TLS with a server that has no name to be asked for by.
+    pub(super) fn no_server_name() -> Failure {
+        let cause = "TLS_error: the Host is not a name that a server could be asked for by";
+        Failure::Connect {
+            cause: Some(cause.to_owned()),
+        }
     }
 
     /// For counters and the log.
@@ -346,7 +354,7 @@ fn connection_error(retried: bool, reason: &str) -> Bytes {
 fn connect_reason(cause: Option<&str>) -> Cow<'static, str> {
     match cause {
         Some(cause) => Cow::Owned(format!(
-            "remote connection failure, transport failure reason: delayed connect error: {cause}"
+            "remote connection failure, transport failure reason: {cause}"
         )),
         None => Cow::Borrowed("connection timeout"),
     }

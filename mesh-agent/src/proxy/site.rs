@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
@@ -18,13 +19,14 @@ use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
 use crate::proxy::stream::Stream;
+use crate::proxy::tls::Offer;
 use crate::proxy::upstream::clusters::{Clusters, Known, Local, Now};
-use crate::proxy::upstream::pool::{Limits, Pool};
-use crate::proxy::upstream::{ConnectError, Connector};
+use crate::proxy::upstream::pool::{Key, Limits, Pool};
+use crate::proxy::upstream::{self, ConnectError, Connector};
 use crate::proxy::worker::{Phase, Worker};
 use crate::route::{
-    self, Client, Decision, Flow, HttpScope, Inbound, Outbound, Pick, Request, StreamDecision,
-    StreamScope,
+    self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Pick, Request, Secure,
+    StreamDecision, StreamScope,
 };
 use crate::sys::socket::Source;
 
@@ -226,6 +228,28 @@ impl Site {
         })
     }
 
+    /// What is done with the gateway's clients.
+    pub(super) fn route_gateway(&self, port: u16) -> AtGateway {
+        let world = self.worker.world.load();
+        self.as_client(&world, |client| route::at_gateway(&world, client, port))
+    }
+
+    /// What is done with the gateway's clients that ask for a server by name.
+    pub(super) fn route_secure(&self, port: u16, server_name: Option<&str>) -> Option<Secure> {
+        let world = self.worker.world.load();
+        self.as_client(&world, |client| {
+            route::secure(&world, client, port, server_name)
+        })
+    }
+
+    /// Whether where a connection goes depends on the name that its client asks for.
+    pub(super) fn needs_server_name(&self, scope: &StreamScope) -> bool {
+        let world = self.worker.world.load();
+        self.as_client(&world, |client| {
+            route::needs_server_name(&world, client, scope)
+        })
+    }
+
     /// Where a connection goes that is not HTTP.
     pub(super) fn route_stream(&self, scope: &StreamScope, flow: &Flow<'_>) -> StreamDecision {
         let world = self.worker.world.load();
@@ -318,17 +342,41 @@ impl Site {
         Some(format!("{}:{number}/*", served.service))
     }
 
-    /// Opens a connection to a server. A pod that is its own server is served in the process, by way of its inbound
-    /// side, as the chains have it.
+    /// Opens a connection to an endpoint, as far as that the client may speak. A pod that is its own server is served in the
+    /// process, by way of its inbound side, as the chains have it.
     pub(super) async fn connect(
         self: &Rc<Self>,
-        address: SocketAddr,
-        source: Source,
+        key: &Key,
+        pool: &ConnectionPool,
+        offer: Offer,
     ) -> Result<Stream, ConnectError> {
-        if source == Source::Pod && self.is_own(address.ip()) {
-            return Ok(self.call_self(address));
+        let address = key.address;
+        let opened = async {
+            let stream = match key.source == Source::Pod && self.is_own(address.ip()) {
+                true => self.call_self(address),
+                false => {
+                    let limit = pool.connect_timeout;
+                    let stream = self.open(address, key.source, limit).await?;
+                    if let Some(keepalive) = pool.keepalive
+                        && let Err(error) = upstream::keep_alive(&stream, keepalive)
+                    {
+                        tracing::debug!(%error, %address, "a connection is not kept alive");
+                    }
+                    Stream::tcp(stream)
+                }
+            };
+            match &key.before {
+                None => Ok(stream),
+                Some(before) => before.say(stream, &self.worker.tls, offer, address).await,
+            }
+        };
+        if key.before.is_none() {
+            return opened.await;
         }
-        self.connect_beyond(address, source).await
+        let limited = tokio::time::timeout(pool.connect_timeout, opened);
+        limited
+            .await
+            .unwrap_or(Err(ConnectError::Timeout { address }))
     }
 
     /// Opens a connection, whoever may be behind the address.
@@ -337,10 +385,18 @@ impl Site {
         address: SocketAddr,
         source: Source,
     ) -> Result<Stream, ConnectError> {
-        self.worker.counters.upstream_connections.add(1);
         let limit = self.worker.settings.connect_timeout;
-        let stream = self.connector.connect(address, source, limit).await?;
-        Ok(Stream::tcp(stream))
+        self.open(address, source, limit).await.map(Stream::tcp)
+    }
+
+    async fn open(
+        &self,
+        address: SocketAddr,
+        source: Source,
+        limit: Duration,
+    ) -> Result<TcpStream, ConnectError> {
+        self.worker.counters.upstream_connections.add(1);
+        self.connector.connect(address, source, limit).await
     }
 
     fn call_self(self: &Rc<Self>, address: SocketAddr) -> Stream {
@@ -374,6 +430,8 @@ fn unknown(id: &PodId) -> Pod {
         local: None,
         inbound: Default::default(),
         locality: None,
+        node: None,
+        view: None,
         outlook: None,
         gateway: 0,
     }

@@ -1,5 +1,5 @@
-//! The byte streams that the proxy carries: a TCP connection, or a pipe within the process for a pod that calls
-//! itself. A stream can be looked into before anybody reads from it.
+//! The byte streams that the proxy carries: a TCP connection, a pipe within the process for a pod that calls itself, and
+//! TLS over either. A stream can be looked into before anybody reads from it.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,6 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::TlsStream;
 
 /// How much of a stream is looked at before it is given up as unreadable.
 pub(super) const PEEK_LIMIT: usize = 64 * 1024;
@@ -30,6 +31,8 @@ pub(super) struct Stream {
 enum Kind {
     Tcp(TcpStream),
     Local(DuplexStream),
+    /// What is read ends in an error unless the peer has said that it ends: an end of TCP alone may be anybody's doing.
+    Tls(Box<TlsStream<Stream>>),
 }
 
 impl Stream {
@@ -49,6 +52,14 @@ impl Stream {
             kind: Kind::Local(end),
         };
         (local(one), local(other))
+    }
+
+    /// A connection whose handshake is over.
+    pub(super) fn tls(stream: impl Into<TlsStream<Self>>) -> Self {
+        Self {
+            seen: BytesMut::new(),
+            kind: Kind::Tls(Box::new(stream.into())),
+        }
     }
 
     /// What was looked at and not read yet.
@@ -79,10 +90,22 @@ impl Stream {
 
     /// Makes closing this stream a reset, so that the peer cannot take it for a proper end.
     pub(super) fn reset_on_close(&self) {
-        if let Kind::Tcp(stream) = &self.kind
-            && let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO))
-        {
-            tracing::debug!(%error, "a connection will be closed where it should have been reset");
+        match &self.kind {
+            Kind::Tcp(stream) => {
+                if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+                    tracing::debug!(%error, "a connection will be closed where it should have been reset");
+                }
+            }
+            Kind::Tls(stream) => stream.get_ref().0.reset_on_close(),
+            Kind::Local(_) => {}
+        }
+    }
+
+    /// Whether what was written may still be here, and has to be flushed for it to be on its way.
+    pub(super) fn holds_back(&self) -> bool {
+        match &self.kind {
+            Kind::Tls(_) => true,
+            Kind::Tcp(_) | Kind::Local(_) => false,
         }
     }
 }
@@ -92,6 +115,7 @@ impl Kind {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Local(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -125,6 +149,7 @@ impl AsyncWrite for Stream {
         match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Kind::Local(stream) => Pin::new(stream).poll_write(cx, buf),
+            Kind::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -136,6 +161,7 @@ impl AsyncWrite for Stream {
         match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Kind::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -143,6 +169,7 @@ impl AsyncWrite for Stream {
         match &self.kind {
             Kind::Tcp(stream) => stream.is_write_vectored(),
             Kind::Local(stream) => stream.is_write_vectored(),
+            Kind::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -150,6 +177,7 @@ impl AsyncWrite for Stream {
         match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Kind::Local(stream) => Pin::new(stream).poll_flush(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -157,6 +185,7 @@ impl AsyncWrite for Stream {
         match &mut self.kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Local(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

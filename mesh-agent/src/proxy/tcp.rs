@@ -73,6 +73,8 @@ struct Direction {
     pending: Bytes,
     state: State,
     total: u64,
+    /// Something was written to a stream that may hold it back.
+    unflushed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -220,6 +222,7 @@ impl Direction {
                 let n = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending))
                     .map_err(Side::Writer)?;
                 self.wrote(n)?;
+                self.unflushed = to.holds_back();
                 self.pending.advance(n);
             }
             match self.state {
@@ -233,7 +236,13 @@ impl Direction {
                     }
                     self.state = State::Ended;
                 }
-                State::Open => ready!(self.move_some(cx, from, to))?,
+                State::Open => match self.move_some(cx, from, to)? {
+                    Poll::Ready(()) => {}
+                    Poll::Pending => {
+                        self.flush(cx, to)?;
+                        return Poll::Pending;
+                    }
+                },
             }
         }
         cx.waker().wake_by_ref();
@@ -246,30 +255,45 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
-    ) -> Poll<Result<(), Side>> {
+    ) -> Result<Poll<()>, Side> {
         SPACE.with_borrow_mut(|space| {
             let mut buf = ReadBuf::new(space);
-            ready!(Pin::new(from).poll_read(cx, &mut buf)).map_err(Side::Reader)?;
+            match Pin::new(from).poll_read(cx, &mut buf) {
+                Poll::Ready(result) => result.map_err(Side::Reader)?,
+                Poll::Pending => return Ok(Poll::Pending),
+            }
             let mut rest = buf.filled();
             if rest.is_empty() {
                 self.state = State::Ending;
-                return Poll::Ready(Ok(()));
+                return Ok(Poll::Ready(()));
             }
             while !rest.is_empty() {
                 match Pin::new(&mut *to).poll_write(cx, rest) {
                     Poll::Ready(Ok(n)) => {
                         self.wrote(n)?;
+                        self.unflushed = to.holds_back();
                         rest = &rest[n..];
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Side::Writer(error))),
+                    Poll::Ready(Err(error)) => return Err(Side::Writer(error)),
                     Poll::Pending => {
                         self.pending = Bytes::copy_from_slice(rest);
-                        return Poll::Pending;
+                        return Ok(Poll::Pending);
                     }
                 }
             }
-            Poll::Ready(Ok(()))
+            Ok(Poll::Ready(()))
         })
+    }
+
+    /// While there is nothing to carry, what TLS has taken and not sent is sent.
+    fn flush(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Result<(), Side> {
+        if self.unflushed
+            && let Poll::Ready(result) = Pin::new(to).poll_flush(cx)
+        {
+            result.map_err(Side::Writer)?;
+            self.unflushed = false;
+        }
+        Ok(())
     }
 
     fn wrote(&mut self, n: usize) -> Result<(), Side> {

@@ -17,6 +17,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::model::Snapshot;
 use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
+use crate::proxy::tls::Configs;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::{Accepted, Settings, connection};
@@ -58,6 +59,7 @@ pub(super) struct Worker {
     pub(super) settings: Settings,
     pub(super) counters: Arc<Counters>,
     pub(super) world: Arc<ArcSwap<Snapshot>>,
+    pub(super) tls: Arc<Configs>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
 }
@@ -76,11 +78,13 @@ pub(super) fn run(
     world: Arc<ArcSwap<Snapshot>>,
     settings: Settings,
     counters: Arc<Counters>,
+    tls: Arc<Configs>,
 ) {
     let worker = Rc::new(Worker {
         settings,
         counters,
         world,
+        tls,
         chance: RefCell::new(fastrand::Rng::new()),
         server_first: RefCell::default(),
     });

@@ -42,7 +42,7 @@ pub(super) fn follow(
                 .map(|(abort, _)| abort);
             let mirrors = forward.mirrors.iter();
             let mut drawn = |mirror: &&Mirror| hit(mirror.share, pick);
-            let cluster = |key| snapshot.cluster(key, client.namespace()).map(Arc::clone);
+            let cluster = |key| client.cluster(snapshot, key).map(Arc::clone);
             routed.act = match cluster(&destination.cluster) {
                 None => Act::NoCluster(destination.cluster.clone()),
                 Some(found) => Act::Forward(Forwarding {

@@ -67,7 +67,7 @@ pub fn endpoint_elsewhere(
 
 /// How endpoints are ordered for a client, for who wants to show it.
 pub fn plan<'a>(cluster: &Cluster, endpoints: &'a Endpoints, client: &Client<'_>) -> &'a Plan {
-    plan::of(&cluster.policy.locality, endpoints, client)
+    plan::of(&cluster.policy, endpoints, client)
 }
 
 /// Everything that a choice depends on but chance.

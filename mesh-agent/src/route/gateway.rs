@@ -25,12 +25,21 @@ pub enum AtGateway {
 /// What is to be done with TLS.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Secure {
-    /// It is opened, with the settings of the server of this name; within are requests.
-    Http(Arc<ServerTls>, HttpScope),
-    /// Likewise; within is anything.
-    Stream(Arc<ServerTls>, StreamScope),
+    /// It is opened; within are requests.
+    Http(Opening, HttpScope),
+    /// It is opened; within is anything.
+    Stream(Opening, StreamScope),
     /// It is relayed as it is.
     Beyond(StreamScope),
+}
+
+/// How TLS is opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opening {
+    /// Whose settings they are: [`crate::model::SecureServer::name`].
+    pub server: Arc<str>,
+    /// The settings.
+    pub tls: Arc<ServerTls>,
 }
 
 /// Decides over a connection to a gateway's port.
@@ -57,12 +66,16 @@ pub fn secure(
     };
     let SecureServer { name, tls, .. } = servers.asked_for(server_name)?;
     let server = Some(Arc::clone(name));
+    let opening = |tls: &Arc<ServerTls>| Opening {
+        server: Arc::clone(name),
+        tls: Arc::clone(tls),
+    };
     Some(match tls {
         Termination::Here(tls, Inside::Http(_)) => {
-            Secure::Http(Arc::clone(tls), HttpScope::Gateway { port, server })
+            Secure::Http(opening(tls), HttpScope::Gateway { port, server })
         }
         Termination::Here(tls, Inside::Tcp(_)) => {
-            Secure::Stream(Arc::clone(tls), StreamScope::Gateway { port, server })
+            Secure::Stream(opening(tls), StreamScope::Gateway { port, server })
         }
         Termination::Beyond(_) => Secure::Beyond(StreamScope::Gateway { port, server }),
     })
@@ -132,6 +145,8 @@ mod tests {
             local: None,
             inbound: Default::default(),
             locality: None,
+            node: None,
+            view: None,
             outlook: None,
             gateway: 0,
         }

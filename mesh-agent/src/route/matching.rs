@@ -4,16 +4,18 @@
 //! for a regex over `:path`.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::HOST;
+use ipnet::IpNet;
 
 use crate::model::{
     ClientMatch, HeaderMatch, HeaderSubject, PathMatch, QueryMatch, RouteMatch, TextMatch,
 };
 use crate::route::{Client, Request, path};
 
-/// The first condition of a route that a request does not meet.
+/// The first condition of a route that a request, or a connection, does not meet.
 #[derive(Clone, Copy, Debug)]
 pub enum Mismatch<'a> {
     /// `exportTo`: the VirtualService is not for clients of this namespace.
@@ -77,6 +79,20 @@ pub enum Mismatch<'a> {
         /// What is asked for.
         expected: &'a QueryMatch,
         /// The value of the request's first parameter of that name; `None` where there is none.
+        found: Option<&'a str>,
+    },
+    /// `destinationSubnets` of a route for connections.
+    Subnet {
+        /// One of these is asked for.
+        expected: &'a [IpNet],
+        /// Where the connection was headed.
+        found: IpAddr,
+    },
+    /// `sniHosts` of a route for connections.
+    ServerName {
+        /// One of these is asked for.
+        expected: &'a [Arc<str>],
+        /// The name that the client asks for in its TLS; `None` without TLS or a name.
         found: Option<&'a str>,
     },
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::model::{
     ClusterKey, RouteAction, Snapshot, StreamMatch, StreamRoute, StreamTable, Unknown,
 };
-use crate::route::{Client, Flow, Pick, StreamDecision, StreamScope, action, gateway, matching};
+use crate::route::{
+    Client, Flow, Mismatch, Pick, StreamDecision, StreamScope, action, gateway, matching,
+};
 
 /// What a table has for a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,7 +34,7 @@ pub fn stream(
     flow: &Flow<'_>,
     pick: &mut dyn Pick,
 ) -> StreamDecision {
-    let to = |key: &ClusterKey| match snapshot.cluster(key, client.namespace()) {
+    let to = |key: &ClusterKey| match client.cluster(snapshot, key) {
         Some(cluster) => StreamDecision::Forward(Arc::clone(cluster)),
         None => StreamDecision::Refuse,
     };
@@ -96,34 +98,56 @@ pub fn stream_route<'a>(
     client: &Client<'_>,
     flow: &Flow<'_>,
 ) -> StreamFound<'a> {
-    for table in std::iter::successors(Some(table), |table| table.next.as_deref()) {
-        let is_for =
-            |route: &&StreamRoute| matching::stranger(&route.when.client, client).is_none();
-        let mut own = table.routes.iter().filter(is_for).peekable();
-        let concerned = own.peek().is_some();
-        if let Some(route) = own.find(|route| takes(&route.when, flow)) {
+    for table in with_stand_ins(table) {
+        let matches = |route: &&StreamRoute| mismatch(&route.when, client, flow).is_none();
+        if let Some(route) = table.routes.iter().find(matches) {
             return StreamFound::Route(route);
         }
-        if concerned {
+        if concerns(table, client) {
             return StreamFound::NoRoute;
         }
     }
     StreamFound::Nothing
 }
 
-/// Whether a connection meets the conditions, but for those on the client.
-pub fn takes(conditions: &StreamMatch, flow: &Flow<'_>) -> bool {
+/// A table, and what stands in for it where it does not concern the client, in order.
+pub fn with_stand_ins(table: &StreamTable) -> impl Iterator<Item = &StreamTable> {
+    std::iter::successors(Some(table), |table| table.next.as_deref())
+}
+
+/// Whether any route of a table is for this client, whatever it opens.
+pub fn concerns(table: &StreamTable, client: &Client<'_>) -> bool {
+    let is_for = |route: &StreamRoute| matching::stranger(&route.when.client, client).is_none();
+    table.routes.iter().any(is_for)
+}
+
+/// Why a route is not for this connection; `None` where it is.
+pub fn mismatch<'a>(
+    conditions: &'a StreamMatch,
+    client: &Client<'a>,
+    flow: &Flow<'a>,
+) -> Option<Mismatch<'a>> {
     let StreamMatch {
         server_names,
         subnets,
-        client: _,
+        client: audience,
     } = conditions;
+    if let Some(stranger) = matching::stranger(audience, client) {
+        return Some(stranger);
+    }
     let to: IpAddr = flow.destination.ip().to_canonical();
-    (subnets.is_empty() || subnets.iter().any(|subnet| subnet.contains(&to)))
-        && (server_names.is_empty()
-            || flow
-                .server_name
-                .is_some_and(|name| server_names.iter().any(|pattern| names(pattern, name))))
+    if !subnets.is_empty() && !subnets.iter().any(|subnet| subnet.contains(&to)) {
+        return Some(Mismatch::Subnet {
+            expected: subnets,
+            found: to,
+        });
+    }
+    let asked = flow.server_name;
+    let named = asked.is_some_and(|name| server_names.iter().any(|pattern| names(pattern, name)));
+    (!server_names.is_empty() && !named).then_some(Mismatch::ServerName {
+        expected: server_names,
+        found: asked,
+    })
 }
 
 /// Whether a server name is meant: `*.x` is any name below `x`, `*` is any.

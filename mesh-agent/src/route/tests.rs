@@ -468,8 +468,8 @@ fn a_host_that_is_no_service_exists_on_port_80_alone() {
     for (port, host, expected) in [
         (80, "x.com", a),
         (8080, "x.com", "passthrough"),
-        (80, "gone", a),
-        (80, "gone.default.svc", a),
+        (80, "gone.default.svc.cluster.local", a),
+        (80, "gone", "passthrough"),
         (8080, "gone", "passthrough"),
     ] {
         let found = ask(

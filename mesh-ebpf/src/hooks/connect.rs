@@ -72,7 +72,14 @@ fn act(ctx: &SockAddrContext, flow: &Flow) -> i32 {
     let decision = decide::connect(&Maps, flow);
     count(decision.reason);
     match decision.verdict {
-        Verdict::Pass | Verdict::Inbound => PROCEED,
+        Verdict::Pass | Verdict::Inbound => {
+            // A socket can be connected again, and may have been steered the time before. It passed then as it does now
+            // if the mark cannot be taken back.
+            if flow.mark & CAPTURE_MARK != 0 {
+                set_mark(ctx, flow.mark & !CAPTURE_MARK);
+            }
+            PROCEED
+        }
         Verdict::Outbound | Verdict::Test => {
             if flow.mark & CAPTURE_MARK == 0 && !set_mark(ctx, flow.mark | CAPTURE_MARK) {
                 count(Reason::Failed);

@@ -156,7 +156,13 @@ fn forward(view: &View<'_>, owner: &Value, rule: &Value, route: &mut Value) -> R
         if let Some(service) = SERVICES.iter().find(|service| service.fqdn() == host) {
             let port = target["port"]["number"].as_u64();
             let port = port.and_then(|port| u16::try_from(port).ok());
-            hash(view, service, target["subset"].as_str(), port.unwrap_or(0), &mut action);
+            hash(
+                view,
+                service,
+                target["subset"].as_str(),
+                port.unwrap_or(0),
+                &mut action,
+            );
         }
     }
     route["route"] = action.into();
@@ -165,7 +171,9 @@ fn forward(view: &View<'_>, owner: &Value, rule: &Value, route: &mut Value) -> R
 
 /// The name of the cluster that a destination means.
 fn destination(view: &View<'_>, owner: &Value, target: &Value) -> Result<String> {
-    let host = target["host"].as_str().context("a destination without a host")?;
+    let host = target["host"]
+        .as_str()
+        .context("a destination without a host")?;
     let host = full_host(host, owner);
     let service = SERVICES.iter().find(|service| service.fqdn() == host);
     let port = match target["port"]["number"].as_u64() {
@@ -200,7 +208,9 @@ fn retries(retries: &Value) -> Option<Value> {
     if retries.is_null() {
         return Some(default_retry());
     }
-    let attempts = retries["attempts"].as_u64().filter(|attempts| *attempts > 0)?;
+    let attempts = retries["attempts"]
+        .as_u64()
+        .filter(|attempts| *attempts > 0)?;
     let mut policy = match retries["retryOn"].as_str() {
         Some(on) if !on.is_empty() => retry_policy(on, attempts),
         Some(_) | None => default_retry(),
@@ -298,7 +308,8 @@ pub fn hash(
 }
 
 fn fault(fault: &Value) -> Value {
-    let mut made = json!({"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"});
+    let mut made =
+        json!({"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"});
     let share = |part: &Value| match &part["percentage"] {
         Value::Null => part["percent"].as_f64().unwrap_or(0.0),
         percentage => percentage["value"].as_f64().unwrap_or(0.0),
@@ -323,9 +334,22 @@ fn fault(fault: &Value) -> Value {
 
 fn grpc_status(name: &str) -> u32 {
     let names = [
-        "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
-        "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-        "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
         "UNAUTHENTICATED",
     ];
     let number = names.iter().position(|own| *own == name).unwrap_or(2);
@@ -349,7 +373,10 @@ fn cors(policy: &Value) -> Value {
     }
     made["allow_origin_string_match"] = origins.into();
     let joined = |key: &str| {
-        let parts: Vec<&str> = array(&policy[key]).iter().filter_map(Value::as_str).collect();
+        let parts: Vec<&str> = array(&policy[key])
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
         (!parts.is_empty()).then(|| parts.join(","))
     };
     for (from, to) in [
@@ -377,7 +404,10 @@ fn cors(policy: &Value) -> Value {
 
 /// Sets and adds of several levels one after the other; removals come before all of them.
 fn header_operations(levels: &[&Value], route: &mut Value) {
-    for (direction, fields) in [("request", "request_headers"), ("response", "response_headers")] {
+    for (direction, fields) in [
+        ("request", "request_headers"),
+        ("response", "response_headers"),
+    ] {
         let (mut add, mut remove) = (Vec::new(), Vec::new());
         for level in levels {
             let operations = &level[direction];

@@ -49,7 +49,8 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
             "max_requests": limit(&pool["http"]["http2MaxRequests"]),
             "max_retries": limit(&pool["http"]["maxRetries"]),
         }]},
-        "common_lb_config": {"healthy_panic_threshold": {}},
+        // Istio leaves the window at a second, and so do two ejections in it wait for its end: no test waits so long.
+        "common_lb_config": {"healthy_panic_threshold": {}, "update_merge_window": "0s"},
     });
     balancer(&policy["loadBalancer"], &mut made);
     if !policy["outlierDetection"].is_null() {
@@ -146,7 +147,10 @@ fn outlier(detection: &Value) -> Value {
         made["consecutive_gateway_failure"] = json!(count);
         made["enforcing_consecutive_gateway_failure"] = json!(if count > 0 { 100 } else { 0 });
     }
-    for (from, to) in [("interval", "interval"), ("baseEjectionTime", "base_ejection_time")] {
+    for (from, to) in [
+        ("interval", "interval"),
+        ("baseEjectionTime", "base_ejection_time"),
+    ] {
         if let Some(length) = detection[from].as_str().and_then(seconds) {
             made[to] = json!(length);
         }

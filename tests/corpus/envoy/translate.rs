@@ -161,7 +161,10 @@ fn mesh_hosts(view: &View<'_>) -> Result<Vec<Value>> {
     if view.place.port == 80 {
         for virtual_service in view.virtual_services() {
             for host in view.hosts_of(virtual_service) {
-                if SERVICES.iter().any(|service| covers(&host, &service.fqdn())) {
+                if SERVICES
+                    .iter()
+                    .any(|service| covers(&host, &service.fqdn()))
+                {
                     continue;
                 }
                 let routes = http_routes(view, virtual_service)?;
@@ -246,7 +249,10 @@ fn virtual_host(domains: &[String], routes: Vec<Value>) -> Value {
 
 fn default_route(view: &View<'_>, service: &Storefront) -> Value {
     let mut forward = Map::new();
-    forward.insert("cluster".into(), json!(view.cluster(service, view.place.port, "")));
+    forward.insert(
+        "cluster".into(),
+        json!(view.cluster(service, view.place.port, "")),
+    );
     forward.insert("timeout".into(), json!("0s"));
     forward.insert("retry_policy".into(), action::default_retry());
     action::hash(view, service, None, view.place.port, &mut forward);
@@ -358,14 +364,16 @@ pub fn string_match(wanted: &Value) -> Option<Value> {
 // === TCP and TLS ===
 
 fn tcp_route(view: &View<'_>) -> Result<Value> {
-    let rules = view.virtual_services().flat_map(|vs| {
-        array(&vs["spec"]["tcp"])
-            .iter()
-            .map(move |rule| (vs, rule))
-    });
+    let rules = view
+        .virtual_services()
+        .flat_map(|vs| array(&vs["spec"]["tcp"]).iter().map(move |rule| (vs, rule)));
     for (vs, rule) in rules {
         let matches = array(&rule["match"]);
-        if matches.is_empty() || matches.iter().any(|condition| view.strictly_concerned_by(condition)) {
+        if matches.is_empty()
+            || matches
+                .iter()
+                .any(|condition| view.strictly_concerned_by(condition))
+        {
             return action::stream_destinations(view, vs, rule);
         }
     }
@@ -396,7 +404,10 @@ fn tls_chains(view: &View<'_>) -> Result<Vec<Value>> {
             }
         }
     }
-    if let Some(service) = view.dialled() {
+    if let Some(service) = view
+        .dialled()
+        .filter(|_| chains.is_empty() && !view.gateway())
+    {
         let route = json!({"cluster": view.cluster(service, view.place.port, "")});
         chains.push(json!({"filters": [tcp_proxy(view, &route)]}));
     }
@@ -443,7 +454,10 @@ impl View<'_> {
     /// Names of the Gateways that this proxy is, or `mesh`.
     fn own_names(&self) -> Vec<String> {
         if self.gateway() {
-            self.gateways().map(full_name).chain([GATEWAY.to_owned()]).collect()
+            self.gateways()
+                .map(full_name)
+                .chain([GATEWAY.to_owned()])
+                .collect()
         } else {
             vec!["mesh".to_owned()]
         }
@@ -462,9 +476,15 @@ impl View<'_> {
         let mut all: Vec<&Value> = self
             .manifests
             .iter()
-            .filter(|object| object["kind"] == "VirtualService" && !array(&object["spec"]["hosts"]).is_empty())
+            .filter(|object| {
+                object["kind"] == "VirtualService" && !array(&object["spec"]["hosts"]).is_empty()
+            })
             .filter(|object| self.exported(object))
-            .filter(|object| names_of_gateways(object).iter().any(|name| own.contains(name)))
+            .filter(|object| {
+                names_of_gateways(object)
+                    .iter()
+                    .any(|name| own.contains(name))
+            })
             .collect();
         all.sort_by_key(|object| {
             let metadata = &object["metadata"];
@@ -555,7 +575,10 @@ impl View<'_> {
     /// The Service that a stream is for, where no rule says: the one that has its port, `c` before others.
     fn dialled(&self) -> Option<&'static Storefront> {
         let has = |service: &&Storefront| service.port(self.place.port).is_some();
-        SERVICES.iter().filter(has).max_by_key(|service| service.name == "b")
+        SERVICES
+            .iter()
+            .filter(has)
+            .max_by_key(|service| service.name == "b")
     }
 
     /// The name of a cluster here.
@@ -654,5 +677,8 @@ pub fn array(value: &Value) -> &[Value] {
 
 /// The entries of an object, or none.
 pub fn map(value: &Value) -> Vec<(&String, &Value)> {
-    value.as_object().map(|map| map.iter().collect()).unwrap_or_default()
+    value
+        .as_object()
+        .map(|map| map.iter().collect())
+        .unwrap_or_default()
 }

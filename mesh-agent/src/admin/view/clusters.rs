@@ -1,5 +1,7 @@
 //! Clusters as JSON: endpoints, and the policy that holds for them.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::routes::{compact, duration, flag};
@@ -64,6 +66,7 @@ fn policy(policy: &TrafficPolicy) -> Value {
     let TrafficPolicy {
         balancer,
         locality,
+        node_local,
         pool,
         outliers,
         tls,
@@ -73,6 +76,7 @@ fn policy(policy: &TrafficPolicy) -> Value {
     compact([
         ("loadBalancer", self::balancer(balancer)),
         ("locality", self::locality(locality)),
+        ("internalTrafficPolicyLocal", flag(*node_local)),
         ("connectionPool", self::pool(pool)),
         (
             "outlierDetection",
@@ -128,18 +132,14 @@ fn hash(key: &HashKey, ring: Ring) -> Value {
 fn locality(policy: &LocalityPolicy) -> Value {
     match policy {
         LocalityPolicy::Off => Value::Null,
-        LocalityPolicy::Failover(Failover::Regions(pairs)) => {
-            let pairs = pairs
-                .iter()
-                .map(|(from, to)| json!({ "from": from, "to": to }));
-            json!({ "failover": pairs.collect::<Value>() })
+        LocalityPolicy::Failover(Failover::Regions(regions)) => {
+            json!({ "failover": self::regions(regions) })
         }
         LocalityPolicy::Failover(Failover::Labels(labels)) => {
-            let labels = labels.iter().map(|(key, value)| match value {
-                Some(value) => json!(format!("{key}={value}")),
-                None => json!(key),
-            });
-            json!({ "failoverPriority": labels.collect::<Value>() })
+            json!({ "failoverPriority": priorities(labels) })
+        }
+        LocalityPolicy::Failover(Failover::LabelsThenRegions { labels, regions }) => {
+            json!({ "failoverPriority": priorities(labels), "failover": self::regions(regions) })
         }
         LocalityPolicy::Distribute(shares) => {
             let shares = shares
@@ -148,6 +148,21 @@ fn locality(policy: &LocalityPolicy) -> Value {
             json!({ "distribute": shares.collect::<Value>() })
         }
     }
+}
+
+fn regions(pairs: &[(Arc<str>, Arc<str>)]) -> Value {
+    let pairs = pairs
+        .iter()
+        .map(|(from, to)| json!({ "from": from, "to": to }));
+    pairs.collect()
+}
+
+fn priorities(labels: &[(Arc<str>, Option<Arc<str>>)]) -> Value {
+    let labels = labels.iter().map(|(key, value)| match value {
+        Some(value) => json!(format!("{key}={value}")),
+        None => json!(key),
+    });
+    labels.collect()
 }
 
 /// What differs from the defaults.
@@ -166,6 +181,7 @@ fn pool(pool: &ConnectionPool) -> Value {
         max_retries,
         max_requests_per_connection,
         max_concurrent_streams,
+        http2_keepalive,
         retry_budget,
     } = pool;
     compact([
@@ -175,6 +191,7 @@ fn pool(pool: &ConnectionPool) -> Value {
             changed(*connect_timeout, usual.connect_timeout),
         ),
         ("tcpKeepalive", flag(keepalive.is_some())),
+        ("http2KeepAlive", flag(http2_keepalive.is_some())),
         ("maxConnectionDuration", duration(*max_connection_duration)),
         (
             "tcpIdleTimeout",

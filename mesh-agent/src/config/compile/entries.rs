@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::compile::services::{Backend, Found, PodIndex, Registered, pod_id};
+use crate::config::compile::located::LocatedPods;
+use crate::config::compile::services::{Backend, Found, Registered, State, of_pod};
+use crate::config::object::service::Distribution;
 use crate::config::object::service_entry::{Port, Resolution};
 use crate::config::object::workload_entry::Address;
 use crate::config::object::{Object, ServiceEntry, WorkloadEntry};
-use crate::model::{self, Endpoint, Labels, NamedEndpoint};
+use crate::model::{self, Endpoint, NamedEndpoint};
 
 /// Makes a Service of one host of a ServiceEntry.
 pub(super) fn register<'a>(
     object: &'a Object,
     entry: &'a ServiceEntry,
     host: &Arc<str>,
-    pods: &PodIndex<'a>,
+    pods: &LocatedPods<'a>,
 ) -> Registered<'a> {
     let single = |net: &IpNet| (net.prefix_len() == net.max_prefix_len()).then(|| net.addr());
     let ports = entry.ports.iter().map(|port| model::ServicePort {
@@ -46,7 +48,8 @@ pub(super) fn register<'a>(
         }),
         object,
         found,
-        headless: false,
+        node_local: false,
+        distribution: Distribution::Any,
         export: entry.export.clone(),
         ranges: entry
             .addresses
@@ -74,48 +77,46 @@ pub(super) fn register<'a>(
 }
 
 /// What stands behind a ServiceEntry.
-struct Workloads<'a> {
+struct Workloads<'a, 'p> {
     entries: Vec<&'a WorkloadEntry>,
-    pods: Vec<(&'a Object, &'a crate::config::object::Pod)>,
+    /// The places of Pods in the list.
+    pods: Vec<usize>,
+    located: &'p LocatedPods<'a>,
 }
 
-impl<'a> Workloads<'a> {
-    fn of(object: &'a Object, entry: &'a ServiceEntry, index: &PodIndex<'a>) -> Self {
+impl<'a, 'p> Workloads<'a, 'p> {
+    fn of(object: &'a Object, entry: &'a ServiceEntry, located: &'p LocatedPods<'a>) -> Self {
         match &entry.selector {
             None => Self {
                 entries: entry.endpoints.iter().collect(),
                 pods: Vec::new(),
+                located,
             },
             Some(selector) => Self {
-                entries: index
-                    .workloads(&object.id.namespace, selector)
-                    .map(|(_, entry)| entry)
-                    .collect(),
-                pods: index.selected(&object.id.namespace, selector).collect(),
+                entries: located.workloads(&object.id.namespace, selector).collect(),
+                pods: located.selected(&object.id.namespace, selector).collect(),
+                located,
             },
         }
     }
 
-    fn backends(&self, port: &Port) -> Vec<Backend<'a>> {
+    fn backends(&self, port: &Port) -> Vec<Backend> {
         let entries = self
             .entries
             .iter()
             .filter_map(|entry| workload(entry, &port.name, port.target));
-        let pods = self.pods.iter().filter_map(|(object, pod)| {
-            Some(Backend {
-                endpoint: Endpoint {
-                    pod: Some(pod_id(object)),
-                    ..Endpoint::at(SocketAddr::new(*pod.addresses.first()?, port.target))
-                },
-                labels: Some(&object.labels),
-                ready: pod.ready && !object.terminating,
-            })
+        let pods = self.pods.iter().filter_map(|index| {
+            let located = &self.located.list[*index];
+            let address = SocketAddr::new(*located.pod.addresses.first()?, port.target);
+            let leaving = located.object.terminating;
+            let ready = located.pod.ready && !leaving;
+            Some(of_pod(*index, address, ready, leaving, self.located))
         });
         entries.chain(pods).collect()
     }
 
     /// What is to be looked up: the endpoints, or the host itself where none is listed.
-    fn names(&self, port: &Port, host: &Arc<str>) -> Vec<(NamedEndpoint, Option<&'a Labels>)> {
+    fn names(&self, port: &Port, host: &Arc<str>) -> Vec<NamedEndpoint> {
         if self.entries.is_empty() && self.pods.is_empty() {
             let own = NamedEndpoint {
                 name: Arc::clone(host),
@@ -124,41 +125,34 @@ impl<'a> Workloads<'a> {
                 locality: None,
                 weight: 1,
             };
-            return vec![(own, None)];
+            return vec![own];
         }
-        let entries = self.entries.iter().map(|entry| {
-            let named = NamedEndpoint {
-                name: match &entry.address {
-                    Address::Ip(address) => address.to_string().into(),
-                    Address::Name(name) => Arc::clone(name),
-                },
-                port: entry.port(&port.name, port.target),
-                labels: Some(Arc::clone(&entry.labels)),
-                locality: entry.locality.clone(),
-                weight: entry.weight,
-            };
-            (named, Some(&*entry.labels))
+        let entries = self.entries.iter().map(|entry| NamedEndpoint {
+            name: match &entry.address {
+                Address::Ip(address) => address.to_string().into(),
+                Address::Name(name) => Arc::clone(name),
+            },
+            port: entry.port(&port.name, port.target),
+            labels: Some(Arc::clone(&entry.labels)),
+            locality: entry.locality.clone(),
+            weight: entry.weight,
         });
-        let pods = self.pods.iter().filter_map(|(object, pod)| {
-            let named = NamedEndpoint {
-                name: pod.addresses.first()?.to_string().into(),
+        let pods = self.pods.iter().filter_map(|index| {
+            let located = &self.located.list[*index];
+            Some(NamedEndpoint {
+                name: located.pod.addresses.first()?.to_string().into(),
                 port: port.target,
-                labels: None,
-                locality: None,
+                labels: Some(Arc::clone(&located.labels)),
+                locality: located.locality.clone(),
                 weight: 1,
-            };
-            Some((named, Some(&object.labels)))
+            })
         });
         entries.chain(pods).collect()
     }
 }
 
 /// A WorkloadEntry as an endpoint of a port; none where its address is a name.
-pub(super) fn workload<'a>(
-    entry: &'a WorkloadEntry,
-    name: &str,
-    target: u16,
-) -> Option<Backend<'a>> {
+pub(super) fn workload(entry: &WorkloadEntry, name: &str, target: u16) -> Option<Backend> {
     let Address::Ip(address) = entry.address else {
         return None;
     };
@@ -169,7 +163,7 @@ pub(super) fn workload<'a>(
             weight: entry.weight,
             ..Endpoint::at(SocketAddr::new(address, entry.port(name, target)))
         },
-        labels: Some(&entry.labels),
-        ready: true,
+        state: State::Ready,
+        pod: None,
     })
 }

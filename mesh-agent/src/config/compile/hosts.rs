@@ -27,12 +27,16 @@ impl<'a> HostIndex<'a> {
 
     /// Those with a wildcard that covers `host`, a list per wildcard, the longest wildcard first.
     pub(super) fn wildcards<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'s [usize]> {
-        let dots = host.match_indices('.').map(|(dot, _)| &host[dot..]);
-        let suffixes = dots.chain([""]);
-        suffixes
+        suffixes(host)
+            .chain([""])
             .filter_map(|suffix| self.wildcards.get(suffix))
             .map(Vec::as_slice)
     }
+}
+
+/// Everything that a host ends in, from a dot on, the longest first.
+pub(super) fn suffixes(host: &str) -> impl Iterator<Item = &str> {
+    host.match_indices('.').map(|(dot, _)| &host[dot..])
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! The mesh's route tables: one per Service port, and a private one per port whose protocol nobody declared.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::CompileOptions;
-use crate::config::compile::routes::{Binding, Place, default_route};
+use crate::config::compile::hosts::{HostIndex, suffixes};
+use crate::config::compile::routes::{Audience, Binding, Place, default_route};
 use crate::config::compile::services::{Registered, Services};
 use crate::config::compile::sight::Sight;
-use crate::config::object::name::{GatewayName, covers};
-use crate::model::{Protocol, RouteTable, VirtualHost};
+use crate::config::object::name::GatewayName;
+use crate::model::{ClientMatch, Protocol, Route, RouteMatch, RouteTable, VirtualHost};
 
 type Tables = BTreeMap<u16, RouteTable>;
 type Undeclared = HashMap<Arc<str>, BTreeMap<u16, Arc<VirtualHost>>>;
@@ -37,16 +39,13 @@ pub(super) fn tables(
     }
     let (mut tables, mut undeclared) = (Tables::new(), Undeclared::new());
     for (port, found) in at_port {
-        let hosts: Vec<(&Registered<'_>, Arc<VirtualHost>)> = found
-            .iter()
-            .map(|(service, _)| (*service, mesh.service(&service.model.host, port)))
-            .collect();
-        for ((service, host), (_, protocol)) in hosts.iter().zip(&found) {
+        let port = Port::new(&mesh, port, found.iter().map(|(service, _)| *service));
+        for ((service, host), (_, protocol)) in port.services.iter().zip(&found) {
             if *protocol == Protocol::Auto {
                 let ports = undeclared
                     .entry(Arc::clone(&service.model.host))
                     .or_default();
-                ports.insert(port, Arc::clone(host));
+                ports.insert(port.number, Arc::clone(host));
             }
         }
         // A port that only undeclared ones have is not listened on as a whole.
@@ -54,7 +53,7 @@ pub(super) fn tables(
             .iter()
             .any(|(_, protocol)| *protocol != Protocol::Auto)
         {
-            tables.insert(port, mesh.table(&hosts, port));
+            tables.insert(port.number, port.table());
         }
     }
     (tables, undeclared)
@@ -63,9 +62,7 @@ pub(super) fn tables(
 /// The VirtualServices of the mesh, by the hosts that they are for.
 struct Mesh<'a> {
     bindings: Vec<&'a Binding<'a>>,
-    exact: HashMap<&'a str, Vec<usize>>,
-    /// `*.x` and its VirtualService, the longest first.
-    wildcards: Vec<(&'a Arc<str>, usize)>,
+    index: HostIndex<'a>,
     services: &'a Services<'a>,
     sight: &'a Sight<'a>,
     /// How names of Services end: `.svc.cluster.local`.
@@ -83,113 +80,127 @@ impl<'a> Mesh<'a> {
             .iter()
             .filter(|binding| binding.applies_to(&GatewayName::Mesh) && sight.sees_rules(binding))
             .collect();
-        let mut exact: HashMap<&str, Vec<usize>> = HashMap::new();
-        let mut wildcards = Vec::new();
-        for (index, binding) in bindings.iter().enumerate() {
+        let mut index = HostIndex::default();
+        for (number, binding) in bindings.iter().enumerate() {
             for host in &binding.service.hosts {
-                if host.starts_with('*') {
-                    wildcards.push((host, index));
-                } else {
-                    exact.entry(host).or_default().push(index);
-                }
+                index.insert(host, number);
             }
         }
-        wildcards.sort_by_key(|(host, _)| std::cmp::Reverse(host.len()));
         Self {
             bindings,
-            exact,
-            wildcards,
+            index,
             services,
             sight,
             suffix: format!(".svc.{}", options.cluster_domain),
         }
     }
+}
 
-    /// The virtual host of a Service: the VirtualServices for it, the most specific first, and at last its own route.
-    fn service(&self, host: &Arc<str>, port: u16) -> Arc<VirtualHost> {
-        let exact = self.exact.get(&**host).into_iter().flatten().copied();
-        let wildcards = self
-            .wildcards
-            .iter()
-            .filter(|(wildcard, _)| covers(wildcard, host))
-            .map(|(_, index)| *index);
-        let own = VirtualHost {
-            name: Arc::clone(host),
-            routes: vec![default_route(host, port)].into(),
-            https_redirect: false,
-            next: None,
+/// One port of the mesh.
+struct Port<'m> {
+    mesh: &'m Mesh<'m>,
+    number: u16,
+    /// The Services that have it, oldest first, with what they do with requests.
+    services: Vec<(&'m Registered<'m>, Arc<VirtualHost>)>,
+    /// The routes of each VirtualService here, once they are asked for: one with a wildcard may be for many Services.
+    routes: Vec<OnceCell<Vec<Arc<Route>>>>,
+}
+
+impl<'m> Port<'m> {
+    fn new(
+        mesh: &'m Mesh<'m>,
+        number: u16,
+        services: impl Iterator<Item = &'m Registered<'m>>,
+    ) -> Self {
+        let mut port = Self {
+            mesh,
+            number,
+            services: Vec::new(),
+            routes: mesh.bindings.iter().map(|_| OnceCell::new()).collect(),
         };
-        self.chain(host, exact.chain(wildcards), port, Some(own))
-            .expect("a chain ends in what it was given for its end, or earlier in something for everyone")
+        port.services = services
+            .map(|service| (service, port.service(&service.model.host)))
+            .collect();
+        port
     }
 
-    /// Each stands in for the one before it, where that one does not concern the client.
-    fn chain(
-        &self,
-        host: &Arc<str>,
-        candidates: impl Iterator<Item = usize>,
-        port: u16,
-        last: Option<VirtualHost>,
-    ) -> Option<Arc<VirtualHost>> {
-        let place = Place {
-            gateway: &GatewayName::Mesh,
-            port,
-        };
-        let mut hosts = Vec::new();
-        let mut for_everyone = false;
-        for index in candidates {
-            let routes = self.bindings[index].routes(&place, self.services);
-            if routes.is_empty() {
-                continue;
-            }
-            for_everyone = routes.iter().any(|route| route.when.client.takes_anyone());
-            hosts.push(VirtualHost {
-                name: Arc::clone(host),
-                routes: routes.into(),
-                https_redirect: false,
-                next: None,
-            });
-            if for_everyone {
-                break;
-            }
-        }
-        if !for_everyone {
-            hosts.extend(last);
-        }
-        hosts.into_iter().rev().fold(None, |next, host| {
-            Some(Arc::new(VirtualHost { next, ..host }))
+    fn routes(&self, binding: usize) -> &[Arc<Route>] {
+        self.routes[binding].get_or_init(|| {
+            let place = Place {
+                gateway: &GatewayName::Mesh,
+                port: self.number,
+                tls: false,
+            };
+            self.mesh.bindings[binding].routes(&place, self.mesh.services)
         })
     }
 
-    fn table(&self, hosts: &[(&Registered<'_>, Arc<VirtualHost>)], port: u16) -> RouteTable {
-        let mut table = RouteTable::default();
-        let literals = self.literals(hosts, port);
-        // Names that were written come before the short forms that are derived from others.
-        for (name, host) in &literals {
-            add(&mut table, name, host);
+    /// The virtual host of a Service: the VirtualServices that name it, else the first with the longest wildcard for it,
+    /// and at last its own route. Clients that see a VirtualService that names it more closely get no other, even where
+    /// none of its rules concerns them.
+    fn service(&self, host: &Arc<str>) -> Arc<VirtualHost> {
+        let index = &self.mesh.index;
+        let mut chain = Chain::new(host);
+        let mut wildcards = index.wildcards(host).flatten().copied().peekable();
+        let own = default_route(host, self.number);
+        let mut seen: Audience = Some(Vec::new());
+        for binding in index.exact(host) {
+            if chain.push(self.routes(*binding).to_vec()) {
+                return chain.finish();
+            }
+            seen = match (seen, &self.mesh.bindings[*binding].exported_to) {
+                (Some(seen), Some(more)) => Some([seen.as_slice(), more].concat()),
+                (None, _) | (_, None) => None,
+            };
         }
-        for (service, host) in hosts {
-            add(&mut table, &service.model.host, host);
-            if service.headless {
-                add(
-                    &mut table,
-                    &format!("*.{}", service.model.host).into(),
-                    host,
-                );
+        if wildcards.peek().is_some() && !seen.as_ref().is_some_and(Vec::is_empty) {
+            if chain.push(vec![only_for(&own, &seen)]) {
+                return chain.finish();
             }
         }
-        self.add_aliases(&mut table, hosts);
-        for (name, host) in &literals {
-            self.add_short_names(&mut table, name, host, false);
+        for binding in wildcards {
+            let seen = &self.mesh.bindings[binding].exported_to;
+            if chain.push(self.routes(binding).to_vec()) || chain.push(vec![only_for(&own, seen)]) {
+                return chain.finish();
+            }
         }
-        for (service, host) in hosts {
-            self.add_short_names(&mut table, &service.model.host, host, service.headless);
-            for address in &service.model.addresses {
-                let name = match address {
-                    IpAddr::V4(address) => address.to_string(),
-                    IpAddr::V6(address) => format!("[{address}]"),
-                };
-                add(&mut table, &name.into(), host);
+        chain.push(vec![own]);
+        chain.finish()
+    }
+
+    /// The virtual host of a name that no Service has; `None` where every rule is for something else.
+    fn literal(&self, host: &Arc<str>, bindings: &[usize]) -> Option<Arc<VirtualHost>> {
+        let mut chain = Chain::new(host);
+        for binding in bindings {
+            if chain.push(self.routes(*binding).to_vec()) {
+                break;
+            }
+        }
+        (!chain.hosts.is_empty()).then(|| chain.finish())
+    }
+
+    fn table(&self) -> RouteTable {
+        let mut table = RouteTable::default();
+        // Names that were written come before the short forms that are derived from others.
+        for (name, host) in self.literals() {
+            match name.parse() {
+                Ok(address) => add(&mut table, &in_host(address).into(), &host),
+                Err(_) => add(&mut table, &name, &host),
+            }
+        }
+        for (service, host) in &self.services {
+            let name = &service.model.host;
+            add(&mut table, name, host);
+            if service.is_headless() {
+                add(&mut table, &format!("*.{name}").into(), host);
+            }
+        }
+        self.add_aliases(&mut table);
+        for (service, host) in &self.services {
+            let model = &service.model;
+            self.add_short_names(&mut table, &model.host, host, service.is_headless());
+            for address in &model.addresses {
+                add(&mut table, &in_host(*address).into(), host);
             }
         }
         table
@@ -197,48 +208,46 @@ impl<'a> Mesh<'a> {
 
     /// The hosts of VirtualServices that no Service on this port has. They exist on port 80, and wherever one of the
     /// VirtualService's other hosts is a Service.
-    fn literals(
-        &self,
-        hosts: &[(&Registered<'_>, Arc<VirtualHost>)],
-        port: u16,
-    ) -> Vec<(Arc<str>, Arc<VirtualHost>)> {
-        let known = |name: &str| {
-            hosts
+    fn literals(&self) -> Vec<(Arc<str>, Arc<VirtualHost>)> {
+        let known = KnownHosts::of(
+            self.services
                 .iter()
-                .any(|(service, _)| covers(name, &service.model.host))
-        };
+                .map(|(service, _)| &*service.model.host),
+        );
         let mut candidates: BTreeMap<&Arc<str>, Vec<usize>> = BTreeMap::new();
-        for (index, binding) in self.bindings.iter().enumerate() {
-            let (here, elsewhere): (Vec<_>, Vec<_>) =
-                binding.service.hosts.iter().partition(|host| known(host));
-            if port == 80 || !here.is_empty() {
-                for host in elsewhere {
-                    candidates.entry(host).or_default().push(index);
-                }
+        for (number, binding) in self.mesh.bindings.iter().enumerate() {
+            let hosts = &binding.service.hosts;
+            if self.number != 80 && !hosts.iter().any(|host| known.has(host)) {
+                continue;
+            }
+            for host in hosts.iter().filter(|host| !known.has(host)) {
+                candidates.entry(host).or_default().push(number);
             }
         }
         candidates
             .into_iter()
-            .filter_map(|(host, indices)| {
-                let chain = self.chain(host, indices.into_iter(), port, None)?;
-                Some((Arc::clone(host), chain))
-            })
+            .filter_map(|(host, bindings)| Some((Arc::clone(host), self.literal(host, &bindings)?)))
             .collect()
     }
 
     /// The names of ExternalName Services mean what they stand for.
-    fn add_aliases(&self, table: &mut RouteTable, hosts: &[(&Registered<'_>, Arc<VirtualHost>)]) {
-        for (name, alias) in &self.services.aliases {
-            let seen = self
-                .sight
-                .sees_alias(&alias.export, &alias.object.id.namespace);
-            let Some(service) = self.services.get(name).filter(|_| seen) else {
-                continue;
-            };
-            let found = hosts
-                .iter()
-                .find(|(other, _)| other.model.host == service.model.host);
-            if let Some((_, host)) = found {
+    fn add_aliases(&self, table: &mut RouteTable) {
+        let Mesh {
+            services, sight, ..
+        } = self.mesh;
+        if services.aliases.is_empty() {
+            return;
+        }
+        let here: HashMap<&str, &Arc<VirtualHost>> = self
+            .services
+            .iter()
+            .map(|(service, host)| (&*service.model.host, host))
+            .collect();
+        for (name, alias) in &services.aliases {
+            let seen = sight.sees_alias(&alias.export, &alias.object.id.namespace);
+            let service = services.get(name).filter(|_| seen);
+            let found = service.and_then(|service| here.get(&*service.model.host));
+            if let Some(host) = found {
                 add(table, name, host);
                 self.add_short_names(table, name, host, false);
             }
@@ -253,7 +262,7 @@ impl<'a> Mesh<'a> {
         host: &Arc<VirtualHost>,
         headless: bool,
     ) {
-        let Some(service) = full.strip_suffix(&self.suffix) else {
+        let Some(service) = full.strip_suffix(&self.mesh.suffix) else {
             return;
         };
         let Some((name, namespace)) = service
@@ -277,6 +286,94 @@ impl<'a> Mesh<'a> {
         add(local, &name.into(), host);
         if headless {
             add(local, &format!("*.{name}").into(), host);
+        }
+    }
+}
+
+/// Virtual hosts of which each stands in for the one before it, where that one does not concern the client.
+struct Chain<'h> {
+    name: &'h Arc<str>,
+    hosts: Vec<VirtualHost>,
+}
+
+impl<'h> Chain<'h> {
+    fn new(name: &'h Arc<str>) -> Self {
+        Self {
+            name,
+            hosts: Vec::new(),
+        }
+    }
+
+    /// Whether the chain ends here, because some route is for everyone.
+    fn push(&mut self, routes: Vec<Arc<Route>>) -> bool {
+        if routes.is_empty() {
+            return false;
+        }
+        let everyone = routes.iter().any(|route| route.when.client.takes_anyone());
+        self.hosts.push(VirtualHost {
+            name: Arc::clone(self.name),
+            routes: routes.into(),
+            https_redirect: false,
+            next: None,
+        });
+        everyone
+    }
+
+    fn finish(self) -> Arc<VirtualHost> {
+        let hosts = self.hosts.into_iter().rev();
+        hosts
+            .fold(None, |next, host| {
+                Some(Arc::new(VirtualHost { next, ..host }))
+            })
+            .expect("a chain has at least one host before it is finished")
+    }
+}
+
+/// The same route for an audience.
+fn only_for(route: &Arc<Route>, audience: &Audience) -> Arc<Route> {
+    if audience.is_none() {
+        return Arc::clone(route);
+    }
+    Arc::new(Route {
+        when: RouteMatch {
+            client: ClientMatch {
+                exported_to: audience.clone(),
+                ..route.when.client.clone()
+            },
+            ..route.when.clone()
+        },
+        ..Route::clone(route)
+    })
+}
+
+/// An address as a Host header has it.
+fn in_host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}
+
+/// Which hosts are Services'.
+struct KnownHosts<'a> {
+    exact: HashSet<&'a str>,
+    /// Everything that one of them ends in, from a dot on.
+    endings: HashSet<&'a str>,
+}
+
+impl<'a> KnownHosts<'a> {
+    fn of(hosts: impl Iterator<Item = &'a str>) -> Self {
+        let exact: HashSet<&str> = hosts.collect();
+        let endings = exact.iter().flat_map(|host| suffixes(host)).collect();
+        Self { exact, endings }
+    }
+
+    /// Whether a host is one, or a wildcard that covers one.
+    fn has(&self, host: &str) -> bool {
+        match host.strip_prefix('*') {
+            None => self.exact.contains(host),
+            Some("") => !self.exact.is_empty(),
+            Some(suffix) => self.endings.contains(suffix),
         }
     }
 }

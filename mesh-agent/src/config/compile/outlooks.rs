@@ -1,6 +1,6 @@
 //! What each group of pods knows of the world, and how what it sends there is routed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::CompileOptions;
@@ -9,11 +9,9 @@ use crate::config::compile::mesh;
 use crate::config::compile::routes::{Binding, route_to};
 use crate::config::compile::services::Services;
 use crate::config::compile::sight::Sight;
-use crate::config::compile::streams;
+use crate::config::compile::streams::{self, Streams};
 use crate::config::object::sidecar::OutboundPolicy;
 use crate::model::{ClusterKey, Outlook, Protocol, StreamMatch, StreamTable, Unknown};
-
-type Streams = HashMap<Arc<str>, BTreeMap<u16, StreamTable>>;
 
 /// Makes the outlook of those who see what `sight` says.
 pub(super) fn outlook(
@@ -98,14 +96,7 @@ fn whole_ports(
         }
     }
     for table in ports.values_mut() {
-        // Names before what takes anything, whole names before wildcards.
-        table.routes.sort_by_key(|route| {
-            let name = route.when.server_names.first();
-            (
-                name.is_none(),
-                name.is_some_and(|name| name.starts_with('*')),
-            )
-        });
+        streams::sort(&mut table.routes);
     }
     ports
 }

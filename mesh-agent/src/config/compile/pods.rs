@@ -5,15 +5,17 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::CompileOptions;
+use crate::config::compile::clusters::Clusters;
 use crate::config::compile::gateways::Selections;
+use crate::config::compile::located::LocatedPods;
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object};
-use crate::config::problem::{Code, Problems};
-use crate::config::{CompileOptions, Inputs};
-use crate::model::{InboundPort, LocalPod, Pod, PodId, Protocol};
+use crate::config::problem::Problems;
+use crate::model::{InboundPort, Labels, LocalPod, Pod, Protocol};
 
 /// Where a Pod's network namespace is; makes it a Pod of this node.
 const NETNS: &str = "mesh-agent.io/netns";
@@ -30,35 +32,34 @@ pub(super) struct Groups<'a, 'g> {
 
 /// Every Pod that runs and has an address, oldest first.
 pub(super) fn pods<'a>(
-    inputs: &'a Inputs,
-    services: &Services<'_>,
+    located: &LocatedPods<'a>,
+    services: &Services<'a>,
+    clusters: &mut Clusters<'a>,
     groups: &mut Groups<'a, '_>,
     options: &CompileOptions,
     report: &mut Report,
 ) -> Vec<Arc<Pod>> {
-    let mut served = served_ports(services);
-    inputs
-        .pods()
-        .into_iter()
-        .filter(|(_, pod)| !pod.ended && !pod.addresses.is_empty())
-        .map(|(object, pod)| {
-            let id = pod_id(object);
-            Arc::new(Pod {
-                uid: object.uid.clone(),
-                labels: object.labels.clone(),
-                addresses: pod.addresses.clone(),
-                ready: pod.ready && !object.terminating,
-                local: local(object, options, report),
-                locality: None,
-                outlook: groups
-                    .sights
-                    .of(&object.id.namespace, &object.labels, groups.bindings),
-                gateway: groups.gateways.of(&object.labels, &object.id.namespace),
-                inbound: served.remove(&id).unwrap_or_default(),
-                id,
-            })
+    let mut served = served_ports(located.list.len(), services, clusters);
+    let pods = located.list.iter().enumerate().map(|(index, located)| {
+        let object = located.object;
+        Arc::new(Pod {
+            id: pod_id(object),
+            uid: object.uid.clone(),
+            labels: Labels::clone(&located.labels),
+            addresses: located.pod.addresses.clone(),
+            ready: located.pod.ready && !object.terminating,
+            local: local(object, options, report),
+            locality: located.locality.clone(),
+            node: located.pod.node.clone(),
+            view: clusters.selected_view(&object.id.namespace, &located.labels),
+            outlook: groups
+                .sights
+                .of(&object.id.namespace, &object.labels, groups.bindings),
+            gateway: groups.gateways.of(&object.labels, &object.id.namespace),
+            inbound: std::mem::take(&mut served[index]),
         })
-        .collect()
+    });
+    pods.collect()
 }
 
 /// The Pod that has an address; one of this node where several claim it, else the oldest.
@@ -73,23 +74,29 @@ pub(super) fn by_address(pods: &[Arc<Pod>]) -> HashMap<IpAddr, Arc<Pod>> {
     owners
 }
 
-/// What each Pod serves, by container port. The oldest Service decides where several stand in front of one.
-fn served_ports(services: &Services<'_>) -> HashMap<PodId, BTreeMap<u16, InboundPort>> {
-    let mut served: HashMap<PodId, BTreeMap<u16, InboundPort>> = HashMap::new();
+/// What each Pod serves, by container port; the Pods in the order of their list. The oldest Service decides where
+/// several stand in front of one.
+fn served_ports<'a>(
+    count: usize,
+    services: &Services<'a>,
+    clusters: &mut Clusters<'a>,
+) -> Vec<BTreeMap<u16, InboundPort>> {
+    let mut served = vec![BTreeMap::new(); count];
     for service in &services.list {
         for (port, backends) in service.model.ports.iter().zip(&service.backends) {
             if port.protocol == Protocol::Udp {
                 continue;
             }
-            for endpoint in backends.iter().map(|backend| &backend.endpoint) {
-                if let Some(pod) = &endpoint.pod {
-                    let ports = served.entry(pod.clone()).or_default();
-                    ports
-                        .entry(endpoint.address.port())
-                        .or_insert_with(|| InboundPort {
-                            protocol: port.protocol,
-                            service: Arc::clone(&service.model.host),
-                        });
+            let manner = clusters.inbound(service, port.number);
+            for backend in backends {
+                if let Some(pod) = backend.pod {
+                    let number = backend.endpoint.address.port();
+                    served[pod].entry(number).or_insert_with(|| InboundPort {
+                        protocol: port.protocol,
+                        service: Arc::clone(&service.model.host),
+                        pool: Arc::clone(&manner.pool),
+                        http: manner.http,
+                    });
                 }
             }
         }
@@ -101,7 +108,7 @@ fn local(object: &Object, options: &CompileOptions, report: &mut Report) -> Opti
     let netns = object.annotations.get(NETNS)?;
     let mut problems = Problems::default();
     if !netns.starts_with('/') {
-        problems.code(Code::Ist0125).left_out(
+        problems.left_out(
             &object::annotation(NETNS),
             format!("\"{netns}\" is no absolute path, so the Pod is not enrolled"),
             "write for example /run/netns/NAME",

@@ -3,19 +3,26 @@
 use std::sync::Arc;
 
 use crate::config::Inputs;
+use crate::config::compile::delegates::{self, Ruled};
 use crate::config::compile::services::Services;
 use crate::config::object::name::{ExportTo, GatewayName};
-use crate::config::object::virtual_service::{Action, Block, Share, Target};
+use crate::config::object::virtual_service::{Block, Target};
 use crate::config::object::{Object, VirtualService};
 use crate::model::{
-    ClientMatch, ClusterKey, Destination, Fault, Forward, HeaderEdits, PathRewrite, Retry, Route,
+    ClientMatch, ClusterKey, Destination, Fault, Forward, HeaderEdits, QueryMatch, Retry, Route,
     RouteAction, RouteMatch,
 };
+
+mod action;
+
+pub(super) use crate::config::compile::routes::action::{destinations, total_weight};
 
 /// A VirtualService for one audience.
 pub(super) struct Binding<'a> {
     pub(super) object: &'a Object,
     pub(super) service: &'a VirtualService,
+    /// Its rules for HTTP, with those of its delegates in their places.
+    rules: Arc<[Ruled<'a>]>,
     pub(super) exported_to: Audience,
 }
 
@@ -28,18 +35,22 @@ pub(super) struct Place<'a> {
     pub(super) gateway: &'a GatewayName,
     /// The Service port, or the server's.
     pub(super) port: u16,
+    /// Whether it is a gateway's server with `tls`.
+    pub(super) tls: bool,
 }
 
 /// Every VirtualService in the order in which they are asked: those of the client's namespace alone, then those that
 /// were exported to it by name, then the public ones; the oldest first among each. One that is exported in two ways is
 /// there twice.
 pub(super) fn bindings(inputs: &Inputs) -> Vec<Binding<'_>> {
-    let services = inputs.virtual_services();
+    // What cannot be had is told by the analysis.
+    let services = delegates::resolve(inputs, &mut |_, _| {});
     let exported = |audience: fn(&ExportTo, &Object) -> Option<Audience>| {
-        let bound = services.iter().filter_map(move |(object, service)| {
+        let bound = services.iter().filter_map(move |(object, service, rules)| {
             Some(Binding {
                 object,
                 service,
+                rules: Arc::clone(rules),
                 exported_to: audience(&service.export, object)?,
             })
         });
@@ -68,24 +79,30 @@ impl Binding<'_> {
 
     /// The hosts that its rules send to.
     pub(super) fn destinations(&self) -> impl Iterator<Item = Arc<str>> {
-        let rules = self.service.rules.iter();
-        rules
-            .flat_map(|rule| &rule.action.shares)
-            .map(|share| Arc::clone(&share.target.host))
+        let http = self.rules.iter().flat_map(|ruled| ruled.rule.targets());
+        let all = http.chain(self.service.targets());
+        all.map(|target| Arc::clone(&target.host))
     }
 
     /// Its routes at a place; none where every rule is for other ports or gateways.
     pub(super) fn routes(&self, place: &Place<'_>, services: &Services<'_>) -> Vec<Arc<Route>> {
+        let everything = [Block::default()];
         let mut routes = Vec::new();
-        for (index, rule) in self.service.rules.iter().enumerate() {
-            for block in rule.blocks.iter().filter(|block| place.concerns(block)) {
-                let route = Arc::new(self.route(index, block, place, services));
+        for ruled in self.rules.iter() {
+            let blocks = match ruled.rule.blocks.as_slice() {
+                [] => &everything,
+                blocks => blocks,
+            };
+            for block in blocks.iter().filter(|block| place.concerns(block)) {
+                let Some(route) = self.route(ruled, block, place, services) else {
+                    continue;
+                };
                 // Nothing behind a route that takes everything can be reached.
                 let client = &route.when.client;
                 let last = route.when.takes_any_request()
                     && client.labels.is_empty()
                     && client.namespace.is_none();
-                routes.push(route);
+                routes.push(Arc::new(route));
                 if last {
                     return routes;
                 }
@@ -96,41 +113,59 @@ impl Binding<'_> {
 
     fn route(
         &self,
-        index: usize,
+        ruled: &Ruled<'_>,
         block: &Block,
         place: &Place<'_>,
         services: &Services<'_>,
-    ) -> Route {
-        // Where a block names gateways, Istio does not look at what else it says of the client.
-        let by_gateway = !block.gateways.is_empty();
-        let rule = &self.service.rules[index];
-        let id = &self.object.id;
-        Route {
-            origin: Some((format!("{}/{}", id.namespace, id.name).into(), index)),
+    ) -> Option<Route> {
+        let rule = &*ruled.rule;
+        Some(Route {
+            origin: Some(ruled.origin.clone()),
             name: match (&*rule.name, &*block.name) {
                 (_, "") => Arc::clone(&rule.name),
                 (rule, block) => format!("{rule}.{block}").into(),
             },
             when: RouteMatch {
-                uri: block.uri.clone(),
-                scheme: None,
-                method: None,
-                authority: None,
-                headers: Vec::new(),
-                query: Vec::new(),
-                client: ClientMatch {
-                    labels: if by_gateway {
-                        Default::default()
-                    } else {
-                        block.client_labels.clone()
-                    },
-                    namespace: block.client_namespace.clone().filter(|_| !by_gateway),
-                    exported_to: self.exported_to.clone(),
-                },
+                client: self.client(block),
+                ..conditions(block)
             },
-            action: RouteAction::Forward(forward(&rule.action, place.port, services)),
-            cors: None,
+            action: action::action(rule, place, services)?,
+            cors: rule.cors.clone(),
+        })
+    }
+
+    fn client(&self, block: &Block) -> ClientMatch {
+        let exported_to = self.exported_to.clone();
+        // Where a block names gateways, Istio does not look at what else it says of the client.
+        if !block.gateways.is_empty() {
+            return ClientMatch {
+                exported_to,
+                ..ClientMatch::default()
+            };
         }
+        ClientMatch {
+            labels: block.client_labels.clone(),
+            namespace: block.client_namespace.clone(),
+            exported_to,
+        }
+    }
+}
+
+/// What a block asks of a request.
+fn conditions(block: &Block) -> RouteMatch {
+    let headers = block.headers.values().chain(block.without_headers.values());
+    let query = block.query.iter().map(|(name, value)| QueryMatch {
+        name: Arc::clone(name),
+        value: value.clone(),
+    });
+    RouteMatch {
+        uri: block.uri.clone(),
+        scheme: block.scheme.clone(),
+        method: block.method.clone(),
+        authority: block.authority.clone(),
+        headers: headers.cloned().collect(),
+        query: query.collect(),
+        client: ClientMatch::default(),
     }
 }
 
@@ -175,62 +210,21 @@ pub(super) fn route_to(cluster: ClusterKey) -> Arc<Route> {
     })
 }
 
-fn forward(action: &Action, port: u16, services: &Services<'_>) -> Forward {
-    let Action {
-        shares,
-        rewrite_uri,
-        rewrite_authority,
-        timeout,
-        retry,
-    } = action;
-    let destinations = destinations(shares, port, services);
-    Forward {
-        total_weight: total_weight(&destinations),
-        destinations,
-        rewrite_path: rewrite_uri.clone().map(PathRewrite::Matched),
-        rewrite_authority: rewrite_authority.clone(),
-        timeout: *timeout,
-        retry: retry.clone(),
-        fault: Fault::default(),
-        mirrors: Vec::new(),
-    }
-}
-
-/// Shares as a route has them, without changes of headers.
-pub(super) fn destinations(
-    shares: &[Share],
-    port: u16,
-    services: &Services<'_>,
-) -> Vec<Destination> {
-    let destinations = shares.iter().map(|share| Destination {
-        cluster: cluster(&share.target, port, services),
-        weight: share.weight,
-        request_headers: HeaderEdits::default(),
-        response_headers: HeaderEdits::default(),
-    });
-    destinations.collect()
-}
-
-/// The sum of the weights.
-pub(super) fn total_weight(destinations: &[Destination]) -> u64 {
-    destinations
-        .iter()
-        .map(|destination| u64::from(destination.weight))
-        .sum()
-}
-
 /// What a destination names. The port is as written; else the only one that the Service has; else the one that the
 /// request came in on.
 pub(super) fn cluster(target: &Target, port: u16, services: &Services<'_>) -> ClusterKey {
-    let service = services.get(&target.host);
-    let only = || match service?.model.ports.as_slice() {
+    let service = services.get(&target.host).map(|service| &service.model);
+    let only = || match service?.ports.as_slice() {
         [only] => Some(only.number),
         _ => None,
     };
     ClusterKey {
         // Of a name that stands for another, the other.
-        host: Arc::clone(service.map_or(&target.host, |service| &service.model.host)),
+        host: Arc::clone(service.map_or(&target.host, |service| &service.host)),
         port: target.port.or_else(only).unwrap_or(port),
         subset: target.subset.clone(),
     }
 }
+
+#[cfg(test)]
+pub(in crate::config::compile) mod tests;

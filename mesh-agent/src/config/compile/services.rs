@@ -7,11 +7,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::config::compile::entries;
+use crate::config::compile::located::LocatedPods;
 use crate::config::compile::sight::Sight;
-use crate::config::object::endpoint_slice::SERVICE_LABEL;
+use crate::config::object::endpoint_slice::{Endpoint as Listed, SERVICE_LABEL};
 use crate::config::object::name::{ExportTo, service_host};
-use crate::config::object::service::{Port, Target};
-use crate::config::object::{self, EndpointSlice, Kind, Object, Pod, Service, WorkloadEntry};
+use crate::config::object::service::{Distribution, Port, Target};
+use crate::config::object::{self, EndpointSlice, Kind, Object, Service};
 use crate::config::problem::Problems;
 use crate::config::{CompileOptions, Inputs};
 use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId};
@@ -21,6 +22,12 @@ const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 /// How many ExternalName Services may stand for one another.
 const MAX_ALIASES: usize = 8;
+
+/// A Service's own word on which endpoints it prefers, from before there was a field for it.
+pub(super) const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// The label of a Pod that is to get no more requests.
+const DRAINING: &str = "istio.io/draining";
 
 /// Every Service, oldest first.
 pub(super) struct Services<'a> {
@@ -37,22 +44,24 @@ pub(super) struct Registered<'a> {
     pub(super) object: &'a Object,
     /// How its endpoints are found.
     pub(super) found: Found,
-    /// It has no address on purpose: clients dial its Pods.
-    pub(super) headless: bool,
+    /// `internalTrafficPolicy: Local`.
+    pub(super) node_local: bool,
     /// Whose clients see it.
     pub(super) export: ExportTo,
     /// The ranges of addresses that lead to it.
     pub(super) ranges: Vec<IpNet>,
+    /// Which endpoints it prefers.
+    pub(super) distribution: Distribution,
     /// Per port of the Service, in its order.
-    pub(super) backends: Vec<Vec<Backend<'a>>>,
-    /// Likewise, what is to be looked up for it, with its labels.
-    pub(super) names: Vec<Vec<(NamedEndpoint, Option<&'a Labels>)>>,
+    pub(super) backends: Vec<Vec<Backend>>,
+    /// Likewise, what is to be looked up for it.
+    pub(super) names: Vec<Vec<NamedEndpoint>>,
 }
 
 /// A Service of type ExternalName.
 pub(super) struct Alias<'a> {
     pub(super) object: &'a Object,
-    /// The name that it stands for, as written.
+    /// The name that it stands for.
     pub(super) target: Arc<str>,
     pub(super) export: ExportTo,
 }
@@ -62,7 +71,9 @@ pub(super) struct Alias<'a> {
 pub(super) enum Found {
     /// They are known.
     Listed,
-    /// Clients dial them.
+    /// They are known, and clients dial them: the Service has no address on purpose.
+    Headless,
+    /// Clients dial them, and nobody knows which there are.
     Dialled,
     /// Their names are looked up.
     Named {
@@ -71,27 +82,31 @@ pub(super) enum Found {
     },
 }
 
-/// One endpoint of a port, ready or not.
-pub(super) struct Backend<'a> {
+/// One endpoint of a port.
+pub(super) struct Backend {
     pub(super) endpoint: Endpoint,
-    pub(super) labels: Option<&'a Labels>,
-    pub(super) ready: bool,
+    pub(super) state: State,
+    /// The Pod behind it, by its place in the list; `None` where it is not known.
+    pub(super) pod: Option<usize>,
 }
 
-type FoundPod<'a> = (&'a Object, &'a Pod);
-
-/// Pods and WorkloadEntries by what Services, ServiceEntries and EndpointSlices look them up by.
-pub(super) struct PodIndex<'a> {
-    by_id: HashMap<PodId, FoundPod<'a>>,
-    /// By namespace, and a label's key and value.
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<FoundPod<'a>>>,
-    by_address: HashMap<IpAddr, &'a Object>,
-    workloads: Vec<(&'a Object, &'a WorkloadEntry)>,
+/// Whether an endpoint takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It does.
+    Ready,
+    /// It does not, and may.
+    Unready,
+    /// It does not, and will not.
+    Leaving,
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn gather(inputs: &'a Inputs, options: &CompileOptions) -> Self {
-        let pods = PodIndex::gather(inputs);
+    pub(super) fn gather(
+        inputs: &'a Inputs,
+        pods: &LocatedPods<'a>,
+        options: &CompileOptions,
+    ) -> Self {
         let slices = slices_by_service(inputs);
         let mut list: Vec<Registered<'a>> = Vec::new();
         let mut aliases = BTreeMap::new();
@@ -113,13 +128,13 @@ impl<'a> Services<'a> {
                 None => {
                     let found = slices.get(&(&*object.id.namespace, &*object.id.name));
                     let found = found.map(Vec::as_slice);
-                    list.push(register(object, service, host, found, &pods));
+                    list.push(register(object, service, host, found, pods));
                 }
             }
         }
         for (object, entry) in inputs.service_entries() {
             let hosts = entry.hosts.iter();
-            list.extend(hosts.map(|host| entries::register(object, entry, host, &pods)));
+            list.extend(hosts.map(|host| entries::register(object, entry, host, pods)));
         }
         let mut by_host = HashMap::with_capacity(list.len());
         for (index, service) in list.iter().enumerate() {
@@ -168,7 +183,7 @@ impl<'a> Services<'a> {
                     .or_insert_with(|| Arc::clone(&service.model));
             }
         }
-        for service in seen().filter(|service| service.headless) {
+        for service in seen().filter(|service| service.is_headless()) {
             for backend in service.backends.iter().flatten() {
                 owners
                     .entry(backend.endpoint.address.ip())
@@ -184,61 +199,10 @@ impl Registered<'_> {
     pub(super) fn is_kubernetes(&self) -> bool {
         self.object.id.kind == Kind::Service
     }
-}
 
-impl<'a> PodIndex<'a> {
-    fn gather(inputs: &'a Inputs) -> Self {
-        let mut index = Self {
-            by_id: HashMap::new(),
-            by_label: HashMap::new(),
-            by_address: HashMap::new(),
-            workloads: inputs.workload_entries(),
-        };
-        for (object, pod) in inputs.pods() {
-            if pod.ended || pod.addresses.is_empty() {
-                continue;
-            }
-            let namespace = &*object.id.namespace;
-            for (key, value) in &object.labels {
-                let pods = index.by_label.entry((namespace, key, value)).or_default();
-                pods.push((object, pod));
-            }
-            for address in &pod.addresses {
-                index.by_address.insert(*address, object);
-            }
-            index.by_id.insert(pod_id(object), (object, pod));
-        }
-        index
-    }
-
-    /// The WorkloadEntries of `namespace` that have all these labels.
-    pub(super) fn workloads(
-        &self,
-        namespace: &'a str,
-        selector: &'a Labels,
-    ) -> impl Iterator<Item = (&'a Object, &'a WorkloadEntry)> {
-        self.workloads
-            .iter()
-            .copied()
-            .filter(move |(object, entry)| {
-                *object.id.namespace == *namespace && has_labels(&entry.labels, selector)
-            })
-    }
-
-    /// The Pods of `namespace` that have all these labels.
-    pub(super) fn selected(
-        &self,
-        namespace: &'a str,
-        selector: &'a Labels,
-    ) -> impl Iterator<Item = FoundPod<'a>> {
-        let first = selector.first_key_value();
-        let candidates =
-            first.and_then(|(key, value)| self.by_label.get(&(namespace, &**key, &**value)));
-        candidates
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(move |(object, _)| has_labels(&object.labels, selector))
+    /// Whether it has no address on purpose: clients dial its Pods.
+    pub(super) fn is_headless(&self) -> bool {
+        self.found == Found::Headless
     }
 }
 
@@ -274,7 +238,7 @@ fn register<'a>(
     service: &'a Service,
     host: Arc<str>,
     slices: Option<&[&'a EndpointSlice]>,
-    pods: &PodIndex<'a>,
+    pods: &LocatedPods<'a>,
 ) -> Registered<'a> {
     let backends = service.ports.iter().map(|port| match slices {
         Some(slices) => from_slices(service, port, slices, pods),
@@ -285,6 +249,10 @@ fn register<'a>(
         name: Arc::clone(&port.name),
         protocol: port.protocol,
     });
+    let annotated = || {
+        let written = object.annotations.get(DISTRIBUTION)?;
+        Distribution::of_annotation(written)
+    };
     Registered {
         model: Arc::new(model::Service {
             host,
@@ -293,9 +261,16 @@ fn register<'a>(
             addresses: service.addresses.clone(),
             ports: ports.collect(),
         }),
+        distribution: match service.distribution {
+            Distribution::Any => annotated().unwrap_or_default(),
+            field => field,
+        },
         object,
-        found: Found::Listed,
-        headless: service.headless,
+        found: match service.headless {
+            true => Found::Headless,
+            false => Found::Listed,
+        },
+        node_local: service.node_local,
         export: exported(object),
         ranges: Vec::new(),
         names: vec![Vec::new(); service.ports.len()],
@@ -323,29 +298,24 @@ fn from_selector<'a>(
     object: &'a Object,
     service: &'a Service,
     port: &'a Port,
-    pods: &PodIndex<'a>,
-) -> Vec<Backend<'a>> {
+    pods: &LocatedPods<'a>,
+) -> Vec<Backend> {
     let Some(selector) = &service.selector else {
         return Vec::new();
     };
     let selected = pods.selected(&object.id.namespace, selector);
     selected
-        .filter_map(|(pod_object, pod)| {
+        .filter_map(|index| {
+            let pod = pods.list[index].pod;
             let number = match &port.target {
                 Target::Number(number) => *number,
                 Target::Name(name) => pod.ports.iter().find(|(other, _)| other == name)?.1,
             };
-            Some(Backend {
-                endpoint: Endpoint {
-                    address: SocketAddr::new(address_for(service, &pod.addresses)?, number),
-                    pod: Some(pod_id(pod_object)),
-                    labels: None,
-                    locality: None,
-                    weight: 1,
-                },
-                labels: Some(&pod_object.labels),
-                ready: (pod.ready || service.publish_not_ready) && !pod_object.terminating,
-            })
+            let address = SocketAddr::new(address_for(service, &pod.addresses)?, number);
+            let terminating = pods.list[index].object.terminating;
+            // What publishes those that are not ready publishes those that terminate as well.
+            let ready = pod.ready && !terminating || service.publish_not_ready;
+            Some(of_pod(index, address, ready, terminating && !ready, pods))
         })
         .chain(from_workloads(object, selector, port, pods))
         .collect()
@@ -356,14 +326,14 @@ fn from_workloads<'a>(
     object: &'a Object,
     selector: &'a Labels,
     port: &'a Port,
-    pods: &PodIndex<'a>,
-) -> impl Iterator<Item = Backend<'a>> {
+    pods: &LocatedPods<'a>,
+) -> impl Iterator<Item = Backend> {
     let target = match &port.target {
         Target::Number(number) => *number,
         Target::Name(_) => port.number,
     };
     pods.workloads(&object.id.namespace, selector)
-        .filter_map(move |(_, entry)| entries::workload(entry, &port.name, target))
+        .filter_map(move |entry| entries::workload(entry, &port.name, target))
 }
 
 /// One address of a pod, of the family that the Service has first.
@@ -375,14 +345,44 @@ fn address_for(service: &Service, addresses: &[IpAddr]) -> Option<IpAddr> {
     same.or(addresses.first()).copied()
 }
 
+pub(super) fn of_pod(
+    index: usize,
+    address: SocketAddr,
+    ready: bool,
+    leaving: bool,
+    pods: &LocatedPods<'_>,
+) -> Backend {
+    let located = &pods.list[index];
+    let drained = |value: &Arc<str>| !value.is_empty();
+    let state = if leaving || located.labels.get(DRAINING).is_some_and(drained) {
+        State::Leaving
+    } else if ready {
+        State::Ready
+    } else {
+        State::Unready
+    };
+    Backend {
+        endpoint: Endpoint {
+            address,
+            pod: Some(pod_id(located.object)),
+            labels: Some(Arc::clone(&located.labels)),
+            locality: located.locality.clone(),
+            node: located.pod.node.clone(),
+            weight: 1,
+        },
+        state,
+        pod: Some(index),
+    }
+}
+
 fn from_slices<'a>(
     service: &Service,
     port: &Port,
     slices: &[&'a EndpointSlice],
-    pods: &PodIndex<'a>,
-) -> Vec<Backend<'a>> {
+    pods: &LocatedPods<'a>,
+) -> Vec<Backend> {
     // A Service of two families has slices of both, which name each pod twice: it is one endpoint all the same.
-    let mut endpoints: Vec<_> = slices
+    let mut endpoints: Vec<(&Listed, u16)> = slices
         .iter()
         .filter_map(|slice| {
             let (_, number) = slice.ports.iter().find(|(name, _)| *name == port.name)?;
@@ -393,36 +393,61 @@ fn from_slices<'a>(
     if let Some(first) = service.addresses.first() {
         endpoints.sort_by_key(|(endpoint, _)| endpoint.address.is_ipv4() != first.is_ipv4());
     }
-    let mut seen_pods = HashSet::new();
+    let mut seen_pods: HashSet<(&str, &str)> = HashSet::new();
     let mut seen_addresses = HashSet::new();
     endpoints
         .into_iter()
         .filter_map(|(endpoint, number)| {
-            let by_address = || {
-                pods.by_address
-                    .get(&endpoint.address)
-                    .map(|object| pod_id(object))
+            let named = endpoint.pod.as_ref();
+            let index = match named {
+                Some(id) => pods.named(id),
+                None => pods.at(endpoint.address),
             };
-            let pod = endpoint.pod.clone().or_else(by_address);
+            let id = index.map(|index| &pods.list[index].object.id);
+            let name = match (named, id) {
+                (Some(id), _) => Some((&*id.namespace, &*id.name)),
+                (None, Some(id)) => Some((&*id.namespace, &*id.name)),
+                (None, None) => None,
+            };
             let address = SocketAddr::new(endpoint.address, number);
-            let again = pod
-                .as_ref()
-                .is_some_and(|pod| !seen_pods.insert(pod.clone()));
+            let again = name.is_some_and(|name| !seen_pods.insert(name));
             if again || !seen_addresses.insert(address) {
                 return None;
             }
-            let labels = pod.as_ref().and_then(|pod| pods.by_id.get(pod));
-            Some(Backend {
-                labels: labels.map(|(object, _)| &object.labels),
-                endpoint: Endpoint {
-                    address,
-                    pod,
-                    labels: None,
-                    locality: None,
-                    weight: 1,
-                },
-                ready: endpoint.ready,
+            // Kubernetes has what terminates ready only where the Service publishes what is not.
+            let leaving = endpoint.terminating && !(endpoint.ready && service.publish_not_ready);
+            Some(match index {
+                Some(index) => of_pod(index, address, endpoint.ready, leaving, pods),
+                None => of_stranger(endpoint, address, leaving, pods),
             })
         })
         .collect()
 }
+
+/// An endpoint of which nothing is known but what the slice says.
+fn of_stranger(
+    endpoint: &Listed,
+    address: SocketAddr,
+    leaving: bool,
+    pods: &LocatedPods<'_>,
+) -> Backend {
+    Backend {
+        endpoint: Endpoint {
+            address,
+            pod: endpoint.pod.clone(),
+            labels: None,
+            locality: pods.place(endpoint.node.as_deref(), endpoint.zone.as_ref()),
+            node: endpoint.node.clone(),
+            weight: 1,
+        },
+        state: match (leaving, endpoint.ready) {
+            (true, _) => State::Leaving,
+            (false, true) => State::Ready,
+            (false, false) => State::Unready,
+        },
+        pod: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::config::compile::hosts::HostIndex;
 use crate::config::compile::routes::{Binding, destinations, total_weight};
 use crate::config::compile::services::{Registered, Services};
 use crate::config::compile::sight::Sight;
-use crate::config::compile::streams::order::{merge_clients, sort, split};
+use crate::config::compile::streams::order::{merge_clients, split};
 use crate::config::object::gateway::Server;
 use crate::config::object::name::GatewayName;
 use crate::config::object::virtual_service::{StreamBlock, StreamRule};
@@ -16,6 +16,8 @@ use crate::model::{
     ClientMatch, ClusterKey, Destination, HeaderEdits, Protocol, StreamMatch, StreamRoute,
     StreamTable,
 };
+
+pub(super) use crate::config::compile::streams::order::sort;
 
 mod order;
 
@@ -28,12 +30,15 @@ pub(super) enum StreamKind {
     Tls,
 }
 
+/// By Service and port.
+pub(super) type Streams = HashMap<Arc<str>, BTreeMap<u16, StreamTable>>;
+
 /// Where the mesh's connections go that are not HTTP, by Service and port.
 pub(super) fn mesh_streams(
     bindings: &[Binding<'_>],
     services: &Services<'_>,
     sight: &Sight<'_>,
-) -> HashMap<Arc<str>, BTreeMap<u16, StreamTable>> {
+) -> Streams {
     let bindings: Vec<&Binding<'_>> = bindings
         .iter()
         .filter(|binding| binding.applies_to(&GatewayName::Mesh))
@@ -46,8 +51,8 @@ pub(super) fn mesh_streams(
             index.insert(host, number);
         }
     }
-    let mut streams = HashMap::new();
-    for service in &services.list {
+    let mut streams = Streams::new();
+    for service in services.list.iter().filter(|service| sight.sees(service)) {
         let host = &service.model.host;
         let exact = index.exact(host).iter();
         let mut numbers: Vec<usize> = exact
@@ -240,7 +245,7 @@ fn tls_table(
     services: &Services<'_>,
 ) -> Option<StreamTable> {
     // A Service that no address tells apart is told by its name alone.
-    let nameless = service.model.addresses.is_empty() && !service.headless;
+    let nameless = service.model.addresses.is_empty() && !service.is_headless();
     let when = StreamMatch {
         server_names: nameless
             .then(|| Arc::clone(&service.model.host))
@@ -282,7 +287,7 @@ fn route(
     }
 }
 
-/// The Service's own cluster.
+/// The route to the Service's own cluster.
 pub(super) fn own(service: &Registered<'_>, port: u16, when: StreamMatch) -> StreamRoute {
     StreamRoute {
         origin: None,

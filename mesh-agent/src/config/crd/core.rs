@@ -80,6 +80,7 @@ pub struct ServicePort {
     reason = "the names are Kubernetes', and so is what they mean"
 )]
 pub struct PodSpec {
+    pub node_name: String,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
     pub security_context: SecurityContext,
@@ -184,6 +185,8 @@ pub struct EndpointSliceBody {
 pub struct Endpoint {
     pub addresses: Vec<String>,
     pub conditions: EndpointConditions,
+    pub node_name: String,
+    pub zone: String,
     pub target_ref: Option<TargetRef>,
 }
 

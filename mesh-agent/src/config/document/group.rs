@@ -29,6 +29,7 @@ pub(super) fn group(version: &str, kind: &str) -> Group {
         ("", "Service") => Group::Known(Kind::Service),
         ("", "Pod") => Group::Known(Kind::Pod),
         ("", "Secret") => Group::Known(Kind::Secret),
+        ("", "Node") => Group::Known(Kind::Node),
         ("discovery.k8s.io", "EndpointSlice") => Group::Known(Kind::EndpointSlice),
         ("networking.istio.io", _) if !matches!(version_name, "v1" | "v1beta1" | "v1alpha3") => {
             Group::Unknown("write networking.istio.io/v1")

@@ -1,9 +1,13 @@
-//! A DestinationRule: the subsets of a Service.
+//! A DestinationRule: the subsets of a Service, and how its endpoints are talked to.
+//!
+//! What is read here is complete and right in itself (`istio-routing.md` 5.2). Which rule holds for whom, and what the
+//! levels of a policy make of one another, is decided when the world is compiled.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::crd::destination_rule::{
-    DestinationRuleSpec, LoadBalancer, PortPolicy, Subset as WrittenSubset, Tls, TrafficPolicy,
+    DestinationRuleSpec, Subset as WrittenSubset, WorkloadSelector,
 };
 use crate::config::object::name::{self, ExportTo};
 use crate::config::object::{self, Context};
@@ -11,24 +15,43 @@ use crate::config::path::Path;
 use crate::config::problem::Problems;
 use crate::model::Labels;
 
+pub use crate::config::object::destination_rule::balancer::{LoadBalancer, Method};
+pub use crate::config::object::destination_rule::locality::LocalitySetting;
+pub use crate::config::object::destination_rule::policy::{Blocks, Policy};
+pub use crate::config::object::destination_rule::pool::Pool;
+pub use crate::config::object::destination_rule::tls::{KeyMaterial, Tls, TlsOrigin};
+
+mod balancer;
+mod locality;
+mod outliers;
+mod policy;
+mod pool;
+mod tls;
+
 /// A DestinationRule.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct DestinationRule {
     /// The Service, fully qualified, or a wildcard over Services.
     pub host: Arc<str>,
-    /// Whose clients it concerns.
+    /// Whose clients it concerns; with a selector those of its own namespace alone.
     pub export: ExportTo,
+    /// `workloadSelector`: the labels of the clients that it concerns; `None` is all of them.
+    pub selector: Option<Labels>,
+    /// `trafficPolicy`.
+    pub policy: Option<Policy>,
     /// Its subsets, in written order.
     pub subsets: Vec<Subset>,
 }
 
 /// A subset.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Subset {
     /// Its name.
     pub name: Arc<str>,
     /// The labels that its endpoints have; empty for all endpoints.
     pub labels: Labels,
+    /// Its own `trafficPolicy`.
+    pub policy: Option<Policy>,
 }
 
 impl DestinationRule {
@@ -42,35 +65,84 @@ impl DestinationRule {
             workload_selector,
         } = spec;
         let path = Path::of("spec");
-        if host.is_empty() {
-            problems.error(
-                &path.key("host"),
-                "a DestinationRule needs a host",
-                "name a Service",
+        check_host(&host, &path.key("host"), problems);
+        let for_some = workload_selector.is_some();
+        let policy = traffic_policy
+            .map(|policy| policy::read(policy, for_some, &path.key("trafficPolicy"), problems));
+        let mut export = ExportTo::read(&export_to, &path.key("exportTo"), problems);
+        if for_some {
+            check_private(
+                &export_to,
+                context.namespace,
+                &path.key("exportTo"),
+                problems,
             );
-        } else if !name::is_host(&host) {
-            problems.error(
-                &path.key("host"),
-                format!("\"{host}\" is no host"),
-                "name a Service",
-            );
-        }
-        if let Some(policy) = traffic_policy {
-            check_policy(&policy, &path.key("trafficPolicy"), problems);
-        }
-        if workload_selector.is_some() {
-            problems.unsupported(&path.key("workloadSelector"), "workloadSelector");
+            export = ExportTo {
+                private: true,
+                ..ExportTo::default()
+            };
         }
         Self {
             host: name::qualify(&host, context.namespace, &context.options.cluster_domain),
-            export: ExportTo::read(&export_to, &path.key("exportTo"), problems),
-            subsets: read_subsets(subsets, &path.key("subsets"), problems),
+            export,
+            selector: workload_selector
+                .map(|selector| read_selector(selector, &path.key("workloadSelector"), problems)),
+            policy,
+            subsets: read_subsets(subsets, for_some, &path.key("subsets"), problems),
         }
     }
 }
 
-fn read_subsets(written: Vec<WrittenSubset>, path: &Path, problems: &mut Problems) -> Vec<Subset> {
+fn check_host(host: &str, path: &Path, problems: &mut Problems) {
+    let message = match host {
+        "" => "a DestinationRule needs a host".to_owned(),
+        host if !name::is_host(host) => format!("\"{host}\" is no host"),
+        _ => return,
+    };
+    problems.error(path, message, "name a Service");
+}
+
+/// A rule for some clients is for those of its own namespace.
+fn check_private(export: &[String], own: &str, path: &Path, problems: &mut Problems) {
+    let private = |name: &String| name == "." || name == own;
+    if export.len() > 1 || !export.iter().all(private) {
+        problems.error(
+            path,
+            "a rule with a workloadSelector is for its own namespace alone",
+            "write \".\", or leave exportTo out",
+        );
+    }
+}
+
+fn read_selector(selector: WorkloadSelector, path: &Path, problems: &mut Problems) -> Labels {
+    let WorkloadSelector { match_labels } = selector;
+    if match_labels.is_empty() {
+        problems.warning(
+            path,
+            "a workloadSelector without labels selects every Pod of the namespace",
+            "add matchLabels",
+        );
+    }
+    for (key, value) in &match_labels {
+        if key.is_empty() || key.contains('*') || value.contains('*') {
+            problems.error(
+                &path.key("matchLabels").key(key),
+                "a label must be named, and wildcards do not select",
+                "write the whole label and its value",
+            );
+        }
+    }
+    object::labels(&match_labels)
+}
+
+fn read_subsets(
+    written: Vec<WrittenSubset>,
+    for_some: bool,
+    path: &Path,
+    problems: &mut Problems,
+) -> Vec<Subset> {
     let mut subsets: Vec<Subset> = Vec::new();
+    let mut names = HashSet::new();
     for (index, subset) in written.into_iter().enumerate() {
         let path = path.index(index);
         let WrittenSubset {
@@ -88,170 +160,30 @@ fn read_subsets(written: Vec<WrittenSubset>, path: &Path, problems: &mut Problem
                 "use letters, digits and hyphens, at most 63",
             );
         }
-        if subsets.iter().any(|earlier| *earlier.name == *subset_name) {
+        if !names.insert(subset_name.clone()) {
             let message = format!("two subsets are named \"{subset_name}\"");
             problems.error(&path.key("name"), message, "give each subset its own name");
         }
-        if let Some(policy) = traffic_policy {
-            check_policy(&policy, &path.key("trafficPolicy"), problems);
+        for (key, value) in &labels {
+            let path = path.key("labels").key(key);
+            if !name::is_label_key(key) {
+                let message = format!("\"{key}\" is no name of a label");
+                problems.error(&path, message, "write it as Kubernetes has it");
+            } else if !name::is_label_value(value) {
+                let message = format!("\"{value}\" is no value of a label");
+                problems.error(&path, message, "write it as Kubernetes has it");
+            }
         }
+        let policy = traffic_policy
+            .map(|policy| policy::read(policy, for_some, &path.key("trafficPolicy"), problems));
         subsets.push(Subset {
             name: subset_name.into(),
             labels: object::labels(&labels),
+            policy,
         });
     }
     subsets
 }
 
-/// What would send requests elsewhere, or unprotected, is refused; limits and preferences among equal endpoints are
-/// said to have no effect.
-fn check_policy(policy: &TrafficPolicy, path: &Path, problems: &mut Problems) {
-    let TrafficPolicy {
-        load_balancer,
-        connection_pool,
-        outlier_detection,
-        tls,
-        port_level_settings,
-        tunnel,
-        proxy_protocol,
-        retry_budget,
-    } = policy;
-    let something = [
-        connection_pool,
-        outlier_detection,
-        tunnel,
-        proxy_protocol,
-        retry_budget,
-    ]
-    .iter()
-    .any(|field| field.is_some());
-    if !something && load_balancer.is_none() && tls.is_none() && port_level_settings.is_empty() {
-        problems.error(
-            path,
-            "this traffic policy says nothing",
-            "fill it, or remove it",
-        );
-    }
-    if let Some(load_balancer) = load_balancer {
-        check_load_balancer(load_balancer, &path.key("loadBalancer"), problems);
-    }
-    if let Some(tls) = tls {
-        check_tls(tls, &path.key("tls"), problems);
-    }
-    for (field, name) in [
-        (connection_pool, "connectionPool"),
-        (outlier_detection, "outlierDetection"),
-        (retry_budget, "retryBudget"),
-    ] {
-        if field.is_some() {
-            problems.without_effect(&path.key(name), name);
-        }
-    }
-    for (field, name) in [(tunnel, "tunnel"), (proxy_protocol, "proxyProtocol")] {
-        if field.is_some() {
-            problems.unsupported(&path.key(name), name);
-        }
-    }
-    for (index, settings) in port_level_settings.iter().enumerate() {
-        check_port(
-            settings,
-            &path.key("portLevelSettings").index(index),
-            problems,
-        );
-    }
-}
-
-fn check_port(settings: &PortPolicy, path: &Path, problems: &mut Problems) {
-    let PortPolicy {
-        port,
-        load_balancer,
-        connection_pool,
-        outlier_detection,
-        tls,
-    } = settings;
-    let number = port.as_ref().and_then(|port| port.number);
-    object::port_number(number, &path.key("port").key("number"), problems);
-    let something = connection_pool.is_some() || outlier_detection.is_some() || tls.is_some();
-    if !something && load_balancer.is_none() {
-        problems.error(
-            path,
-            "these settings say nothing",
-            "fill them, or remove them",
-        );
-    }
-    if let Some(load_balancer) = load_balancer {
-        check_load_balancer(load_balancer, &path.key("loadBalancer"), problems);
-    }
-    if let Some(tls) = tls {
-        check_tls(tls, &path.key("tls"), problems);
-    }
-    for (field, name) in [
-        (connection_pool, "connectionPool"),
-        (outlier_detection, "outlierDetection"),
-    ] {
-        if field.is_some() {
-            problems.without_effect(&path.key(name), name);
-        }
-    }
-}
-
-fn check_load_balancer(balancer: &LoadBalancer, path: &Path, problems: &mut Problems) {
-    let LoadBalancer {
-        simple,
-        consistent_hash,
-        locality_lb_setting,
-        zone_aware_lb_setting,
-        warmup_duration_secs,
-        warmup,
-    } = balancer;
-    let simple_path = path.key("simple");
-    match simple.as_deref() {
-        // These are what the mesh does anyway.
-        None | Some("UNSPECIFIED" | "LEAST_REQUEST" | "LEAST_CONN") => {}
-        Some(name @ ("ROUND_ROBIN" | "RANDOM")) => {
-            problems.warning(
-                &simple_path,
-                format!("{name} is not supported yet"),
-                "LEAST_REQUEST is used",
-            );
-        }
-        Some("PASSTHROUGH") => problems.unsupported(&simple_path, "PASSTHROUGH"),
-        Some(other) => problems.error(
-            &simple_path,
-            format!("\"{other}\" is no load balancer"),
-            "write LEAST_REQUEST, ROUND_ROBIN, RANDOM or PASSTHROUGH",
-        ),
-    }
-    for (field, name) in [
-        (consistent_hash, "consistentHash"),
-        (locality_lb_setting, "localityLbSetting"),
-        (zone_aware_lb_setting, "zoneAwareLbSetting"),
-    ] {
-        if field.is_some() {
-            problems.unsupported(&path.key(name), name);
-        }
-    }
-    for (field, name) in [
-        (warmup_duration_secs, "warmupDurationSecs"),
-        (warmup, "warmup"),
-    ] {
-        if field.is_some() {
-            problems.without_effect(&path.key(name), name);
-        }
-    }
-}
-
-fn check_tls(tls: &Tls, path: &Path, problems: &mut Problems) {
-    let path = path.key("mode");
-    match tls.mode.as_deref() {
-        None | Some("DISABLE") => {}
-        Some(mode @ ("SIMPLE" | "MUTUAL" | "ISTIO_MUTUAL")) => {
-            problems.unsupported(&path, &format!("tls mode {mode}"));
-        }
-        Some(other) => problems.error(
-            &path,
-            format!("\"{other}\" is no tls mode"),
-            "write DISABLE, SIMPLE, MUTUAL or ISTIO_MUTUAL",
-        ),
-    }
-}
+#[cfg(test)]
+mod tests;

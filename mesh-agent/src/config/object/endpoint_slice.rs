@@ -27,10 +27,16 @@ pub struct EndpointSlice {
 pub struct Endpoint {
     /// All of one family; the first one counts, the others name the same endpoint.
     pub address: IpAddr,
-    /// Whether it may be sent requests.
+    /// Whether it is ready; no word on it counts as yes.
     pub ready: bool,
+    /// Whether it is on its way out; no word on it counts as yes where it is not ready, as in Istio.
+    pub terminating: bool,
     /// The Pod behind it.
     pub pod: Option<PodId>,
+    /// The node that it runs on.
+    pub node: Option<Arc<str>>,
+    /// The zone that it runs in.
+    pub zone: Option<Arc<str>>,
 }
 
 impl EndpointSlice {
@@ -78,6 +84,8 @@ fn read_endpoint(
     let WrittenEndpoint {
         addresses,
         conditions: EndpointConditions { ready, terminating },
+        node_name,
+        zone,
         target_ref,
     } = endpoint;
     let written = addresses.first()?;
@@ -90,8 +98,8 @@ fn read_endpoint(
         );
         return None;
     };
-    // Kubernetes: no word on readiness counts as ready, and what terminates takes no new work.
-    let ready = ready.unwrap_or(true) && !terminating.unwrap_or(false);
+    let ready = ready.unwrap_or(true);
+    let named = |name: String| (!name.is_empty()).then(|| name.into());
     let pod = target_ref
         .filter(|target| target.kind == "Pod" && !target.name.is_empty())
         .map(|target| PodId {
@@ -105,6 +113,9 @@ fn read_endpoint(
     Some(Endpoint {
         address,
         ready,
+        terminating: terminating.unwrap_or(!ready),
         pod,
+        node: named(node_name),
+        zone: named(zone),
     })
 }

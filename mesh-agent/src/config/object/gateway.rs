@@ -80,6 +80,17 @@ enum Spoken {
     Tls,
 }
 
+impl Server {
+    /// Whether it has a `tls` section, be it only to redirect.
+    pub fn has_tls(&self) -> bool {
+        match self.service {
+            ServerKind::Http { https_redirect } => https_redirect,
+            ServerKind::Https(_) | ServerKind::Tls(_) | ServerKind::Passthrough => true,
+            ServerKind::Tcp => false,
+        }
+    }
+}
+
 impl Gateway {
     /// Reads `spec`. A server that cannot be served is left out and reported; the others are not affected.
     pub fn read(spec: GatewaySpec, namespace: &str, problems: &mut Problems) -> Self {
@@ -168,7 +179,7 @@ fn read_server(
             );
             return None;
         }
-        (spoken, Some(tls)) => match tls::read(tls, &tls_path, problems)? {
+        (spoken, Some(tls)) => match tls::read(&tls, &tls_path, problems)? {
             Mode::Passthrough => ServerKind::Passthrough,
             Mode::Open(tls) if spoken == Spoken::Https => ServerKind::Https(tls),
             Mode::Open(tls) => ServerKind::Tls(tls),

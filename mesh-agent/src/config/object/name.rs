@@ -140,6 +140,28 @@ pub fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
+/// Whether `text` may name a label of an object: `name`, or `domain/name`.
+pub fn is_label_key(text: &str) -> bool {
+    let (domain, name) = match text.split_once('/') {
+        Some((domain, name)) => (Some(domain), name),
+        None => (None, text),
+    };
+    domain.is_none_or(|domain| domain.len() <= 253 && is_domain(domain))
+        && !name.is_empty()
+        && is_label_value(name)
+}
+
+/// Whether `text` may be the value of a label: empty, or letters, digits, `-`, `_` and `.` between letters or digits.
+pub fn is_label_value(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let edge = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && bytes.iter().copied().all(inner)
+        && edge(bytes.first())
+        && edge(bytes.last())
+}
+
 /// Whether host `wide` covers host `narrow`: they are equal, or `wide` is `*`, or `*.x` and `narrow` ends in `.x`.
 pub fn covers(wide: &str, narrow: &str) -> bool {
     match wide.strip_prefix('*') {

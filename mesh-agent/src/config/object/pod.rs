@@ -21,6 +21,8 @@ pub struct Pod {
     pub ports: Vec<(Arc<str>, u16)>,
     /// The fields that make it run as the user who is the proxy.
     pub as_proxy: Vec<Path>,
+    /// `spec.nodeName`, once it has one.
+    pub node: Option<Arc<str>>,
 }
 
 /// The user of Istio's proxy, and of every iptables rule that lets the proxy pass.
@@ -33,6 +35,7 @@ impl Pod {
     /// Reads `spec` and `status`.
     pub fn read(spec: PodSpec, status: PodStatus, problems: &mut Problems) -> Self {
         let PodSpec {
+            node_name,
             containers,
             init_containers,
             security_context,
@@ -76,6 +79,7 @@ impl Pod {
                 .flat_map(named_ports)
                 .collect(),
             as_proxy,
+            node: (!node_name.is_empty()).then(|| node_name.into()),
         }
     }
 }

@@ -24,6 +24,22 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Whether Pods that are not ready serve it too.
     pub publish_not_ready: bool,
+    /// `internalTrafficPolicy: Local`: clients reach the endpoints of their own node alone.
+    pub node_local: bool,
+    /// `trafficDistribution`.
+    pub distribution: Distribution,
+}
+
+/// Which endpoints a Service prefers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Distribution {
+    /// None.
+    #[default]
+    Any,
+    /// `PreferClose` and `PreferSameZone`: those of the client's zone, then those of its region.
+    SameZone,
+    /// `PreferSameNode`: those of the client's node, then those of its zone, and so on.
+    SameNode,
 }
 
 /// A port of a Service.
@@ -64,14 +80,13 @@ impl Service {
         } = spec;
         let path = Path::of("spec");
         let external = read_external(&r#type, &external_name, &path, problems);
-        if internal_traffic_policy == "Local" {
-            problems.without_effect(
-                &path.key("internalTrafficPolicy"),
-                "internalTrafficPolicy: Local",
+        let distribution = Distribution::of(&traffic_distribution);
+        if distribution.is_none() && !traffic_distribution.is_empty() {
+            problems.warning(
+                &path.key("trafficDistribution"),
+                format!("\"{traffic_distribution}\" is no distribution that the mesh knows"),
+                "write PreferSameZone or PreferSameNode",
             );
-        }
-        if !traffic_distribution.is_empty() {
-            problems.without_effect(&path.key("trafficDistribution"), "trafficDistribution");
         }
         let headless = cluster_ip == "None" || cluster_ips.iter().any(|ip| ip == "None");
         Self {
@@ -91,6 +106,28 @@ impl Service {
                 })
                 .collect(),
             publish_not_ready: publish_not_ready_addresses,
+            node_local: internal_traffic_policy == "Local",
+            distribution: distribution.unwrap_or_default(),
+        }
+    }
+}
+
+impl Distribution {
+    /// Reads the field's value; `None` where it is not known.
+    pub fn of(written: &str) -> Option<Self> {
+        match written {
+            "PreferClose" | "PreferSameZone" => Some(Self::SameZone),
+            "PreferSameNode" => Some(Self::SameNode),
+            _ => None,
+        }
+    }
+
+    /// Reads the value of the annotation that Istio had before there was a field, in whatever case.
+    pub fn of_annotation(written: &str) -> Option<Self> {
+        match written.to_ascii_lowercase().as_str() {
+            "preferclose" | "prefersamezone" => Some(Self::SameZone),
+            "prefersamenode" => Some(Self::SameNode),
+            _ => None,
         }
     }
 }

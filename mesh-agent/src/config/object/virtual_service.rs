@@ -1,27 +1,41 @@
-//! A VirtualService: rules for the requests to a host.
+//! A VirtualService: rules for the requests and connections to a host.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::StatusCode;
 use ipnet::IpNet;
 
 use crate::config::crd::virtual_service::VirtualServiceSpec;
 use crate::config::object::Context;
-use crate::config::object::name::{self, ExportTo, GatewayName};
+use crate::config::object::name::{ExportTo, GatewayName};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
-use crate::model::{Labels, PathMatch, Retry};
+use crate::model::{
+    self, Cors, Fault, HeaderEdits, HeaderMatch, Labels, PathMatch, PathRewrite, RedirectPath,
+    Retry, TextMatch,
+};
 
+mod answer;
 mod block;
+mod cors;
+mod fault;
+mod header;
+mod mirror;
 mod reach;
+mod retry;
+mod rewrite;
 mod rule;
+mod scope;
 mod share;
 mod stream;
 
 /// A VirtualService.
 #[derive(Debug)]
 pub struct VirtualService {
-    /// Fully qualified, lower case; never empty.
+    /// Fully qualified, lower case; empty for a delegate, which is of use only to those that name it.
     pub hosts: Vec<Arc<str>>,
     /// Where it applies; never empty.
     pub gateways: Vec<GatewayName>,
@@ -36,23 +50,51 @@ pub struct VirtualService {
 }
 
 /// One of `http[]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     /// Its name; may be empty.
     pub name: Arc<str>,
-    /// Of which one must match; never empty: a rule without `match` has one that always does.
+    /// Of which one must match; without any, all requests do.
     pub blocks: Vec<Block>,
     /// What is done.
     pub action: Action,
+    /// `rewrite`.
+    pub rewrite: Option<Rewrite>,
+    /// `timeout`.
+    pub timeout: Option<Duration>,
+    /// `retries`.
+    pub retry: Option<Retry>,
+    /// `fault`.
+    pub fault: Option<Fault>,
+    /// `mirror` and what belongs to it.
+    pub mirrors: Mirrors,
+    /// `corsPolicy`.
+    pub cors: Option<Cors>,
+    /// `headers`.
+    pub headers: Option<Headers>,
 }
 
-/// One of `http[].match[]`.
-#[derive(Debug, Default)]
+/// One of `http[].match[]`: all of it must hold.
+#[derive(Clone, Debug, Default)]
 pub struct Block {
     /// Its name; may be empty.
     pub name: Arc<str>,
-    /// The request's path.
+    /// `uri`.
     pub uri: Option<PathMatch>,
+    /// `ignoreUriCase`, which `uri` is read with already.
+    pub ignore_uri_case: bool,
+    /// `scheme`.
+    pub scheme: Option<TextMatch>,
+    /// `method`.
+    pub method: Option<TextMatch>,
+    /// `authority`.
+    pub authority: Option<TextMatch>,
+    /// `headers`, by their names as written.
+    pub headers: BTreeMap<Arc<str>, HeaderMatch>,
+    /// `withoutHeaders`, likewise.
+    pub without_headers: BTreeMap<Arc<str>, HeaderMatch>,
+    /// `queryParams`.
+    pub query: BTreeMap<Arc<str>, TextMatch>,
     /// The port that the request came in on.
     pub port: Option<u16>,
     /// The client pod's labels.
@@ -64,18 +106,93 @@ pub struct Block {
 }
 
 /// What is done with a request.
-#[derive(Debug)]
-pub struct Action {
-    /// Where it goes; never empty. Weights are above 0 where there are several.
-    pub shares: Vec<Share>,
-    /// `rewrite.uri`.
-    pub rewrite_uri: Option<Arc<str>>,
-    /// `rewrite.authority`.
-    pub rewrite_authority: Option<Arc<str>>,
-    /// `timeout`.
-    pub timeout: Option<Duration>,
-    /// `retries`.
-    pub retry: Retry,
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// `route`: never empty. Weights are above 0 where there are several.
+    Forward(Vec<Share>),
+    /// `redirect`.
+    Redirect(Redirect),
+    /// `directResponse`.
+    Respond(Response),
+    /// `delegate`.
+    Delegate(Delegate),
+}
+
+/// `redirect`.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    /// `redirectCode`.
+    pub status: StatusCode,
+    /// `scheme`.
+    pub scheme: Option<Arc<str>>,
+    /// `authority`.
+    pub authority: Option<Arc<str>>,
+    /// `port` and `derivePort`.
+    pub port: RedirectPort,
+    /// `uri` and `prefixRewrite`.
+    pub path: RedirectPath,
+}
+
+/// The port of a redirect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedirectPort {
+    /// Nothing written, or `FROM_PROTOCOL_DEFAULT`.
+    Kept,
+    /// `port`.
+    Number(u16),
+    /// `FROM_REQUEST_PORT`: that of the listener.
+    Listener,
+}
+
+/// `directResponse`.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// `status`.
+    pub status: StatusCode,
+    /// `body`.
+    pub body: Bytes,
+}
+
+/// `delegate`: the rules of another VirtualService take this one's place.
+#[derive(Clone, Debug)]
+pub struct Delegate {
+    /// The other's namespace.
+    pub namespace: Arc<str>,
+    /// The other's name.
+    pub name: Arc<str>,
+    /// `directResponse` of this rule: what the other's rules answer that send requests somewhere.
+    pub respond: Option<Response>,
+}
+
+/// `rewrite`.
+#[derive(Clone, Debug, Default)]
+pub struct Rewrite {
+    /// `uri` or `uriRegexRewrite`.
+    pub path: Option<PathRewrite>,
+    /// `authority`.
+    pub authority: Option<Arc<str>>,
+}
+
+/// `mirror`, `mirrorPercentage`, `mirrorPercent` and `mirrors`, apart because a delegate inherits each for itself.
+#[derive(Clone, Debug, Default)]
+pub struct Mirrors {
+    /// `mirror`.
+    pub target: Option<Target>,
+    /// `mirrorPercentage`.
+    pub percentage: Option<model::Share>,
+    /// `mirrorPercent`, which counts where there is no `mirrorPercentage`.
+    pub percent: Option<model::Share>,
+    /// `mirrors`.
+    pub list: Vec<(Target, model::Share)>,
+}
+
+/// `headers`, of a rule or a destination.
+#[derive(Clone, Debug, Default)]
+pub struct Headers {
+    /// `request`.
+    pub request: HeaderEdits,
+    /// `response`.
+    pub response: HeaderEdits,
 }
 
 /// One of `tcp[]` or `tls[]`.
@@ -105,12 +222,14 @@ pub struct StreamBlock {
 }
 
 /// One of `route[]`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Share {
     /// Whose it is.
     pub target: Target,
     /// Its share.
     pub weight: u32,
+    /// `headers`; none for connections that are not HTTP.
+    pub headers: Headers,
 }
 
 /// `destination`.
@@ -129,131 +248,84 @@ pub struct Target {
 impl VirtualService {
     /// Reads `spec`.
     pub fn read(spec: VirtualServiceSpec, context: &Context<'_>, problems: &mut Problems) -> Self {
+        let path = Path::of("spec");
+        scope::check_sections(&spec, &path, problems);
         let VirtualServiceSpec {
-            hosts,
+            hosts: written,
             gateways,
             http,
             tls,
             tcp,
             export_to,
         } = spec;
-        let path = Path::of("spec");
-        if http.is_empty() && tls.is_empty() && tcp.is_empty() {
-            problems.error(
-                &path,
-                "a VirtualService needs http, tls or tcp",
-                "add at least one rule",
-            );
-        }
-        let gateways = read_gateways(&gateways, context, &path.key("gateways"), problems);
-        let written = hosts;
-        let hosts = read_hosts(&written, &gateways, context, &path.key("hosts"), problems);
-        let rules: Vec<Rule> = http
-            .into_iter()
-            .enumerate()
-            .filter_map(|(index, rule)| {
-                rule::read(rule, context, &path.key("http").index(index), problems)
-            })
+        let export_path = path.key("exportTo");
+        scope::check_export(&export_to, context.namespace, &export_path, problems);
+        let delegate = written.is_empty();
+        let gateways = scope::read_gateways(&gateways, context, &path.key("gateways"), problems);
+        scope::check_claims(&http, &gateways, &path.key("http"), problems);
+        let hosts = scope::read_hosts(&written, &gateways, context, &path.key("hosts"), problems);
+        let names: Vec<String> = written
+            .iter()
+            .map(|host| host.to_ascii_lowercase())
+            .collect();
+        let names: Vec<&str> = names
+            .iter()
+            .map(String::as_str)
+            .chain(hosts.iter().map(|host| &**host))
+            .collect();
+        let rules: Vec<Rule> = each(http, &path.key("http"))
+            .filter_map(|(rule, path)| rule::read(rule, delegate, context, &path, problems))
             .collect();
         reach::check(&rules, &path.key("http"), problems);
-        let names: Vec<&str> = hosts
-            .iter()
-            .map(|host| &**host)
-            .chain(written.iter().map(String::as_str))
+        let tls: Vec<StreamRule> = each(tls, &path.key("tls"))
+            .map(|(rule, path)| stream::read_tls(rule, &names, context, &path, problems))
             .collect();
-        let tls = tls
-            .into_iter()
-            .enumerate()
-            .map(|(index, rule)| {
-                stream::read_tls(
-                    rule,
-                    &names,
-                    context,
-                    &path.key("tls").index(index),
-                    problems,
-                )
-            })
+        reach::check_streams(&tls, "tls", &path.key("tls"), problems);
+        let tcp: Vec<StreamRule> = each(tcp, &path.key("tcp"))
+            .map(|(rule, path)| stream::read_tcp(rule, context, &path, problems))
             .collect();
-        let tcp = tcp
-            .into_iter()
-            .enumerate()
-            .map(|(index, rule)| {
-                stream::read_tcp(rule, context, &path.key("tcp").index(index), problems)
-            })
-            .collect();
+        reach::check_streams(&tcp, "tcp", &path.key("tcp"), problems);
         Self {
             hosts,
             gateways,
-            export: ExportTo::read(&export_to, &path.key("exportTo"), problems),
+            export: ExportTo::read(&export_to, &export_path, problems),
             rules,
             tls,
             tcp,
         }
     }
-}
 
-fn read_gateways(
-    written: &[String],
-    context: &Context<'_>,
-    path: &Path,
-    problems: &mut Problems,
-) -> Vec<GatewayName> {
-    if written.is_empty() {
-        return vec![GatewayName::Mesh];
-    }
-    written
-        .iter()
-        .enumerate()
-        .filter_map(|(index, name)| {
-            GatewayName::read(name, context.namespace, &path.index(index), problems)
-        })
-        .collect()
-}
-
-fn read_hosts(
-    written: &[String],
-    gateways: &[GatewayName],
-    context: &Context<'_>,
-    path: &Path,
-    problems: &mut Problems,
-) -> Vec<Arc<str>> {
-    if written.is_empty() {
-        problems.error(
-            path,
-            "a VirtualService without hosts is a delegate, which is not supported yet",
-            "add the hosts that it is for",
-        );
-    }
-    let mut hosts: Vec<Arc<str>> = Vec::new();
-    for (index, host) in written.iter().enumerate() {
-        let path = path.index(index);
-        if !name::is_host(host) {
-            problems.error(
-                &path,
-                format!("\"{host}\" is no host"),
-                "write a name, \"*.name\", \"*\" or an IP address",
-            );
-            continue;
-        }
-        if host == "*" && gateways.contains(&GatewayName::Mesh) {
-            problems.error(
-                &path,
-                "the host \"*\" cannot be used in the mesh",
-                "name hosts, or name gateways without \"mesh\"",
-            );
-        }
-        let host = name::qualify(host, context.namespace, &context.options.cluster_domain);
-        if let Some(other) = hosts
+    /// Everyone that its rules send to.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        let streams = self.tls.iter().chain(&self.tcp);
+        self.rules
             .iter()
-            .find(|other| name::intersection(other, &host).is_some())
-        {
-            problems.error(
-                &path,
-                format!("\"{host}\" overlaps with \"{other}\""),
-                "keep one of them",
-            );
-        }
-        hosts.push(host);
+            .flat_map(Rule::targets)
+            .chain(streams.flat_map(|rule| rule.shares.iter().map(|share| &share.target)))
     }
-    hosts
 }
+
+impl Rule {
+    /// Everyone that it sends to, copies included.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        let shares = match &self.action {
+            Action::Forward(shares) => shares.as_slice(),
+            Action::Redirect(_) | Action::Respond(_) | Action::Delegate(_) => &[],
+        };
+        let list = self.mirrors.list.iter().map(|(target, _)| target);
+        shares
+            .iter()
+            .map(|share| &share.target)
+            .chain(&self.mirrors.target)
+            .chain(list)
+    }
+}
+
+/// The items of a list with their paths.
+fn each<T>(items: Vec<T>, path: &Path) -> impl Iterator<Item = (T, Path)> {
+    let items = items.into_iter().enumerate();
+    items.map(|(index, item)| (item, path.index(index)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -161,6 +161,7 @@ impl PodEnrolment {
         };
         Spec {
             capture_mark: Some(CAPTURE_MARK),
+            preserve: true,
             source4: self.addresses.iter().find_map(|ip| v4(*ip)),
             ipv6: self.ipv6,
             source6: self.addresses.iter().find_map(|ip| v6(*ip)),

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use http::header::HOST;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -45,11 +46,8 @@ impl Outgoing {
         let address = self.choose(connection);
         let address = address.ok_or_else(|| unbegun(Failure::NoEndpoint))?;
         self.progress.endpoint = Some(address);
-        let key = Key {
-            address,
-            source: connection.source(),
-            lane: self.known.as_ref().map_or(0, |known| known.lane()),
-        };
+        let key = self.key(connection, address);
+        let key = key.ok_or_else(|| unbegun(Failure::no_server_name()))?;
         let idempotent = |head: &Parts| head.method.is_idempotent();
         let idempotent = self.head.as_ref().is_some_and(idempotent);
         let keep = self
@@ -57,7 +55,7 @@ impl Outgoing {
             .may_want_after_sending(self.version, self.is_grpc());
         let mut fresh = false;
         loop {
-            let obtained = self.obtain(connection, key, fresh, idempotent).await;
+            let obtained = self.obtain(connection, &key, fresh, idempotent).await;
             let mut lease = obtained.map_err(unbegun)?;
             if keep {
                 self.body.keep();
@@ -100,6 +98,21 @@ impl Outgoing {
                 connection.endpoint(cluster, self.known.as_deref(), choice)
             }
         }
+    }
+
+    /// What its connection must be like. `None` where the cluster wants TLS and the Host is no name to ask for.
+    fn key(&self, connection: &Connection, address: SocketAddr) -> Option<Key> {
+        let key = match &self.goal {
+            Goal::Original => connection.key(address),
+            Goal::Cluster(cluster) => {
+                let host = self.head.as_ref().map_or("", host_of);
+                connection.key_of(cluster, address, host)?
+            }
+        };
+        Some(Key {
+            lane: self.known.as_ref().map_or(0, |known| known.lane()),
+            ..key
+        })
     }
 
     /// Sends the request and waits for the beginning of a response, as long as a try may take.
@@ -158,4 +171,11 @@ impl Outgoing {
         }
         Failed { failure, begun }
     }
+}
+
+/// The Host that a server is to see.
+fn host_of(head: &Parts) -> &str {
+    let host = || head.headers.get(HOST)?.to_str().ok();
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    authority.or_else(host).unwrap_or_default()
 }

@@ -147,6 +147,8 @@ fn value(template: &Template, sources: Sources<'_>, facts: &Facts<'_>) -> Option
 
 fn write(out: &mut Vec<u8>, variable: &Variable, sources: Sources<'_>, facts: &Facts<'_>) {
     let connection = facts.connection;
+    let tls = connection.tls.as_ref();
+    let peer = tls.and_then(|tls| tls.peer.as_ref());
     let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
     match variable {
         Variable::ClientAddress => text(&connection.peer.to_string()),
@@ -195,8 +197,13 @@ fn write(out: &mut Vec<u8>, variable: &Variable, sources: Sources<'_>, facts: &F
         Variable::RouteName if facts.route.is_empty() => text("-"),
         Variable::RouteName => text(facts.route),
         Variable::HostName => text(&connection.site.who.pod().name),
-        Variable::ServerName | Variable::TlsVersion | Variable::PeerSubject | Variable::PeerUri => {
-        }
+        Variable::ServerName => text(
+            tls.and_then(|tls| tls.server_name.as_deref())
+                .unwrap_or_default(),
+        ),
+        Variable::TlsVersion => text(tls.map_or("", |tls| tls.version)),
+        Variable::PeerSubject => text(peer.map_or("", |peer| &peer.subject)),
+        Variable::PeerUri => text(peer.map_or("", |peer| &peer.uris)),
         Variable::Environment => text("-"),
     }
 }

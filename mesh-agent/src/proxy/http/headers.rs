@@ -16,6 +16,7 @@ use crate::model::ClusterKey;
 use crate::proxy::http::control;
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
+use crate::proxy::tls::TlsFacts;
 
 /// `x-request-id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -56,21 +57,28 @@ pub(super) struct RequestFacts {
     decorated: bool,
 }
 
-/// Edits a request's headers as they arrive at `hop`. `new_id` makes an `x-request-id`.
+/// Edits a request's headers as they arrive at `hop`, over TLS or not. `new_id` makes an `x-request-id`.
 pub(super) fn receive_request(
     headers: &mut HeaderMap,
     hop: Hop,
     peer: SocketAddr,
+    tls: Option<&TlsFacts>,
     new_id: impl FnOnce() -> HeaderValue,
 ) -> RequestFacts {
     strip_hop_by_hop(headers, true);
     headers.remove(INTERNAL);
+    // What a client says of itself here is nothing; what its handshake has shown is.
     headers.remove(CLIENT_CERT);
+    let shown = tls.and_then(|tls| tls.peer.as_ref()?.forwarded.clone());
+    if let Some(shown) = shown {
+        headers.insert(CLIENT_CERT, shown);
+    }
+    let scheme = HeaderValue::from_static(if tls.is_some() { "https" } else { "http" });
     if hop == Hop::Gateway {
         append_forwarded_for(headers, peer.ip());
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(FORWARDED_PROTO, scheme);
     } else if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(FORWARDED_PROTO, scheme);
     }
     let internal = is_internal(headers);
     let edge = hop == Hop::Gateway && !internal;

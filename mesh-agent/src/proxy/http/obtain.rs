@@ -8,16 +8,17 @@ use crate::proxy::connection::Connection;
 use crate::proxy::http::Boxed;
 use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::respond::Failure;
+use crate::proxy::tls::Offer;
 use crate::proxy::upstream::circuit::{Kind, Permit};
 use crate::proxy::upstream::lease::Lease;
-use crate::proxy::upstream::pool::{Host, Key, Place};
+use crate::proxy::upstream::pool::{Host, Key, Place, Version};
 
 impl Outgoing {
     /// A connection to the server, with leave to use it. `fresh`: none that is kept will do.
     pub(super) async fn obtain(
         &self,
         connection: &Rc<Connection>,
-        key: Key,
+        key: &Key,
         fresh: bool,
         idempotent: bool,
     ) -> Result<Lease, Failure> {
@@ -57,7 +58,7 @@ impl Outgoing {
     async fn open_or_wait(
         &self,
         connection: &Rc<Connection>,
-        key: Key,
+        key: &Key,
         host: &Rc<Host>,
     ) -> Result<Lease, Failure> {
         loop {
@@ -84,16 +85,24 @@ impl Outgoing {
     fn open(
         &self,
         connection: &Rc<Connection>,
-        key: Key,
+        key: &Key,
         host: &Rc<Host>,
         place: Place,
     ) -> Boxed<Result<Lease, Failure>> {
         let (site, host) = (Rc::clone(&connection.site), Rc::clone(host));
-        let beyond = matches!(self.goal, Goal::Original);
+        let key = key.clone();
+        let policy = match &self.goal {
+            Goal::Original => None,
+            Goal::Cluster(cluster) => Some(Arc::clone(&cluster.policy)),
+        };
+        let offer = match self.version {
+            Version::Http1 => Offer::Http1,
+            Version::Http2 => Offer::Http2,
+        };
         Box::pin(async move {
-            let connected = match beyond {
-                true => site.connect_beyond(key.address, key.source).await,
-                false => site.connect(key.address, key.source).await,
+            let connected = match policy {
+                None => site.connect_beyond(key.address, key.source).await,
+                Some(policy) => site.connect(&key, &policy.pool, offer).await,
             };
             let stream = connected.map_err(|error| Failure::Connect {
                 cause: error.cause(),

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 /// The plain form of `path`, which has no query. `None` where there is none: a NUL in it.
-pub(in crate::proxy) fn normalize(path: &str) -> Option<Cow<'_, str>> {
+pub fn normalize(path: &str) -> Option<Cow<'_, str>> {
     let bytes = path.as_bytes();
     let plain = !bytes
         .iter()

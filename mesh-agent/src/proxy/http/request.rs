@@ -50,10 +50,10 @@ impl Arrived {
         let upgrade = wanted_upgrade(&mut request);
         let (mut head, incoming) = request.into_parts();
         let worker = &connection.site.worker;
-        let facts =
-            headers::receive_request(&mut head.headers, connection.hop, connection.peer, || {
-                worker.request_id()
-            });
+        let (hop, tls) = (connection.hop, connection.tls.as_ref());
+        let facts = headers::receive_request(&mut head.headers, hop, connection.peer, tls, || {
+            worker.request_id()
+        });
         if head.version == Version::HTTP_2 {
             headers::join_cookies(&mut head.headers);
         }

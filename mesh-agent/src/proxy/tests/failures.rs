@@ -126,7 +126,7 @@ fn tries_another_server_where_one_refuses() {
 #[test]
 fn nobody_answers_the_connect() {
     let mut plan = Plan::outbound(Protocol::Http, &[full_queue()]);
-    plan.settings.connect_timeout = Duration::from_millis(100);
+    plan.policy.pool.connect_timeout = Duration::from_millis(100);
     let expected = local(
         "503 Service Unavailable",
         "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: connection timeout",

@@ -46,7 +46,9 @@ impl Outcome {
         match connected {
             Ok(_) => Self::Relayed,
             Err(ConnectError::Timeout { .. }) => Self::TimedOut { connected: false },
-            Err(ConnectError::Refused { .. }) => Self::Failed { connected: false },
+            Err(ConnectError::Refused { .. } | ConnectError::Tls { .. }) => {
+                Self::Failed { connected: false }
+            }
         }
     }
 }

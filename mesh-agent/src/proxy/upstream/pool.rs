@@ -18,17 +18,20 @@ use tokio::time::Instant;
 
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::stream::Stream;
+use crate::proxy::upstream::Before;
 use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::lease::{Lease, Next, Sender};
 use crate::sys::socket::Source;
 
-/// Where a connection leads, and from which address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Where a connection leads, from which address, and what was said on it first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::proxy) struct Key {
     pub(in crate::proxy) address: SocketAddr,
     pub(in crate::proxy) source: Source,
     /// Tells clusters apart whose connections must not be used for one another; 0 for all others.
     pub(in crate::proxy) lane: u32,
+    /// `None` for nothing.
+    pub(in crate::proxy) before: Option<Rc<Before>>,
 }
 
 /// What is spoken to a server.
@@ -149,12 +152,11 @@ impl Pool {
     }
 
     /// The connections that may serve a request.
-    pub(in crate::proxy) fn host(&self, key: Key, version: Version, limits: Limits) -> Rc<Host> {
+    pub(in crate::proxy) fn host(&self, key: &Key, version: Version, limits: Limits) -> Rc<Host> {
         let mut hosts = self.hosts.borrow_mut();
-        let address = key.address;
         let host = hosts
-            .entry((key, version))
-            .or_insert_with(|| Rc::new(Host::new(address, version, limits)));
+            .entry((key.clone(), version))
+            .or_insert_with(|| Rc::new(Host::new(key.address, version, limits)));
         host.limits.set(limits);
         Rc::clone(host)
     }

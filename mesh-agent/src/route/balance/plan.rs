@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{
     Endpoint, Endpoints, Failover, Group, Labels, Locality, LocalityPolicy, LocalityShare, Members,
-    Plan, Pod, Tier, Viewpoint,
+    Plan, Pod, Tier, TrafficPolicy, Viewpoint,
 };
 use crate::route::Client;
 
@@ -14,43 +14,86 @@ const OVERPROVISIONING: usize = 140;
 
 /// The plan of a client, made when the first of its kind asks for it.
 pub(super) fn of<'a>(
-    policy: &LocalityPolicy,
+    policy: &TrafficPolicy,
     endpoints: &'a Endpoints,
     client: &Client<'_>,
 ) -> &'a Plan {
     let pod = client.pod();
-    let is = |viewpoint: &Viewpoint| match (policy, viewpoint) {
+    if policy.node_local {
+        let is = |viewpoint: &Viewpoint| *viewpoint == Viewpoint::Node(pod.node.clone());
+        return endpoints.plan(is, || {
+            (Viewpoint::Node(pod.node.clone()), on_node(endpoints, pod))
+        });
+    }
+    let has = |wanted: &Wanted, values: &[Option<Arc<str>>]| {
+        let own = wanted
+            .iter()
+            .map(|(key, value)| label_wanted(pod, key, value.as_ref()));
+        own.eq(values.iter().map(Option::as_deref))
+    };
+    let is = |viewpoint: &Viewpoint| match (&policy.locality, viewpoint) {
         (LocalityPolicy::Failover(Failover::Labels(wanted)), Viewpoint::Labels(values)) => {
-            let own = wanted
-                .iter()
-                .map(|(key, value)| label_wanted(pod, key, value.as_ref()));
-            own.eq(values.iter().map(Option::as_deref))
+            has(wanted, values)
         }
+        (
+            LocalityPolicy::Failover(Failover::LabelsThenRegions { labels, .. }),
+            Viewpoint::LabelsAndPlace(values, place),
+        ) => *place == pod.locality && has(labels, values),
         (LocalityPolicy::Off, _) => true,
         (_, Viewpoint::Place(place)) => *place == pod.locality,
-        (_, Viewpoint::Any | Viewpoint::Labels(_)) => false,
+        (_, _) => false,
     };
-    endpoints.plan(is, || match policy {
+    let values = |wanted: &Wanted| {
+        let values = wanted.iter();
+        let values = values.map(|(key, value)| label_wanted(pod, key, value.as_ref()));
+        values.map(|value| value.map(Arc::<str>::from)).collect()
+    };
+    let own = pod.locality.as_deref();
+    endpoints.plan(is, || match &policy.locality {
         LocalityPolicy::Off => (Viewpoint::Any, flat(endpoints)),
         LocalityPolicy::Distribute(entries) => {
             let viewpoint = Viewpoint::Place(pod.locality.clone());
             (viewpoint, distributed(endpoints, pod, entries))
         }
         LocalityPolicy::Failover(Failover::Regions(regions)) => {
-            let own = pod.locality.as_deref();
             let plan = tiers(endpoints, |endpoint| {
                 by_region(own, endpoint.locality.as_deref(), regions)
             });
             (Viewpoint::Place(pod.locality.clone()), plan)
         }
         LocalityPolicy::Failover(Failover::Labels(wanted)) => {
-            let values = wanted
-                .iter()
-                .map(|(key, value)| label_wanted(pod, key, value.as_ref()).map(Arc::<str>::from));
             let plan = tiers(endpoints, |endpoint| by_labels(pod, endpoint, wanted));
-            (Viewpoint::Labels(values.collect()), plan)
+            (Viewpoint::Labels(values(wanted)), plan)
+        }
+        LocalityPolicy::Failover(Failover::LabelsThenRegions { labels, regions }) => {
+            let plan = tiers(endpoints, |endpoint| {
+                let place = by_region(own, endpoint.locality.as_deref(), regions);
+                by_labels(pod, endpoint, labels) * REGION_RANKS + place
+            });
+            let viewpoint = Viewpoint::LabelsAndPlace(values(labels), pod.locality.clone());
+            (viewpoint, plan)
         }
     })
+}
+
+/// `failoverPriority`.
+type Wanted = [(Arc<str>, Option<Arc<str>>)];
+
+/// How many ranks [`by_region`] knows.
+const REGION_RANKS: usize = 5;
+
+/// The endpoints on the client's own node alone.
+fn on_node(endpoints: &Endpoints, pod: &Pod) -> Plan {
+    let here = |endpoint: &Endpoint| pod.node.is_some() && endpoint.node == pod.node;
+    let members = (0_u32..)
+        .zip(endpoints)
+        .filter(|(_, endpoint)| here(endpoint))
+        .map(|(place, _)| place)
+        .collect();
+    let unready = endpoints.unready().iter();
+    let unready = unready.filter(|endpoint| here(endpoint)).count();
+    let group = group(endpoints, 1, Members::Some(members), unready);
+    plan(endpoints, vec![tier(vec![group])])
 }
 
 /// What each tier takes, in percent, and how healthy all are together. Of each tier: its healthy endpoints, and all.

@@ -103,6 +103,8 @@ impl Bed {
                 local: None,
                 inbound: BTreeMap::new(),
                 locality: None,
+                node: None,
+                view: None,
                 outlook: None,
                 gateway: 0,
             },

@@ -21,6 +21,8 @@ fn pod(namespace: &str) -> Pod {
         local: None,
         inbound: Default::default(),
         locality: None,
+        node: None,
+        view: None,
         outlook: None,
         gateway: 0,
     }

@@ -41,6 +41,8 @@ fn pod(labels: &[(&str, &str)]) -> Pod {
         local: None,
         inbound: Default::default(),
         locality: None,
+        node: None,
+        view: None,
         outlook: None,
         gateway: 0,
     }
@@ -60,6 +62,7 @@ fn told(mismatch: Option<Mismatch<'_>>) -> &'static str {
         Some(Mismatch::Header { expected }) if expected.inverted => "withoutHeaders",
         Some(Mismatch::Header { .. }) => "headers",
         Some(Mismatch::Query { .. }) => "queryParams",
+        Some(Mismatch::Subnet { .. } | Mismatch::ServerName { .. }) => "not of a request",
     }
 }
 

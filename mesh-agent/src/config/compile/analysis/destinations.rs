@@ -7,7 +7,7 @@ use crate::config::Inputs;
 use crate::config::compile::analysis::registry::{ByHost, Known, Registry};
 use crate::config::compile::analysis::{Findings, some};
 use crate::config::object::name::GatewayName;
-use crate::config::object::virtual_service::Share;
+use crate::config::object::virtual_service::Target;
 use crate::config::object::{DestinationRule, Object, VirtualService};
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem};
@@ -30,17 +30,17 @@ pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Fin
             .gateways
             .iter()
             .any(|name| *name != GatewayName::Mesh);
-        for share in shares(service) {
-            if registry.is_elsewhere(&share.target.host) {
+        for target in service.targets() {
+            if registry.is_elsewhere(&target.host) {
                 continue;
             }
-            let Some(known) = registry.service(&share.target.host) else {
+            let Some(known) = registry.service(&target.host) else {
                 let message = format!(
                     "no Service is called {}, so this share is answered with 503",
-                    share.target.host
+                    target.host
                 );
-                let path = share.target.path.key("host");
-                let remedy = registry.remedy(&share.target.host);
+                let path = target.path.key("host");
+                let remedy = registry.remedy(&target.host);
                 findings.add(
                     object,
                     Problem::breach(Code::Ist0101, &path, message, remedy),
@@ -48,25 +48,18 @@ pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Fin
                 continue;
             };
             let problems = [
-                check_port(share, known),
-                subsets.check(object, share, known),
+                check_port(target, known),
+                subsets.check(object, target, known),
             ];
             for problem in problems.into_iter().flatten() {
                 findings.add(object, problem);
             }
-            let other = split.get(&*share.target.host).filter(|_| at_gateway);
-            if let Some(problem) = other.and_then(|other| check_gateway(object, share, other)) {
+            let other = split.get(&*target.host).filter(|_| at_gateway);
+            if let Some(problem) = other.and_then(|other| check_gateway(object, target, other)) {
                 findings.add(object, problem);
             }
         }
     }
-}
-
-/// Every destination.
-fn shares(service: &VirtualService) -> impl Iterator<Item = &Share> {
-    let http = service.rules.iter().flat_map(|rule| &rule.action.shares);
-    let streams = service.tls.iter().chain(&service.tcp);
-    http.chain(streams.flat_map(|rule| &rule.shares))
 }
 
 /// The oldest VirtualService of the mesh that sends requests for a host to subsets of that host, and where it does.
@@ -78,44 +71,39 @@ fn split_in_the_mesh<'a>(
         if !service.gateways.contains(&GatewayName::Mesh) {
             continue;
         }
-        for share in shares(service) {
-            if share.target.subset.is_some() && service.hosts.contains(&share.target.host) {
+        for target in service.targets() {
+            if target.subset.is_some() && service.hosts.contains(&target.host) {
                 split
-                    .entry(&*share.target.host)
-                    .or_insert((*object, &share.target.path));
+                    .entry(&*target.host)
+                    .or_insert((*object, &target.path));
             }
         }
     }
     split
 }
 
-fn check_gateway(object: &Object, share: &Share, other: &(&Object, &Path)) -> Option<Problem> {
+fn check_gateway(object: &Object, target: &Target, other: &(&Object, &Path)) -> Option<Problem> {
     let (other, place) = *other;
-    if share.target.subset.is_some() || other.id == object.id {
+    if target.subset.is_some() || other.id == object.id {
         return None;
     }
     let message = format!(
         "what comes in through a gateway goes to all of {}: the subsets of {} are for the mesh alone",
-        share.target.host, other.id
+        target.host, other.id
     );
     let remedy = "name the subsets here too, if that is what is meant";
-    let problem = Problem::breach(
-        Code::Ist0140,
-        &share.target.path.key("host"),
-        message,
-        remedy,
-    );
+    let problem = Problem::breach(Code::Ist0140, &target.path.key("host"), message, remedy);
     Some(problem.see(other.place(&place.key("subset"), "the mesh's rule is here")))
 }
 
-fn check_port(share: &Share, known: &Known<'_>) -> Option<Problem> {
+fn check_port(target: &Target, known: &Known<'_>) -> Option<Problem> {
     let ports: Vec<u16> = known.ports().collect();
-    let host = &share.target.host;
-    let problem = match share.target.port {
+    let host = &target.host;
+    let problem = match target.port {
         Some(port) if !ports.contains(&port) => {
             let message = format!("{host} has no port {port}, so this share is answered with 503");
             let remedy = format!("name one of its ports: {}", some(&ports));
-            let path = share.target.path.key("port").key("number");
+            let path = target.path.key("port").key("number");
             Problem::breach(Code::Ist0101, &path, message, remedy)
         }
         None if ports.len() > 1 => {
@@ -124,12 +112,7 @@ fn check_port(share: &Share, known: &Known<'_>) -> Option<Problem> {
                 some(&ports)
             );
             let remedy = "add port.number; until then it is the port that the request came in on";
-            Problem::breach(
-                Code::Ist0112,
-                &share.target.path.key("host"),
-                message,
-                remedy,
-            )
+            Problem::breach(Code::Ist0112, &target.path.key("host"), message, remedy)
         }
         _ => return None,
     };
@@ -148,24 +131,24 @@ struct Subsets<'c, 'a> {
 
 impl Subsets<'_, '_> {
     /// Declared is a subset where the clients of any of the namespaces that are likely to ask get it.
-    fn check(&self, object: &Object, share: &Share, known: &Known<'_>) -> Option<Problem> {
-        let subset = share.target.subset.as_ref()?;
+    fn check(&self, object: &Object, target: &Target, known: &Known<'_>) -> Option<Problem> {
+        let subset = target.subset.as_ref()?;
         let (client, owner) = (&*object.id.namespace, &*known.object.id.namespace);
         let declared = [Some(client), Some(owner), None]
             .into_iter()
-            .any(|client| self.declares(client, owner, &share.target.host, subset));
+            .any(|client| self.declares(client, owner, &target.host, subset));
         if declared {
             return None;
         }
         let message = format!(
             "no DestinationRule for {} has a subset {subset}",
-            share.target.host
+            target.host
         );
         let remedy =
             "add it to one, or correct the name; until then this share is answered with 503";
-        let path = share.target.path.key("subset");
+        let path = target.path.key("subset");
         let problem = Problem::breach(Code::Ist0101, &path, message, remedy);
-        let Some((other, rule)) = self.rules.covering(&share.target.host).next() else {
+        let Some((other, rule)) = self.rules.covering(&target.host).next() else {
             return Some(problem);
         };
         let names = some(rule.subsets.iter().map(|subset| &subset.name));

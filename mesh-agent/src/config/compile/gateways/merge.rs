@@ -161,6 +161,7 @@ impl<'a> Merger<'a, '_, '_> {
         let place = Place {
             gateway: &name,
             port: server.port,
+            tls: server.has_tls(),
         };
         let bound = self.bound.of(&name);
         for shared in bound.sharing(server) {

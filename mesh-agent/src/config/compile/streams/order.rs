@@ -66,7 +66,7 @@ fn or_nothing<T>(mut groups: Vec<Vec<T>>) -> Vec<Vec<T>> {
 }
 
 /// The most specific first; equals stay in order.
-pub(super) fn sort(routes: &mut [StreamRoute]) {
+pub(in crate::config::compile) fn sort(routes: &mut [StreamRoute]) {
     routes.sort_by_key(|route| Reverse(specificity(&route.when)));
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::compile::located::LocatedPods;
 use crate::config::compile::routes::bindings;
 use crate::config::document::{Outcome, read_text};
 use crate::config::fixture::{istio, pod, service, world};
@@ -244,7 +245,8 @@ fn gateway(kind: StreamKind, server: &str, services: &str) -> Vec<String> {
             other => panic!("{other:?} {:?}", document.rejected),
         })
         .collect();
-    let all = Services::gather(&inputs, &options);
+    let located = LocatedPods::gather(&inputs);
+    let all = Services::gather(&inputs, &located, &options);
     let bindings = bindings(&inputs);
     let bindings: Vec<_> = bindings.iter().collect();
     let (_, gateway) = inputs.gateways()[0];

@@ -1,86 +1,79 @@
 //! A rule of a VirtualService: what it matches and what it does.
 
-use std::sync::Arc;
-
-use crate::config::crd::virtual_service::{HttpRoute, Retries, Rewrite};
-use crate::config::object::virtual_service::{Action, Block, Rule, block, share};
+use crate::config::crd::virtual_service::HttpRoute;
+use crate::config::object::virtual_service::{
+    Action, Block, Delegate, Rule, answer, block, cors, each, fault, header, mirror, retry,
+    rewrite, share,
+};
 use crate::config::object::{Context, duration};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
-use crate::model::Retry;
 
-/// Reads one of `http[]`; `None` where it sends requests nowhere.
+/// Reads one of `http[]`, of a VirtualService that is a `delegate` or not; `None` where it does nothing.
 pub(super) fn read(
-    rule: HttpRoute,
+    mut rule: HttpRoute,
+    delegate: bool,
     context: &Context<'_>,
     path: &Path,
     problems: &mut Problems,
 ) -> Option<Rule> {
-    check_rule(&rule, path, problems);
+    check(&rule, delegate, path, problems);
+    rewrite::check_authority(&rule, path, problems);
+    let mirrors = mirror::read(&mut rule, context, path, problems);
+    let prefixes = answer::all_prefixes(&rule.r#match);
+    let action = read_action(&mut rule, prefixes, context, path, problems);
     let HttpRoute {
         name,
         r#match,
-        route,
         rewrite,
         timeout,
         retries,
-        // Checked above: none of them is there.
+        fault,
+        cors_policy,
+        headers,
+        // Read above.
+        route: _,
         redirect: _,
         direct_response: _,
         delegate: _,
-        fault: _,
         mirror: _,
         mirrors: _,
         mirror_percent: _,
         mirror_percentage: _,
-        cors_policy: _,
-        headers: _,
     } = rule;
-    let mut blocks: Vec<Block> = r#match
-        .into_iter()
-        .enumerate()
-        .map(|(index, block)| {
-            block::read(block, context, &path.key("match").index(index), problems)
-        })
+    let blocks: Vec<Block> = each(r#match, &path.key("match"))
+        .map(|(block, path)| block::read(block, context, &path, problems))
         .collect();
-    if blocks.is_empty() {
-        blocks.push(Block::default());
-    }
-    let shares = share::read(route, context, &path.key("route"), problems);
-    let (rewrite_uri, rewrite_authority) = match rewrite {
-        Some(rewrite) => read_rewrite(rewrite, &path.key("rewrite"), problems),
-        None => (None, None),
-    };
-    let timeout = timeout.and_then(|text| duration::read(&text, &path.key("timeout"), problems));
-    let retry = match retries {
-        Some(retries) => read_retries(&retries, &path.key("retries"), problems),
-        None => Retry::default(),
-    };
-    (!shares.is_empty()).then(|| Rule {
+    Some(Rule {
         name: name.into(),
         blocks,
-        action: Action {
-            shares,
-            rewrite_uri,
-            rewrite_authority,
-            timeout,
-            retry,
-        },
+        rewrite: rewrite.map(|written| rewrite::read(written, &path.key("rewrite"), problems)),
+        timeout: timeout.and_then(|text| duration::read(&text, &path.key("timeout"), problems)),
+        retry: retries.map(|written| retry::read(&written, &path.key("retries"), problems)),
+        fault: fault.map(|written| fault::read(written, &path.key("fault"), problems)),
+        mirrors,
+        cors: cors_policy.map(|written| cors::read(written, &path.key("corsPolicy"), problems)),
+        headers: headers.map(|written| header::read(written, &path.key("headers"), problems)),
+        action: action?,
     })
 }
 
-/// What may not stand together, and what this version does not do.
-fn check_rule(rule: &HttpRoute, path: &Path, problems: &mut Problems) {
-    let actions = [
+/// What may not stand together.
+fn check(rule: &HttpRoute, delegate: bool, path: &Path, problems: &mut Problems) {
+    let redirects = rule.redirect.is_some();
+    let responds = rule.direct_response.is_some();
+    let mut written = Vec::new();
+    for (there, name) in [
         (!rule.route.is_empty(), "route"),
-        (rule.redirect.is_some(), "redirect"),
-        (rule.direct_response.is_some(), "directResponse"),
+        (redirects, "redirect"),
+        (responds, "directResponse"),
         (rule.delegate.is_some(), "delegate"),
-    ];
-    let written: Vec<&str> = actions
-        .iter()
-        .filter_map(|(there, name)| there.then_some(*name))
-        .collect();
+    ] {
+        // A delegate's rules inherit a directResponse.
+        if there && !(rule.delegate.is_some() && name == "directResponse") {
+            written.push(name);
+        }
+    }
     match written.as_slice() {
         [] => problems.error(
             path,
@@ -96,7 +89,14 @@ fn check_rule(rule: &HttpRoute, path: &Path, problems: &mut Problems) {
             );
         }
     }
-    let answers = rule.redirect.is_some() || rule.direct_response.is_some();
+    if delegate && rule.delegate.is_some() {
+        problems.error(
+            &path.key("delegate"),
+            "a VirtualService without hosts is a delegate, which cannot delegate in its turn",
+            "write its rules here, or add hosts",
+        );
+    }
+    let answers = rule.delegate.is_none() && (redirects || responds);
     if answers && (rule.fault.is_some() || rule.rewrite.is_some()) {
         let message = "fault and rewrite cannot stand beside redirect or directResponse";
         problems.error(path, message, "remove them");
@@ -108,104 +108,59 @@ fn check_rule(rule: &HttpRoute, path: &Path, problems: &mut Problems) {
             "keep mirrors",
         );
     }
+    let inherits = delegate || rule.delegate.is_some();
     for (there, name) in [
-        (rule.redirect.is_some(), "redirect"),
-        (rule.direct_response.is_some(), "directResponse"),
-        (rule.delegate.is_some(), "delegate"),
-        (rule.fault.is_some(), "fault"),
-        (rule.mirror.is_some(), "mirror"),
-        (!rule.mirrors.is_empty(), "mirrors"),
-        (rule.cors_policy.is_some(), "corsPolicy"),
-        (rule.headers.is_some(), "headers"),
-    ] {
-        if there {
-            problems.unsupported(&path.key(name), name);
-        }
-    }
-    for (field, name) in [
         (rule.mirror_percent.is_some(), "mirrorPercent"),
         (rule.mirror_percentage.is_some(), "mirrorPercentage"),
     ] {
-        if field {
-            problems.without_effect(&path.key(name), name);
+        if there && rule.mirror.is_none() && !inherits {
+            problems.warning(
+                &path.key(name),
+                format!("{name} without mirror has no effect"),
+                "add mirror, or a percentage to each of mirrors",
+            );
         }
     }
 }
 
-fn read_rewrite(
-    rewrite: Rewrite,
+/// Takes what the rule does out of it.
+fn read_action(
+    rule: &mut HttpRoute,
+    prefixes: bool,
+    context: &Context<'_>,
     path: &Path,
     problems: &mut Problems,
-) -> (Option<Arc<str>>, Option<Arc<str>>) {
-    let Rewrite {
-        uri,
-        authority,
-        uri_regex_rewrite,
-    } = rewrite;
-    if uri_regex_rewrite.is_some() {
-        if uri.is_empty() {
-            problems.unsupported(&path.key("uriRegexRewrite"), "uriRegexRewrite");
-        } else {
+) -> Option<Action> {
+    let response = rule
+        .direct_response
+        .take()
+        .map(|written| answer::read_response(written, &path.key("directResponse"), problems));
+    if let Some(written) = rule.delegate.take() {
+        let path = path.key("delegate");
+        if written.name.is_empty() {
             problems.error(
-                path,
-                "uri and uriRegexRewrite exclude each other",
-                "keep one of them",
+                &path.key("name"),
+                "a delegate needs a name",
+                "name a VirtualService without hosts",
             );
         }
-    } else if uri.is_empty() && authority.is_empty() {
-        problems.error(
-            path,
-            "this rewrite rewrites nothing",
-            "add uri or authority",
-        );
+        return Some(Action::Delegate(Delegate {
+            namespace: match written.namespace.as_str() {
+                "" => context.namespace.into(),
+                namespace => namespace.into(),
+            },
+            name: written.name.into(),
+            respond: response.flatten(),
+        }));
     }
-    let text = |text: String| (!text.is_empty()).then(|| text.into());
-    (text(uri), text(authority))
-}
-
-fn read_retries(retries: &Retries, path: &Path, problems: &mut Problems) -> Retry {
-    let Retries {
-        attempts,
-        per_try_timeout,
-        retry_on,
-        retry_remote_localities,
-        retry_ignore_previous_hosts,
-        backoff,
-    } = retries;
-    let others = [
-        (per_try_timeout.is_some(), "perTryTimeout"),
-        (!retry_on.is_empty(), "retryOn"),
-        (retry_remote_localities.is_some(), "retryRemoteLocalities"),
-        (
-            retry_ignore_previous_hosts.is_some(),
-            "retryIgnorePreviousHosts",
-        ),
-        (backoff.is_some(), "backoff"),
-    ];
-    let attempts = attempts.map_or(0, |attempts| attempts.0);
-    for (field, name) in others {
-        if field && attempts == 0 {
-            problems.error(
-                &path.key(name),
-                format!("{name} without attempts"),
-                "set attempts above 0",
-            );
-        } else if field {
-            problems.unsupported(&path.key(name), name);
-        }
+    if let Some(written) = rule.redirect.take() {
+        let path = path.key("redirect");
+        return answer::read_redirect(written, prefixes, &path, problems).map(Action::Redirect);
     }
-    match u32::try_from(attempts) {
-        Ok(attempts) => Retry {
-            attempts,
-            ..Retry::default()
-        },
-        Err(_) => {
-            problems.error(
-                &path.key("attempts"),
-                format!("{attempts} attempts are fewer than none"),
-                "write 0 or more",
-            );
-            Retry::default()
-        }
+    if let Some(response) = response {
+        return response.map(Action::Respond);
     }
+    let route = std::mem::take(&mut rule.route);
+    let shares = share::read(route, context, &path.key("route"), problems);
+    (!shares.is_empty()).then_some(Action::Forward(shares))
 }

@@ -6,7 +6,7 @@ use crate::config::crd::Number;
 use crate::config::crd::virtual_service::{
     Destination, PortSelector, RouteDestination, StreamDestination,
 };
-use crate::config::object::virtual_service::{Share, Target};
+use crate::config::object::virtual_service::{Headers, Share, Target, header};
 use crate::config::object::{self, Context, name};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
@@ -26,10 +26,12 @@ pub(super) fn read(
             headers,
         } = share;
         let path = path.index(index);
-        if headers.is_some() {
-            problems.unsupported(&path.key("headers"), "headers");
-        }
-        read_share(destination, weight, context, &path, problems)
+        let headers = headers.map(|headers| header::read(headers, &path.key("headers"), problems));
+        let share = read_share(destination, weight, context, &path, problems)?;
+        Some(Share {
+            headers: headers.unwrap_or_default(),
+            ..share
+        })
     });
     let shares = shares.collect();
     weighed(shares, several, path, problems)
@@ -120,6 +122,7 @@ fn read_share(
     Some(Share {
         target: read_target(destination, context, &path, problems)?,
         weight: u32::try_from(weight).ok()?,
+        headers: Headers::default(),
     })
 }
 

@@ -1,0 +1,268 @@
+//! Measures the pure part of the agent: what a decision over a request costs in small and large worlds, and what it costs
+//! to compile one. Prints JSON, for `cargo xtask bench`.
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use http::HeaderMap;
+use mesh_agent::config::document::{Outcome, read_text};
+use mesh_agent::config::{CompileOptions, Inputs, compile};
+use mesh_agent::model::{Pod, PodId, Snapshot};
+use mesh_agent::route::{Act, Client, Decision, HttpScope, Pick, Request, decide};
+use serde_json::{Value, json};
+
+/// How many VirtualServices the small, the middle and the large world have.
+const SIZES: [usize; 3] = [1, 1_000, 10_000];
+
+/// What the world that is compiled has.
+const SERVICES: usize = 10_000;
+const ENDPOINTS_EACH: usize = 10;
+const VIRTUAL_SERVICES: usize = 5_000;
+
+fn main() -> anyhow::Result<()> {
+    let mut decisions = Vec::new();
+    for shape in [Shape::Hosts, Shape::Exact, Shape::Prefix] {
+        for size in SIZES {
+            let nanoseconds = decision(shape, size)?;
+            decisions
+                .push(json!({"shape": shape.name(), "size": size, "nanoseconds": nanoseconds}));
+        }
+    }
+    let report = json!({"decisions": decisions, "compile": compilation()?});
+    println!("{report}");
+    Ok(())
+}
+
+/// How the VirtualServices of a gateway differ.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// Each has a host of its own.
+    Hosts,
+    /// All have one host, and each an exact path.
+    Exact,
+    /// Likewise, and each a prefix.
+    Prefix,
+}
+
+impl Shape {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hosts => "hosts",
+            Self::Exact => "exact paths",
+            Self::Prefix => "prefix paths",
+        }
+    }
+
+    fn host(self, number: usize) -> String {
+        match self {
+            Self::Hosts => format!("shop-{number}.example.com"),
+            Self::Exact | Self::Prefix => "shop.example.com".to_owned(),
+        }
+    }
+
+    fn rule(self, number: usize) -> String {
+        match self {
+            Self::Hosts => "uri: {prefix: /api/}".to_owned(),
+            Self::Exact => format!("uri: {{exact: /api/v1/items/{number}/list}}"),
+            Self::Prefix => format!("uri: {{prefix: /api/v1/items/{number}/}}"),
+        }
+    }
+
+    fn path(self, number: usize) -> String {
+        match self {
+            Self::Hosts => "/api/list".to_owned(),
+            Self::Exact => format!("/api/v1/items/{number}/list"),
+            Self::Prefix => format!("/api/v1/items/{number}/list/of/things"),
+        }
+    }
+}
+
+const FIXTURE: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec:
+  clusterIP: 10.96.0.1
+  ports: [{name: http, port: 80}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gateway, labels: {app: gateway}}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gateway}
+spec:
+  selector: {app: gateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]
+";
+
+/// The nanoseconds of a decision, over requests to all of `size` VirtualServices in a random order.
+fn decision(shape: Shape, size: usize) -> anyhow::Result<f64> {
+    let mut text = FIXTURE.to_owned();
+    for number in 0..size {
+        let (host, rule) = (shape.host(number), shape.rule(number));
+        write!(
+            text,
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs-{number}}}\nspec:\n  \
+             hosts: [{host}]\n  gateways: [gateway]\n  http:\n  - match: [{{{rule}}}]\n    route: [{{destination: {{host: shop}}}}]\n"
+        )?;
+    }
+    let snapshot = world(&text)?;
+    let pod = pod(&snapshot, "gateway")?;
+    let client = Client::Gateway(&pod);
+    let scope = HttpScope::Gateway {
+        port: 80,
+        server: None,
+    };
+    let mut chance = fastrand::Rng::with_seed(1);
+    let mut asked: Vec<(String, String)> = (0..size)
+        .map(|number| (shape.host(number), shape.path(number)))
+        .collect();
+    chance.shuffle(&mut asked);
+    let headers = HeaderMap::new();
+    let mut pick = Chance(chance);
+    let mut ask = |(authority, path): &(String, String)| {
+        let request = Request {
+            authority,
+            path,
+            query: None,
+            method: "GET",
+            scheme: "http",
+            headers: &headers,
+            source: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        decide(&snapshot, &scope, &client, &request, &mut pick)
+    };
+    for asked in &asked {
+        match ask(asked) {
+            Decision::Routed(routed) if matches!(routed.act, Act::Forward(_)) => {}
+            other => bail!("{asked:?} became {other:?}"),
+        }
+    }
+    let rounds = 200_000_usize.div_ceil(size);
+    let best = (0..5).map(|_| {
+        let start = Instant::now();
+        for _ in 0..rounds {
+            for asked in &asked {
+                black_box(ask(black_box(asked)));
+            }
+        }
+        start.elapsed().as_secs_f64() * 1e9 / (rounds * size) as f64
+    });
+    Ok(best.fold(f64::INFINITY, f64::min))
+}
+
+/// What it costs to compile a large world, whole and once more with one object changed.
+fn compilation() -> anyhow::Result<Value> {
+    let options = CompileOptions::default();
+    let mut inputs = Inputs::default();
+    let reading = Instant::now();
+    for number in 0..SERVICES {
+        read(&service(number, 8080), &mut inputs, &options)?;
+    }
+    for number in 0..VIRTUAL_SERVICES {
+        let rules = format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs-{number}}}\nspec:\n  hosts: [svc-{number}]\n  \
+             http:\n  - match: [{{uri: {{prefix: /v2/}}}}]\n    route: [{{destination: {{host: svc-{other}}}}}]\n  \
+             - route: [{{destination: {{host: svc-{number}}}}}]\n",
+            other = (number + 1) % SERVICES,
+        );
+        read(&rules, &mut inputs, &options)?;
+    }
+    let reading = reading.elapsed();
+    let whole = timed(|| compile(&inputs, &options));
+    read(&service(7, 9090), &mut inputs, &options)?;
+    let changed = timed(|| compile(&inputs, &options));
+    let resident = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = resident.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    Ok(json!({
+        "services": SERVICES,
+        "endpoints": SERVICES * ENDPOINTS_EACH,
+        "virtual_services": VIRTUAL_SERVICES,
+        "read_milliseconds": milliseconds(reading),
+        "whole_milliseconds": milliseconds(whole),
+        "changed_milliseconds": milliseconds(changed),
+        "resident_megabytes": pages.map(|pages| pages * 4096 / 1_000_000),
+    }))
+}
+
+/// A Service with its EndpointSlice.
+fn service(number: usize, port: u16) -> String {
+    let (high, low) = (number / 250, number % 250);
+    let endpoints: String = (0..ENDPOINTS_EACH)
+        .map(|endpoint| {
+            format!(
+                "- {{addresses: [10.{endpoint}.{high}.{}], conditions: {{ready: true}}}}\n",
+                low + 1
+            )
+        })
+        .collect();
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: svc-{number}}}\nspec:\n  clusterIP: 172.16.{high}.{}\n  \
+         ports: [{{name: http, port: 80, targetPort: {port}}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: svc-{number}-a, labels: {{kubernetes.io/service-name: svc-{number}}}}}\naddressType: IPv4\n\
+         ports: [{{name: http, port: {port}}}]\nendpoints:\n{endpoints}",
+        low + 1
+    )
+}
+
+fn world(text: &str) -> anyhow::Result<Snapshot> {
+    let options = CompileOptions::default();
+    let mut inputs = Inputs::default();
+    read(text, &mut inputs, &options)?;
+    Ok(compile(&inputs, &options).0)
+}
+
+fn read(text: &str, inputs: &mut Inputs, options: &CompileOptions) -> anyhow::Result<()> {
+    let file: Arc<Path> = Path::new("bench.yaml").into();
+    for document in read_text(text, &file, options) {
+        match document.outcome {
+            Outcome::Good(object) => {
+                inputs.insert(object);
+            }
+            Outcome::Broken(_) | Outcome::Ignored(_) => {
+                bail!("a manifest of the bench is broken: {:?}", document.rejected)
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pod(snapshot: &Snapshot, name: &str) -> anyhow::Result<Arc<Pod>> {
+    let id = PodId {
+        namespace: "default".into(),
+        name: name.into(),
+    };
+    snapshot.pods.get(&id).cloned().context("the pod is gone")
+}
+
+/// The best of three.
+fn timed<T>(work: impl Fn() -> T) -> Duration {
+    let times = (0..3).map(|_| {
+        let start = Instant::now();
+        let made = work();
+        let taken = start.elapsed();
+        drop(made);
+        taken
+    });
+    times.min().unwrap_or_default()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e4).round() / 10.0
+}
+
+struct Chance(fastrand::Rng);
+
+impl Pick for Chance {
+    fn pick(&mut self, below: u64) -> u64 {
+        self.0.u64(..below)
+    }
+}

@@ -1,0 +1,246 @@
+//! Pods that run, and where: what Services, EndpointSlices and rules look them up by.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::Inputs;
+use crate::config::compile::services::has_labels;
+use crate::config::object::node::{HOSTNAME, REGION, SUBZONE, ZONE};
+use crate::config::object::{Object, Pod, WorkloadEntry};
+use crate::model::{Labels, Locality, PodId};
+
+/// Labels of a Pod that say where it is, instead of its Node: `region/zone/subzone`, or with dots.
+const OWN_LOCALITY: [&str; 2] = ["topology.istio.io/locality", "istio-locality"];
+
+/// A Pod with an address that has not ended.
+pub(super) struct Located<'a> {
+    pub(super) object: &'a Object,
+    pub(super) pod: &'a Pod,
+    /// Its labels, and those that say where it is.
+    pub(super) labels: Arc<Labels>,
+    pub(super) locality: Option<Arc<Locality>>,
+}
+
+/// All of them.
+pub(super) struct LocatedPods<'a> {
+    /// Oldest first.
+    pub(super) list: Vec<Located<'a>>,
+    by_name: HashMap<(&'a str, &'a str), usize>,
+    by_address: HashMap<IpAddr, usize>,
+    by_label: HashMap<&'a str, ByLabel<'a>>,
+    places: Places<'a>,
+    /// What serves and is no Pod.
+    workloads: Vec<(&'a Object, &'a WorkloadEntry)>,
+}
+
+/// The Pods of a namespace, by the key and value of a label that some Service selects by.
+type ByLabel<'a> = HashMap<(&'a str, &'a str), Vec<usize>>;
+
+/// Where Nodes and zones are.
+struct Places<'a> {
+    nodes: HashMap<&'a str, &'a Arc<Locality>>,
+    zones: HashMap<&'a str, Arc<Locality>>,
+    /// What Pods say of themselves, as they write it.
+    own: HashMap<&'a str, Arc<Locality>>,
+    names: [Arc<str>; 4],
+}
+
+impl<'a> LocatedPods<'a> {
+    pub(super) fn gather(inputs: &'a Inputs) -> Self {
+        let services = inputs.services();
+        let entries = inputs.service_entries();
+        let selectors = services
+            .iter()
+            .filter_map(|(_, service)| service.selector.as_ref())
+            .chain(
+                entries
+                    .iter()
+                    .filter_map(|(_, entry)| entry.selector.as_ref()),
+            );
+        let keys: HashSet<&str> = selectors
+            .flat_map(|labels| labels.keys().map(|key| &**key))
+            .collect();
+        let found = inputs.pods();
+        let mut pods = Self {
+            list: Vec::with_capacity(found.len()),
+            by_name: HashMap::with_capacity(found.len()),
+            by_address: HashMap::with_capacity(found.len()),
+            by_label: HashMap::new(),
+            places: Places::gather(inputs),
+            workloads: inputs.workload_entries(),
+        };
+        for (object, pod) in found {
+            if !pod.ended && !pod.addresses.is_empty() {
+                pods.add(object, pod, &keys);
+            }
+        }
+        pods
+    }
+
+    fn add(&mut self, object: &'a Object, pod: &'a Pod, keys: &HashSet<&str>) {
+        let index = self.list.len();
+        let namespace = &*object.id.namespace;
+        let selected = object
+            .labels
+            .iter()
+            .filter(|(key, _)| keys.contains(&***key));
+        let by_label = self.by_label.entry(namespace).or_default();
+        for (key, value) in selected {
+            by_label.entry((key, value)).or_default().push(index);
+        }
+        for address in &pod.addresses {
+            self.by_address.insert(*address, index);
+        }
+        self.by_name.insert((namespace, &object.id.name), index);
+        let locality = self.places.of_pod(object, pod);
+        self.list.push(Located {
+            labels: self
+                .places
+                .labels(&object.labels, locality.as_deref(), pod.node.as_ref()),
+            object,
+            pod,
+            locality,
+        });
+    }
+
+    /// The Pods of `namespace` that have all these labels, by their places in the list.
+    pub(super) fn selected(
+        &self,
+        namespace: &'a str,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = usize> {
+        // The label that the fewest have is looked at first: a whole namespace may share one of the others.
+        let of_namespace = self.by_label.get(namespace);
+        let candidates = selector.iter().map(|(key, value)| {
+            let found = of_namespace.and_then(|pods| pods.get(&(&**key, &**value)));
+            found.map_or(&[][..], Vec::as_slice)
+        });
+        let fewest = candidates.min_by_key(|pods| pods.len()).unwrap_or_default();
+        fewest
+            .iter()
+            .copied()
+            .filter(move |index| has_labels(&self.list[*index].object.labels, selector))
+    }
+
+    /// The WorkloadEntries of `namespace` that have all these labels.
+    pub(super) fn workloads(
+        &self,
+        namespace: &'a str,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = &'a WorkloadEntry> {
+        let of_namespace = self
+            .workloads
+            .iter()
+            .copied()
+            .filter(move |(object, entry)| {
+                *object.id.namespace == *namespace && has_labels(&entry.labels, selector)
+            });
+        of_namespace.map(|(_, entry)| entry)
+    }
+
+    pub(super) fn named(&self, id: &PodId) -> Option<usize> {
+        self.by_name.get(&(&*id.namespace, &*id.name)).copied()
+    }
+
+    pub(super) fn at(&self, address: IpAddr) -> Option<usize> {
+        self.by_address.get(&address).copied()
+    }
+
+    /// Where an address is of which no Pod is known: on a Node, or at least in a zone.
+    pub(super) fn place(
+        &self,
+        node: Option<&str>,
+        zone: Option<&Arc<str>>,
+    ) -> Option<Arc<Locality>> {
+        let of_node = || self.places.nodes.get(node?).map(|place| Arc::clone(place));
+        let of_zone = |zone: &Arc<str>| match self.places.zones.get(&**zone) {
+            Some(place) => Arc::clone(place),
+            None => Arc::new(Locality {
+                zone: Arc::clone(zone),
+                ..Locality::default()
+            }),
+        };
+        of_node().or_else(|| zone.map(of_zone))
+    }
+}
+
+impl<'a> Places<'a> {
+    fn gather(inputs: &'a Inputs) -> Self {
+        let mut places = Self {
+            nodes: HashMap::new(),
+            zones: HashMap::new(),
+            own: HashMap::new(),
+            names: [REGION, ZONE, SUBZONE, HOSTNAME].map(Arc::from),
+        };
+        for (object, node) in inputs.nodes() {
+            let Some(locality) = &node.locality else {
+                continue;
+            };
+            places.nodes.insert(&object.id.name, locality);
+            if !locality.zone.is_empty() {
+                places.zones.entry(&locality.zone).or_insert_with(|| {
+                    Arc::new(Locality {
+                        subzone: Arc::default(),
+                        ..Locality::clone(locality)
+                    })
+                });
+            }
+        }
+        places
+    }
+
+    fn of_pod(&mut self, object: &'a Object, pod: &'a Pod) -> Option<Arc<Locality>> {
+        let own = OWN_LOCALITY
+            .iter()
+            .find_map(|name| object.labels.get(*name));
+        if let Some(own) = own.filter(|own| !own.is_empty()) {
+            let place = self.own.entry(own).or_insert_with(|| Arc::new(parse(own)));
+            return Some(Arc::clone(place));
+        }
+        self.nodes
+            .get(pod.node.as_deref()?)
+            .map(|place| Arc::clone(place))
+    }
+
+    /// Labels as Istio matches them: with the place, which is stronger than what a label says of it.
+    fn labels(
+        &self,
+        labels: &Arc<Labels>,
+        locality: Option<&Locality>,
+        node: Option<&Arc<str>>,
+    ) -> Arc<Labels> {
+        let part =
+            |part: fn(&Locality) -> &Arc<str>| locality.map(part).filter(|part| !part.is_empty());
+        let values = [
+            part(|place| &place.region),
+            part(|place| &place.zone),
+            part(|place| &place.subzone),
+            node,
+        ];
+        if values.iter().all(Option::is_none) {
+            return Arc::clone(labels);
+        }
+        let known = self.names.iter().zip(values);
+        let known = known.filter_map(|(name, value)| Some((Arc::clone(name), Arc::clone(value?))));
+        let own = labels
+            .iter()
+            .map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
+        Arc::new(own.chain(known).collect())
+    }
+}
+
+/// Labels cannot have slashes, so dots stand for them; unless there are slashes all the same.
+fn parse(text: &str) -> Locality {
+    let separator = if text.contains('/') { '/' } else { '.' };
+    let mut parts = text.split(separator).map(Arc::from);
+    let mut part = || parts.next().unwrap_or_default();
+    Locality {
+        region: part(),
+        zone: part(),
+        subzone: part(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

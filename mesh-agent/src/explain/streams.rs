@@ -1,0 +1,187 @@
+//! Where a connection goes that is not HTTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::explain::condition;
+use crate::explain::hosts::Drawn;
+use crate::explain::{Destination, Explanation, Host, Rule, Teller, Verdict};
+use crate::model::{Cluster, ClusterKey, RouteAction, StreamMatch, StreamTable, Unknown};
+use crate::route::stream::{self, StreamFound, concerns, mismatch, stream_route, with_stand_ins};
+use crate::route::{StreamDecision, StreamScope};
+
+impl Teller<'_> {
+    /// A connection, which was headed there.
+    pub(super) fn connection(&self, scope: &StreamScope, to: SocketAddr, told: &mut Explanation) {
+        let (snapshot, client) = (&self.world.snapshot, &self.client);
+        let flow = self.flow(to);
+        let table = stream::stream_table(snapshot, client, scope);
+        if let Some(table) = table {
+            self.tables(table, to, told);
+        }
+        let found = table.map_or(StreamFound::Nothing, |table| {
+            stream_route(table, client, &flow)
+        });
+        let shares: Vec<(ClusterKey, u64)> = match (found, scope) {
+            (StreamFound::Route(route), _) => shares(&route.destinations),
+            (StreamFound::Nothing, StreamScope::Service { host, port }) => {
+                let key = ClusterKey {
+                    host: Arc::clone(host),
+                    port: *port,
+                    subset: None,
+                };
+                vec![(key, 1)]
+            }
+            _ => match &snapshot.outlook(client.pod()).unknown {
+                Unknown::Through(route) => match &route.action {
+                    RouteAction::Forward(forward) => shares(&forward.destinations),
+                    RouteAction::Redirect(_) | RouteAction::Respond(_) => Vec::new(),
+                },
+                Unknown::Allow | Unknown::Refuse => Vec::new(),
+            },
+        };
+        let total: u64 = shares.iter().map(|(_, share)| share).sum();
+        let mut before = 0;
+        let mut results = Vec::new();
+        for (key, share) in &shares {
+            let drawn = Some(before).filter(|_| shares.len() > 1);
+            before += share;
+            let decided = stream::stream(snapshot, client, scope, &flow, &mut Drawn(drawn));
+            let percent = 100.0 * *share as f64 / total.max(1) as f64;
+            let line = result(&decided, key, to);
+            results.push(match shares.len() {
+                1 => line,
+                _ => format!("{} % {line}", super::forward::rounded(percent)),
+            });
+            told.destinations.push(match &decided {
+                StreamDecision::Forward(cluster) => self.relayed(percent, cluster, to),
+                StreamDecision::Passthrough | StreamDecision::Refuse => {
+                    self.destination(percent, key, None, "the connection is closed", None)
+                }
+            });
+        }
+        if results.is_empty() {
+            let decided = stream::stream(snapshot, client, scope, &flow, &mut Drawn(None));
+            results.push(nowhere(&decided, scope, to));
+        }
+        told.result = results;
+    }
+
+    fn relayed(&self, percent: f64, cluster: &Arc<Cluster>, to: SocketAddr) -> Destination {
+        let hash = crate::route::hash_of_source(&cluster.policy.balancer, self.source());
+        let to = Some(to).filter(|to| !to.ip().is_unspecified());
+        let gone = "the connection is closed";
+        let mut destination = self.destination(percent, &cluster.key, Some(cluster), gone, to);
+        if let Some(taken) = hash.and_then(|hash| self.taken(cluster, hash)) {
+            let told = format!("of the client's address: takes {taken}");
+            destination.policy.add("hash", told);
+        }
+        destination
+    }
+
+    fn tables(&self, table: &StreamTable, to: SocketAddr, told: &mut Explanation) {
+        let flow = self.flow(to);
+        let mut asked = false;
+        for table in with_stand_ins(table) {
+            let mut from: Vec<String> = table
+                .routes
+                .iter()
+                .filter_map(|route| route.origin.as_ref())
+                .map(|object| format!("VirtualService {object}"))
+                .collect();
+            from.sort();
+            from.dedup();
+            let takes = !asked && concerns(table, &self.client);
+            told.hosts.push(Host {
+                name: "rules for connections".to_owned(),
+                from,
+                verdict: match (takes, asked) {
+                    (true, _) => Verdict::Taken,
+                    (false, true) => Verdict::NotReached,
+                    (false, false) => Verdict::Failed,
+                },
+                why: (!takes && !asked).then(|| "not for this client".to_owned()),
+            });
+            if takes {
+                let mut taken = false;
+                for route in &table.routes {
+                    let failed = mismatch(&route.when, &self.client, &flow);
+                    let verdict = match (&failed, taken) {
+                        (_, true) => Verdict::NotReached,
+                        (None, false) => Verdict::Taken,
+                        (Some(_), false) => Verdict::Failed,
+                    };
+                    taken |= verdict == Verdict::Taken;
+                    let object = route.origin.as_deref();
+                    let failed = failed.filter(|_| verdict == Verdict::Failed);
+                    told.rules.push(Rule {
+                        name: match (object, route.when.server_names.as_slice()) {
+                            (None, _) => "the Service's own route".to_owned(),
+                            (Some(_), []) => "tcp or tls rule".to_owned(),
+                            (Some(_), names) => format!("rule for {}", names.join(", ")),
+                        },
+                        object: object.map(|object| format!("VirtualService {object}")),
+                        field: None,
+                        place: object.and_then(|object| self.world.place_of_rules(object)),
+                        conditions: conditions(&route.when),
+                        verdict,
+                        failed: failed.map(|failed| condition::told(&failed, None)),
+                    });
+                }
+            }
+            asked |= takes;
+        }
+    }
+}
+
+/// The conditions of a rule on a connection, in words.
+fn conditions(when: &StreamMatch) -> Vec<String> {
+    let subnets = when
+        .subnets
+        .iter()
+        .map(|subnet| format!("destinationSubnets {subnet}"));
+    let names = when
+        .server_names
+        .iter()
+        .map(|name| format!("sniHosts {name}"));
+    subnets.chain(names).collect()
+}
+
+/// Who takes which share; one alone takes everything, and who has no weight takes nothing.
+fn shares(destinations: &[crate::model::Destination]) -> Vec<(ClusterKey, u64)> {
+    match destinations {
+        [only] => vec![(only.cluster.clone(), 1)],
+        several => several
+            .iter()
+            .filter(|destination| destination.weight > 0)
+            .map(|destination| (destination.cluster.clone(), u64::from(destination.weight)))
+            .collect(),
+    }
+}
+
+fn result(decided: &StreamDecision, key: &ClusterKey, to: SocketAddr) -> String {
+    match decided {
+        StreamDecision::Forward(cluster) => format!("relayed to {}", cluster.key),
+        StreamDecision::Passthrough => format!("passed through to {to}"),
+        StreamDecision::Refuse => format!("closed: there is no {key}"),
+    }
+}
+
+fn nowhere(decided: &StreamDecision, scope: &StreamScope, to: SocketAddr) -> String {
+    let to = match to.ip().is_unspecified() {
+        true => "wherever the name leads".to_owned(),
+        false => to.to_string(),
+    };
+    match (decided, scope) {
+        (StreamDecision::Forward(cluster), _) => format!("relayed to {}", cluster.key),
+        (StreamDecision::Passthrough, _) => {
+            format!("passed through to {to}: nobody in the mesh has it")
+        }
+        (StreamDecision::Refuse, StreamScope::Gateway { .. }) => {
+            "closed: none of the gateway's rules takes it".to_owned()
+        }
+        (StreamDecision::Refuse, _) => {
+            "closed: nobody in the mesh has it, and REGISTRY_ONLY holds".to_owned()
+        }
+    }
+}
