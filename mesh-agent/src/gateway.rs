@@ -28,6 +28,7 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         not_ready: Some(process.ready.hold(NO_SERVERS)),
         ready: process.ready.clone(),
         serving: BTreeMap::new(),
+        crowded: BTreeMap::new(),
         drain: args.process.drain,
     };
     let identity = Identity {
@@ -71,14 +72,24 @@ struct Gateway {
     ready: Ready,
     not_ready: Option<NotReady>,
     serving: BTreeMap<Door, Open>,
+    /// Ports of Gateways that have no place of their own, with the port that has it: those that have been told of.
+    crowded: BTreeMap<u16, u16>,
     drain: Duration,
 }
 
 /// A port to listen on, and the port of the Gateways whose servers answer there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Door {
-    listen: u16,
+    at: Place,
     server: u16,
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    port: u16,
+    /// `servers[].bind`; `None` is wherever the command line says.
+    bind: Option<IpAddr>,
 }
 
 /// Who serves a door. The listeners are kept beside the workers' for when something else is to be served there.
@@ -90,7 +101,16 @@ struct Open {
 impl Gateway {
     /// Opens the doors that the snapshot asks for, and closes the others; what goes through them is finished.
     fn follow(&mut self, snapshot: &Snapshot) {
-        let wanted = doors(snapshot, &self.pod);
+        let (wanted, crowded) = doors(snapshot, &self.pod);
+        for (server, first) in &crowded {
+            if self.crowded.get(server) != Some(first) {
+                error!(
+                    port = server,
+                    "this port of a Gateway is not served: its Service leads to the same port of the pod as port {first}; give them different targetPorts"
+                );
+            }
+        }
+        self.crowded = crowded;
         let unwanted: Vec<_> = self
             .serving
             .keys()
@@ -101,7 +121,7 @@ impl Gateway {
         let mut closing = BTreeMap::new();
         for door in unwanted {
             if let Some(open) = self.serving.remove(&door) {
-                closing.insert(door.listen, open);
+                closing.insert(door.at, open);
             }
         }
         let mut complete = !wanted.is_empty();
@@ -109,20 +129,20 @@ impl Gateway {
             if self.serving.contains_key(&door) {
                 continue;
             }
-            match self.open(&door, closing.get(&door.listen)) {
+            match self.open(&door, closing.get(&door.at)) {
                 Ok(open) => {
-                    info!(port = door.listen, server = door.server, "listening");
+                    info!(port = door.at.port, server = door.server, "listening");
                     self.serving.insert(door, open);
                 }
                 Err(e) => {
-                    error!(port = door.listen, "{e:#}");
+                    error!(port = door.at.port, "{e:#}");
                     complete = false;
                 }
             }
         }
-        for (port, open) in closing {
-            if !self.serving.keys().any(|door| door.listen == port) {
-                info!(port, "no longer listening");
+        for (at, open) in closing {
+            if !self.serving.keys().any(|door| door.at == at) {
+                info!(port = at.port, "no longer listening");
             }
             tokio::spawn(open.handle.drain(self.drain));
         }
@@ -137,7 +157,7 @@ impl Gateway {
     fn open(&self, door: &Door, before: Option<&Open>) -> anyhow::Result<Open> {
         let listeners = match before {
             Some(before) => clones(&before.listeners)?,
-            None => listen_on_all(self.bind, door.listen)?,
+            None => listen_on_all(door.at.bind.or(self.bind), door.at.port)?,
         };
         let proxy = GatewayProxy {
             listener: clones(&listeners)?,
@@ -166,23 +186,44 @@ impl Gateway {
 }
 
 /// Where a gateway pod listens: for each port of the Gateways that select it, the `targetPort` of its Service, or the
-/// port as it stands where no Service of the pod has it. Nothing while the pod is unknown.
-fn doors(snapshot: &Snapshot, pod: &PodId) -> Vec<Door> {
+/// port as it stands where no Service of the pod has it. Nothing while the pod is unknown. The ports that another one has
+/// the place of come beside it, each with that other.
+fn doors(snapshot: &Snapshot, pod: &PodId) -> (Vec<Door>, BTreeMap<u16, u16>) {
     let Some(pod) = snapshot.pods.get(pod) else {
-        return Vec::new();
+        return (Vec::new(), BTreeMap::new());
     };
-    let ports = snapshot.gateway(pod).map(|gateway| gateway.ports.keys());
-    let mut doors: Vec<_> = ports
-        .into_iter()
-        .flatten()
-        .map(|port| Door {
-            listen: target_port(snapshot, &pod.id, *port).unwrap_or(*port),
-            server: *port,
-        })
-        .collect();
-    doors.sort();
-    doors.dedup();
-    doors
+    let ports = snapshot.gateway(pod).map(|gateway| &gateway.ports);
+    let mut doors: Vec<Door> = Vec::new();
+    let mut crowded = BTreeMap::new();
+    for (number, port) in ports.into_iter().flatten() {
+        let at = Place {
+            port: target_port(snapshot, &pod.id, *number).unwrap_or(*number),
+            bind: port.bind,
+        };
+        match doors.iter().find(|door| door.at.meets(&at)) {
+            Some(first) => {
+                crowded.insert(*number, first.server);
+            }
+            None => doors.push(Door {
+                at,
+                server: *number,
+            }),
+        }
+    }
+    (doors, crowded)
+}
+
+impl Place {
+    /// Whether only one of both can be listened at.
+    fn meets(&self, other: &Self) -> bool {
+        let same = match (self.bind, other.bind) {
+            (Some(one), Some(other)) => {
+                one == other || one.is_unspecified() || other.is_unspecified()
+            }
+            (None, _) | (_, None) => true,
+        };
+        self.port == other.port && same
+    }
 }
 
 /// The container port behind port `port` of the Services that have `pod` as an endpoint.
@@ -229,7 +270,10 @@ fn listen_on_all(bind: Option<IpAddr>, port: u16) -> anyhow::Result<Vec<TcpListe
                 } else {
                     ""
                 };
-                return Err(e).with_context(|| format!("cannot listen on port {port}{remedy}"));
+                return Err(e).with_context(|| match bind {
+                    None => format!("cannot listen on port {port}{remedy}"),
+                    Some(address) => format!("cannot listen on port {port} of {address}{remedy}"),
+                });
             }
         }
     }
@@ -264,5 +308,90 @@ fn parse_pod(text: &str) -> anyhow::Result<PodId> {
         _ => bail!(
             "{text:?} names no pod; write NAMESPACE/NAME, for example istio-system/istio-ingressgateway"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture::{istio, pod, service, world};
+
+    fn check(manifests: &[String], expected: &[(&str, u16)], crowded: &[(u16, u16)]) {
+        let text = pod("edge/gw", "10.0.0.1", "app=gw") + &manifests.concat();
+        let (snapshot, _) = world(&text);
+        let id = PodId {
+            namespace: "edge".into(),
+            name: "gw".into(),
+        };
+        let (doors, left) = doors(&snapshot, &id);
+        let found: Vec<(String, u16)> = doors
+            .iter()
+            .map(|door| match door.at.bind {
+                None => (door.at.port.to_string(), door.server),
+                Some(address) => (format!("{address} {}", door.at.port), door.server),
+            })
+            .collect();
+        let expected: Vec<(String, u16)> = expected
+            .iter()
+            .map(|(at, server)| ((*at).to_owned(), *server))
+            .collect();
+        assert_eq!(found, expected, "{text}");
+        assert_eq!(left, crowded.iter().copied().collect(), "{text}");
+    }
+
+    fn gateway(servers: &str) -> String {
+        istio(
+            "Gateway",
+            "gw",
+            &format!("{{selector: {{app: gw}}, servers: [{servers}]}}"),
+        )
+    }
+
+    fn server(port: u16, rest: &str) -> String {
+        format!("{{port: {{number: {port}, name: p{port}, protocol: HTTP}}, hosts: ['*']{rest}}},")
+    }
+
+    #[test]
+    fn a_gateway_listens_where_its_service_leads() {
+        let http = server(80, "") + &server(8081, "");
+        check(&[gateway(&http)], &[("80", 80), ("8081", 8081)], &[]);
+        let service = service("edge/gw", "10.1.0.1", &["http:80:8080"]);
+        check(
+            &[gateway(&http), service.clone()],
+            &[("8080", 80), ("8081", 8081)],
+            &[],
+        );
+        check(
+            &[gateway(&(server(80, "") + &server(8080, ""))), service],
+            &[("8080", 80)],
+            &[(8080, 80)],
+        );
+    }
+
+    #[test]
+    fn an_address_may_be_named() {
+        let servers = server(80, ", bind: 10.0.0.1") + &server(81, ", bind: 'fd00::1'");
+        check(
+            &[gateway(&servers)],
+            &[("10.0.0.1 80", 80), ("fd00::1 81", 81)],
+            &[],
+        );
+    }
+
+    #[test]
+    fn nobody_listens_for_what_goes_nowhere() {
+        let tcp = "{port: {number: 9000, name: tcp, protocol: TCP}, hosts: ['*']},".to_owned();
+        let routes = istio(
+            "VirtualService",
+            "vs",
+            "{hosts: ['*'], gateways: [gw], tcp: [{route: [{destination: {host: a}}]}]}",
+        );
+        let both = server(80, "") + &tcp;
+        check(&[gateway(&both)], &[("80", 80)], &[]);
+        check(
+            &[gateway(&both), routes],
+            &[("80", 80), ("9000", 9000)],
+            &[],
+        );
     }
 }

@@ -21,8 +21,9 @@ use serde_json::Value;
 
 use super::ask::Answer;
 use super::backend::Seen;
-use super::case::{Case, From, Request, Topic};
+use super::case::{Case, From, Topic};
 use super::check::{Outcome, differences, many};
+use super::request::Request;
 use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, NOBODY, objects, target};
 
 /// Plays a topic. What went wrong, and how many requests were decided.
@@ -34,16 +35,17 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
             .iter()
             .filter(|request| told(request))
             .collect();
-        if topic.not_decided.is_some() || case.not_decided.is_some() || requests.is_empty() {
-            continue;
-        }
+        // The objects must be right even where nothing can be told of the requests.
         let snapshot = match world(case) {
             Ok(snapshot) => snapshot,
             Err(e) => {
-                wrong.push(format!("{}: {e:#}", case.name));
+                wrong.push(format!("{}: {e:#}", case.title()));
                 continue;
             }
         };
+        if topic.not_decided.is_some() || case.not_decided.is_some() {
+            continue;
+        }
         for request in requests {
             for from in request.from.iter().flat_map(|from| &from.0) {
                 count += 1;
@@ -51,7 +53,7 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
                     ask(&snapshot, request, *from).unwrap_or_else(|e| vec![format!("{e:#}")]);
                 for difference in found {
                     let title = request.title();
-                    wrong.push(format!("{}: {from:?} {title}: {difference}", case.name));
+                    wrong.push(format!("{}: {from:?} {title}: {difference}", case.title()));
                 }
             }
         }
@@ -137,7 +139,7 @@ fn reduced(request: &Request, outcome: &Outcome) -> Request {
     reduced.upstream.body = None;
     reduced.upstream.version = None;
     reduced.took = Default::default();
-    reduced.closed = false;
+    reduced.closed = request.closed && (request.tcp || request.tls.is_some());
     reduced.attempts = request.to.as_ref().map(|_| 1);
     if forwarded || is_grpc(request) {
         reduced.status = None;
@@ -209,9 +211,10 @@ impl Asked<'_> {
     }
 
     fn stream(&self, scope: &StreamScope) -> Result<Outcome> {
+        let server_name = self.request.tls.as_deref().map(str::to_ascii_lowercase);
         let flow = Flow {
             destination: self.destination,
-            server_name: self.request.tls.as_deref(),
+            server_name: server_name.as_deref().filter(|name| !name.is_empty()),
         };
         let decision = route::stream(self.snapshot, &self.client, scope, &flow, &mut Chance);
         Ok(match decision {
@@ -389,7 +392,10 @@ fn spoken(pod: &str) -> Outcome {
             body: format!("it {pod}\n"),
             ..Answer::default()
         }),
-        seen: Vec::new(),
+        seen: vec![Seen {
+            pod: pod.to_owned(),
+            ..sent()
+        }],
     }
 }
 
@@ -403,7 +409,6 @@ fn nothing(why: &str) -> Outcome {
 fn sent() -> Seen {
     Seen {
         pod: String::new(),
-        port: 0,
         method: String::new(),
         path: String::new(),
         host: String::new(),

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "admin",
         &["config", "log", "model", "pod", "proxy", "ready"],
     ),
+    ("certificate", &["model"]),
     // Of `config` and `log` it takes what can be chosen, and nothing else.
     ("cli", &["config", "log", "model"]),
     // A verb that is whole in itself: it needs no agent and no manifests.
@@ -23,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "cli::iptables",
         &["cli", "intercept", "model", "netns", "sys"],
     ),
-    ("config", &["model"]),
+    ("config", &["certificate", "model"]),
     // Of `config` it takes the world and where its rules were written, of `proxy` what a path's plain form is.
     ("explain", &["config", "model", "proxy", "report", "route"]),
     ("intercept", &["model", "netns", "sys"]),
@@ -36,7 +37,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "proxy",
-        &["intercept", "model", "netns", "route", "shutdown", "sys"],
+        &[
+            "certificate",
+            "intercept",
+            "model",
+            "netns",
+            "route",
+            "shutdown",
+            "sys",
+        ],
     ),
     ("ready", &[]),
     // Of `config` it tells what is wrong with manifests, and nothing else.

@@ -45,7 +45,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
     let located = LocatedPods::gather(inputs);
     let services = Services::gather(inputs, &located, options);
     let rules = Rules::gather(inputs, options);
-    let bindings = routes::bindings(inputs, &mut report);
+    let bindings = routes::bindings(inputs);
     let mut selections = gateways::Selections::new(inputs);
     let mut sights = Sights::new(inputs, &services, options);
     let mut groups = pods::Groups {
@@ -96,5 +96,7 @@ impl Report {
     }
 }
 
+#[cfg(test)]
+mod scale;
 #[cfg(test)]
 mod tests;

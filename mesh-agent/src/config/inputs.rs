@@ -1,6 +1,7 @@
 //! The objects in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::object::{Body, Kind, Object, ObjectId, Secret};
@@ -8,6 +9,8 @@ use crate::config::object::{
     DestinationRule, EndpointSlice, Gateway, Node, Pod, Service, ServiceEntry, Sidecar,
     VirtualService, WorkloadEntry,
 };
+
+use crate::config::object::Age;
 
 /// Every object in force, one version of each.
 #[derive(Clone, Debug, Default)]
@@ -145,14 +148,71 @@ impl Inputs {
             namespace: Arc::default(),
             name: Arc::default(),
         };
-        let mut found: Vec<(&Object, &T)> = self
+        let objects = self
             .objects
             .range(first..)
             .take_while(|(id, _)| id.kind == kind)
-            .filter_map(|(_, object)| Some((&**object, body(&object.body)?)))
+            .filter_map(|(_, object)| Some((&**object, body(&object.body)?)));
+        let objects: Vec<(&Object, &T)> = objects.collect();
+        let files = Files::of(objects.iter().map(|(object, _)| &object.age));
+        let mut ranked: Vec<(Rank, (&Object, &T))> = objects
+            .into_iter()
+            .map(|object| (files.rank(&object.0.age), object))
             .collect();
-        found.sort_by(|(a, _), (b, _)| a.age.cmp(&b.age));
-        found
+        // The objects themselves are looked at only where the second of their creation does not tell them apart: there
+        // may be a hundred thousand, all over the memory.
+        ranked.sort_by(|(a, (one, _)), (b, (other, _))| {
+            a.cmp(b).then_with(|| one.age.cmp(&other.age))
+        });
+        ranked.into_iter().map(|(_, object)| object).collect()
+    }
+}
+
+/// An age in short. Where two differ, they are in the order of the ages.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// The second.
+    Created(i64),
+    /// The file's place among the files, and the object's in it.
+    Written(usize, usize),
+}
+
+/// The files of some objects, by where their names are in memory: equal names may be there more than once.
+struct Files {
+    places: HashMap<*const u8, usize>,
+}
+
+impl Files {
+    fn of<'a>(ages: impl Iterator<Item = &'a Age>) -> Self {
+        let mut names: HashMap<*const u8, &Path> = HashMap::new();
+        for age in ages {
+            if let Age::Written(file, _) = age {
+                names.entry(Arc::as_ptr(file).cast()).or_insert(file);
+            }
+        }
+        let mut order: Vec<&Path> = names.values().copied().collect();
+        order.sort_unstable();
+        order.dedup();
+        let places = names.into_iter().map(|(pointer, name)| {
+            let place = order.partition_point(|other| *other < name);
+            (pointer, place)
+        });
+        Self {
+            places: places.collect(),
+        }
+    }
+
+    fn rank(&self, age: &Age) -> Rank {
+        match age {
+            Age::Created(second, _, _) => Rank::Created(*second),
+            Age::Written(file, place) => {
+                let pointer: *const u8 = Arc::as_ptr(file).cast();
+                Rank::Written(
+                    self.places.get(&pointer).copied().unwrap_or_default(),
+                    *place,
+                )
+            }
+        }
     }
 }
 
@@ -163,5 +223,51 @@ impl FromIterator<Arc<Object>> for Inputs {
             inputs.insert(object);
         }
         inputs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CompileOptions;
+    use crate::config::document::{Outcome, read_text};
+
+    #[test]
+    fn objects_come_from_the_oldest_to_the_newest() {
+        let mut inputs = Inputs::default();
+        // The same name is in memory twice, as it is after a file was read again.
+        for (file, names) in [
+            ("b.yaml", &["z", "y"][..]),
+            ("a.yaml", &["x"]),
+            ("b.yaml", &["-", "-", "w"]),
+            (
+                "c.yaml",
+                &["v@2024-01-02T00:00:00Z", "u@2024-01-01T00:00:00Z"],
+            ),
+            ("d.yaml", &["t@2024-01-02T00:00:00Z"]),
+        ] {
+            let text: String = names
+                .iter()
+                .map(|name| {
+                    let (name, created) = name.split_once('@').unwrap_or((name, "null"));
+                    format!(
+                        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: \"{name}\", creationTimestamp: {created}}}\n"
+                    )
+                })
+                .collect();
+            let file: Arc<Path> = Path::new(file).into();
+            for document in read_text(&text, &file, &CompileOptions::default()) {
+                if let Outcome::Good(object) = document.outcome {
+                    inputs.insert(object);
+                }
+            }
+        }
+        let names: Vec<&str> = inputs
+            .pods()
+            .iter()
+            .map(|(object, _)| &*object.id.name)
+            .collect();
+        // Those with a time first, then file by file; two that say the same of their age go by their names.
+        assert_eq!(names, ["u", "t", "v", "x", "z", "-", "y", "w"]);
     }
 }

@@ -1,34 +1,33 @@
 //! The life of one connection: where it was headed, whether it may, what is spoken, what is decided, where it goes,
 //! and what is remembered of it.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::intercept::ListenSpec;
-use crate::model::{Cluster, Discovery, Protocol, SourceMode};
+use crate::model::{Protocol, ProxyProtocol};
+use crate::proxy::connection::relay::{Server, Target};
 use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
-use crate::proxy::record::{Hop, Record};
-use crate::proxy::respond::Failure;
+use crate::proxy::record::Hop;
 use crate::proxy::site::{Site, Who};
 use crate::proxy::stream::Stream;
-use crate::proxy::tcp::Tunnel;
-use crate::proxy::tls::{self, Offer, TlsFacts, Upstream};
+use crate::proxy::tls::TlsFacts;
 use crate::proxy::upstream::announce::announcement;
-use crate::proxy::upstream::pool::{Key, Load};
-use crate::proxy::upstream::{Before, ConnectError};
-use crate::route::{AtGateway, Flow, HttpScope, Inbound, Outbound, StreamDecision, StreamScope};
-use crate::sys::socket::{self, Source};
+use crate::route::{AtGateway, HttpScope, Inbound, Outbound, StreamScope};
+use crate::sys::socket;
 
+mod relay;
 mod secure;
+mod way;
 
 /// What is known of a connection once it is accepted.
 #[derive(Debug)]
@@ -42,6 +41,19 @@ pub(super) struct Connection {
     pub(super) scope: Scope,
     /// What the client has shown, where its TLS was opened here.
     pub(super) tls: Option<TlsFacts>,
+    /// Whether servers were told of the client: connections that are kept to them are of no use to another.
+    announced: Cell<bool>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.announced.get() {
+            for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+                let announcement = announcement(version, self.peer, self.destination);
+                self.site.pool.forget(&announcement);
+            }
+        }
+    }
 }
 
 /// What is done with requests.
@@ -53,32 +65,6 @@ pub(super) enum Scope {
     App(Protocol),
     /// There are none: the connection is relayed.
     Relayed,
-}
-
-/// Where a relayed connection goes.
-#[derive(Clone, Debug)]
-enum Target {
-    /// To an endpoint of the cluster.
-    Cluster(Arc<Cluster>),
-    /// Where the client meant it to go.
-    Original,
-    /// Nowhere: it is ended.
-    Nowhere,
-}
-
-/// How long a relayed connection may last.
-struct Limits {
-    /// Without a byte.
-    idle: Duration,
-    /// In all.
-    whole: Option<Duration>,
-}
-
-/// An open connection to a server.
-struct Server {
-    stream: Stream,
-    address: SocketAddr,
-    load: Load,
 }
 
 /// What detection came to.
@@ -103,6 +89,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         destination,
         scope,
         tls: None,
+        announced: Cell::new(false),
     };
     match site.route_outbound(destination) {
         Outbound::Http(scope) => {
@@ -158,6 +145,7 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
         destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
         scope,
         tls: None,
+        announced: Cell::new(false),
     };
     match decided {
         AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
@@ -187,6 +175,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
             Inbound::Tcp => Scope::Relayed,
         },
         tls: None,
+        announced: Cell::new(false),
     };
     match decided {
         Inbound::Http(Protocol::Auto) => {
@@ -259,72 +248,6 @@ impl Arrival {
 }
 
 impl Connection {
-    /// Which endpoint of a cluster takes a request, or the connection.
-    pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
-        // A headless Service's client has chosen its pod by name; a gateway's has not.
-        match cluster.discovery {
-            Discovery::Headless if self.hop == Hop::Outbound => Some(self.destination),
-            Discovery::Original => Some(self.destination),
-            Discovery::Listed | Discovery::Headless | Discovery::Dns { .. } => {
-                self.site.endpoint(cluster, tried)
-            }
-        }
-    }
-
-    /// Where a connection goes that is not HTTP.
-    fn target(&self, scope: &StreamScope, server_name: Option<&str>) -> Target {
-        let flow = Flow {
-            destination: self.destination,
-            server_name,
-        };
-        match self.site.route_stream(scope, &flow) {
-            StreamDecision::Forward(cluster) => Target::Cluster(cluster),
-            StreamDecision::Passthrough => Target::Original,
-            StreamDecision::Refuse => Target::Nowhere,
-        }
-    }
-
-    /// A connection to where this one was headed.
-    pub(super) fn key(&self, address: SocketAddr) -> Key {
-        Key {
-            address,
-            source: self.source(),
-            before: None,
-        }
-    }
-
-    /// A connection to an endpoint of a cluster, for requests with this Host. `None` where the cluster wants TLS and the
-    /// Host is not a name.
-    pub(super) fn key_of(&self, cluster: &Cluster, address: SocketAddr, host: &str) -> Option<Key> {
-        let tls = cluster.policy.tls.as_ref();
-        let tls = tls.map(|tls| Upstream::for_host(tls, host).ok_or(()));
-        Some(self.key_before(cluster, address, tls.transpose().ok()?))
-    }
-
-    fn key_before(&self, cluster: &Cluster, address: SocketAddr, tls: Option<Upstream>) -> Key {
-        let announced = cluster.policy.proxy_protocol;
-        let announcement = announced.map_or_else(Vec::new, |version| {
-            announcement(version, self.peer, self.destination)
-        });
-        let before = (tls.is_some() || !announcement.is_empty())
-            .then(|| Rc::new(Before { announcement, tls }));
-        Key {
-            before,
-            ..self.key(address)
-        }
-    }
-
-    /// From which address servers are connected to.
-    pub(super) fn source(&self) -> Source {
-        match (&self.site.who, self.hop) {
-            (Who::Pod { source, .. }, Hop::Inbound) => match source {
-                SourceMode::Sidecar => Source::Sidecar,
-                SourceMode::Preserve => Source::Client(self.peer.ip()),
-            },
-            (Who::Pod { .. } | Who::Gateway { .. }, _) => Source::Pod,
-        }
-    }
-
     async fn detect_and_serve(self, mut client: Stream, otherwise: Target, declared: bool) {
         let limit = self.site.worker.settings.idle_timeout;
         let detected = Box::pin(self.detect(&mut client, &otherwise, declared));
@@ -447,132 +370,6 @@ impl Connection {
             self.site.worker.learn_speaks_first(self.destination, false);
         }
         spoken
-    }
-
-    async fn connect(&self, target: &Target) -> Result<Server, Failure> {
-        let (address, connected) = match target {
-            Target::Cluster(cluster) => {
-                let address = self.endpoint(cluster, &[]).ok_or(Failure::NoEndpoint)?;
-                let tls = cluster.policy.tls.as_ref();
-                let tls = tls.and_then(|tls| Upstream::for_service(tls, &cluster.key.host));
-                let key = self.key_before(cluster, address, tls);
-                let pool = &cluster.policy.pool;
-                (address, self.site.connect(&key, pool, Offer::Nothing).await)
-            }
-            Target::Original => {
-                let address = self.destination;
-                let connected = self.site.connect_beyond(address, self.source()).await;
-                (address, connected)
-            }
-            Target::Nowhere => return Err(Failure::NoEndpoint),
-        };
-        let stream = connected.map_err(|error: ConnectError| Failure::Connect {
-            cause: error.cause(),
-        })?;
-        Ok(Server {
-            stream,
-            address,
-            load: self.site.pool.busy(address),
-        })
-    }
-
-    /// Decides over a connection that is not HTTP, once it is known which server its client asks for where that matters.
-    async fn route_and_relay(&self, mut client: Stream, scope: &StreamScope) {
-        let server_name = match self.site.needs_server_name(scope) {
-            false => None,
-            true => match self.asked_for(&mut client).await {
-                Ok(server_name) => server_name,
-                Err(error) => {
-                    tracing::debug!(%error, peer = %self.peer, destination = %self.destination, "a connection ended before it was known where it should go");
-                    client.reset_on_close();
-                    return;
-                }
-            },
-        };
-        let target = self.target(scope, server_name.as_deref());
-        self.relay(client, &target, None).await;
-    }
-
-    /// The server that the client asks for in its TLS. A client that says nothing for a while asks for none: its server may
-    /// be one that speaks first.
-    async fn asked_for(&self, client: &mut Stream) -> io::Result<Option<String>> {
-        let limit = self.site.worker.settings.handshake_timeout;
-        let asked = tokio::select! {
-            biased;
-            asked = timeout(limit, tls::peek(client)) => asked,
-            () = self.site.farewell() => return Err(io::ErrorKind::TimedOut.into()),
-        };
-        match asked {
-            Ok(hello) => Ok(hello?.and_then(|hello| hello.server_name)),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Relays the connection. A server that refuses looks to the client as close to a refusal as can be: a reset.
-    async fn relay(&self, client: Stream, target: &Target, open: Option<Server>) {
-        let mut record = self.relay_record(target);
-        let upstream = match open {
-            Some(upstream) => upstream,
-            None => match self.connect(target).await {
-                Ok(upstream) => upstream,
-                Err(failure) => {
-                    tracing::debug!(?failure, destination = %self.destination, "no server to relay to");
-                    client.reset_on_close();
-                    record.flag(failure.flag());
-                    record.complete();
-                    return;
-                }
-            },
-        };
-        if let Some(line) = record.line() {
-            line.upstream = Some(upstream.address);
-        }
-        let _load = upstream.load;
-        let Limits { idle, whole } = self.relay_limits(target);
-        let tunnel = Tunnel::new(client, upstream.stream, idle, record);
-        match whole {
-            None => tunnel.run().await,
-            // What is dropped before its end is reset.
-            Some(whole) => {
-                let _ = timeout(whole, tunnel.run()).await;
-            }
-        }
-    }
-
-    /// How long a relayed connection may be silent, and how long it may be at all.
-    fn relay_limits(&self, target: &Target) -> Limits {
-        let settings = &self.site.worker.settings;
-        match target {
-            Target::Cluster(cluster) => {
-                let pool = &cluster.policy.pool;
-                Limits {
-                    idle: match pool.tcp_idle_timeout {
-                        Duration::ZERO => Duration::MAX,
-                        idle => idle,
-                    },
-                    whole: pool.max_connection_duration,
-                }
-            }
-            Target::Original | Target::Nowhere => Limits {
-                idle: settings.idle_timeout,
-                whole: None,
-            },
-        }
-    }
-
-    fn relay_record(&self, target: &Target) -> Record {
-        let mut record = Record::relay(&self.site.worker.counters, self.hop);
-        if let Some(line) = record.line() {
-            line.peer = Some(self.peer);
-            line.destination = Some(self.destination);
-            line.protocol = "TCP";
-            line.cluster = match target {
-                Target::Cluster(cluster) => cluster.key.to_string(),
-                Target::Original => self.passthrough_name().to_owned(),
-                Target::Nowhere => "BlackHoleCluster".to_owned(),
-            };
-        }
-        record
     }
 
     /// What Istio calls the cluster of a connection that goes where it was headed.

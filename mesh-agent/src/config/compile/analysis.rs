@@ -12,6 +12,7 @@ use crate::config::problem::{Problem, Rejected};
 use crate::config::{CompileOptions, Inputs};
 
 mod annotations;
+mod delegates;
 mod destinations;
 mod gateways;
 mod hosts;
@@ -31,6 +32,7 @@ pub fn analyze(inputs: &Inputs, options: &CompileOptions) -> Vec<Rejected> {
     pods::check(&registry, &mut findings);
     services::check(&registry, &mut findings);
     hosts::check(inputs, &mut findings);
+    delegates::check(inputs, &mut findings);
     destinations::check(inputs, &registry, &mut findings);
     subsets::check(inputs, &registry, &mut findings);
     gateways::check(inputs, &registry, &mut findings);

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::config::Inputs;
-use crate::config::compile::Report;
 use crate::config::object::virtual_service::{Action, Block, Delegate, Mirrors, Rule};
 use crate::config::object::{Object, VirtualService};
 use crate::config::path::Path;
-use crate::config::problem::{Code, Problems};
+use crate::config::problem::{Code, Problem};
 use crate::model::{HeaderMatch, PathMatch, TextMatch};
 
 /// A rule, and where it was written.
@@ -27,16 +26,21 @@ pub(super) type Resolved<'a> = (&'a Object, &'a VirtualService, Arc<[Ruled<'a>]>
 /// VirtualServices by namespace and name.
 type Known<'a> = HashMap<(&'a str, &'a str), (&'a Object, &'a VirtualService)>;
 
-/// Resolves every VirtualService that has hosts, the oldest first. What cannot be had is left out and reported.
-pub(super) fn resolve<'a>(inputs: &'a Inputs, report: &mut Report) -> Vec<Resolved<'a>> {
+/// So many match blocks one VirtualService may get from its delegates: each of theirs goes with each of its own, and that
+/// must not fill the memory.
+const MOST_BLOCKS: usize = 20_000;
+
+/// What is told of a VirtualService.
+pub(super) type Tell<'t> = &'t mut dyn FnMut(&Object, Problem);
+
+/// Resolves every VirtualService that has hosts, the oldest first. What cannot be had is left out and told.
+pub(super) fn resolve<'a>(inputs: &'a Inputs, tell: Tell<'_>) -> Vec<Resolved<'a>> {
     let services = inputs.virtual_services();
     let known: Known<'_> = services
         .iter()
         .map(|(object, service)| {
-            (
-                (&*object.id.namespace, &*object.id.name),
-                (*object, *service),
-            )
+            let id = &object.id;
+            ((&*id.namespace, &*id.name), (*object, *service))
         })
         .collect();
     let rooted = services
@@ -44,9 +48,7 @@ pub(super) fn resolve<'a>(inputs: &'a Inputs, report: &mut Report) -> Vec<Resolv
         .filter(|(_, service)| !service.hosts.is_empty());
     rooted
         .map(|(object, service)| {
-            let mut problems = Problems::default();
-            let rules = resolve_rules(object, service, &known, &mut problems);
-            report.take(object, problems);
+            let rules = resolve_rules(object, service, &known, tell);
             (*object, *service, rules.into())
         })
         .collect()
@@ -56,45 +58,42 @@ fn resolve_rules<'a>(
     object: &Object,
     service: &'a VirtualService,
     known: &Known<'a>,
-    problems: &mut Problems,
+    tell: Tell<'_>,
 ) -> Vec<Ruled<'a>> {
-    let origin = title(object);
+    let own = title(object);
+    let mut room = MOST_BLOCKS;
     let mut rules = Vec::with_capacity(service.rules.len());
     for (index, rule) in service.rules.iter().enumerate() {
         let Action::Delegate(delegate) = &rule.action else {
             rules.push(Ruled {
                 rule: Cow::Borrowed(rule),
-                origin: (Arc::clone(&origin), index),
+                origin: (Arc::clone(&own), index),
             });
             continue;
         };
         let path = Path::of("spec.http").index(index).key("delegate");
-        let Some((other, found)) = find(object, delegate, known, &path, problems) else {
+        let Some((other, found)) = find(object, delegate, known, &path, tell) else {
             continue;
         };
         let origin = title(other);
         for (index, theirs) in found.rules.iter().enumerate() {
+            let pairs = rule.blocks.len().saturating_mul(theirs.blocks.len());
+            if pairs > room {
+                tell(object, too_many(other, index, &path));
+                continue;
+            }
             match merge(rule, delegate, theirs) {
                 Ok(merged) => {
-                    warn_of_lost_faults(&merged, &origin, index, &path, problems);
+                    if loses_fault(&merged) {
+                        tell(object, lost_fault(other, index, &path));
+                    }
+                    room = room.saturating_sub(merged.blocks.len().max(1));
                     rules.push(Ruled {
                         rule: Cow::Owned(merged),
                         origin: (Arc::clone(&origin), index),
                     });
                 }
-                Err(Conflict { block, field }) => {
-                    let what = match block {
-                        Some(block) => format!("http[{index}].match[{block}]"),
-                        None => format!("http[{index}]"),
-                    };
-                    problems.code(Code::Ist0101).left_out(
-                        &path,
-                        format!(
-                            "{what} of VirtualService {origin} does not fit into this rule: {field} is at odds with it, so http[{index}] is not used here"
-                        ),
-                        "let the delegate match no more than this rule does",
-                    );
-                }
+                Err(conflict) => tell(object, misfit(other, index, conflict, &path)),
             }
         }
     }
@@ -105,53 +104,88 @@ fn title(object: &Object) -> Arc<str> {
     format!("{}/{}", object.id.namespace, object.id.name).into()
 }
 
-/// The VirtualService that a rule of `object` names; `None`, with the reason, where it cannot serve as a delegate.
+/// The VirtualService that a rule of `object` names; `None`, with the reason told, where it cannot serve as a delegate.
 fn find<'a>(
     object: &Object,
     delegate: &Delegate,
     known: &Known<'a>,
     path: &Path,
-    problems: &mut Problems,
+    tell: Tell<'_>,
 ) -> Option<(&'a Object, &'a VirtualService)> {
     let Delegate {
         namespace, name, ..
     } = delegate;
-    let own = &object.id.namespace;
     let found = known.get(&(&**namespace, &**name)).copied();
-    let (what, remedy) = match found {
-        None => ("is not there", "check the name, or add it"),
-        Some((_, service)) if !service.hosts.is_empty() => {
-            ("has hosts and is no delegate", "remove its hosts")
+    let (what, remedy, there) = match found {
+        None => ("is not there", "check the name, or add it", None),
+        Some((other, service)) if !service.hosts.is_empty() => {
+            let place = other.place(&Path::of("spec.hosts"), "its hosts are here");
+            (
+                "has hosts and is no delegate",
+                "remove its hosts",
+                Some(place),
+            )
         }
-        Some((_, service)) if !service.export.allows(namespace, own) => {
-            ("is not exported to this namespace", "widen its exportTo")
+        Some((other, service)) if !service.export.allows(namespace, &object.id.namespace) => {
+            let place = other.place(&Path::of("spec.exportTo"), "its exportTo is here");
+            (
+                "is not exported to this namespace",
+                "widen its exportTo",
+                Some(place),
+            )
         }
         Some(found) => return Some(found),
     };
-    problems.code(Code::Ist0101).left_out(
-        path,
-        format!("VirtualService {namespace}/{name} {what}, so this rule does nothing"),
-        remedy,
-    );
+    let message = format!("VirtualService {namespace}/{name} {what}, so this rule does nothing");
+    let problem = Problem::breach(Code::Ist0101, path, message, remedy);
+    let problem = match there {
+        Some(place) => problem.see(place),
+        None => problem,
+    };
+    tell(object, problem);
     None
 }
 
-/// A fault is part of sending a request on; a delegate that answers has none.
-fn warn_of_lost_faults(
-    rule: &Rule,
-    origin: &str,
-    index: usize,
-    path: &Path,
-    problems: &mut Problems,
-) {
+fn misfit(other: &Object, index: usize, conflict: Conflict, path: &Path) -> Problem {
+    let Conflict { block, field } = conflict;
+    let rule = Path::of("spec.http").index(index);
+    let place = match block {
+        Some(block) => rule.key("match").index(block).key(field),
+        None => rule.key(field),
+    };
+    let message = format!(
+        "http[{index}] of {} does not fit into this rule: {field} is at odds with it, so it is not used here",
+        other.id
+    );
+    let remedy = "let the delegate match no more than this rule does";
+    let problem = Problem::breach(Code::Mesh0007, path, message, remedy);
+    problem.see(other.place(&place, "this does not fit"))
+}
+
+fn too_many(other: &Object, index: usize, path: &Path) -> Problem {
+    let message = format!(
+        "with http[{index}] of {}, delegation makes more than {MOST_BLOCKS} match blocks of this VirtualService, so it is not used here",
+        other.id
+    );
+    let remedy = "match less often here, or in the delegate";
+    Problem::breach(Code::Mesh0007, path, message, remedy)
+}
+
+/// A fault is part of sending a request on; a rule that answers has none.
+fn loses_fault(rule: &Rule) -> bool {
     let answers = matches!(rule.action, Action::Redirect(_) | Action::Respond(_));
-    if answers && rule.fault.is_some() {
-        problems.warning(
-            path,
-            format!("http[{index}] of VirtualService {origin} answers by itself, so fault does not apply to it"),
-            "",
-        );
-    }
+    answers && rule.fault.is_some()
+}
+
+fn lost_fault(other: &Object, index: usize, path: &Path) -> Problem {
+    let message = format!(
+        "http[{index}] of {} answers by itself, so fault does not apply to it",
+        other.id
+    );
+    let remedy = "put the fault into the rules that send requests on";
+    let problem = Problem::breach(Code::Mesh0007, path, message, remedy);
+    let place = other.place(&Path::of("spec.http").index(index), "the rule that answers");
+    problem.see(place)
 }
 
 /// What keeps a delegate's rule out.

@@ -28,20 +28,22 @@ pub(super) struct LocatedPods<'a> {
     pub(super) list: Vec<Located<'a>>,
     by_name: HashMap<(&'a str, &'a str), usize>,
     by_address: HashMap<IpAddr, usize>,
-    /// By namespace, and the key and value of a label that some Service selects by.
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<usize>>,
+    by_label: HashMap<&'a str, ByLabel<'a>>,
     places: Places<'a>,
     /// What serves and is no Pod.
     workloads: Vec<(&'a Object, &'a WorkloadEntry)>,
 }
 
+/// The Pods of a namespace, by the key and value of a label that some Service selects by.
+type ByLabel<'a> = HashMap<(&'a str, &'a str), Vec<usize>>;
+
 /// Where Nodes and zones are.
-#[derive(Default)]
 struct Places<'a> {
     nodes: HashMap<&'a str, &'a Arc<Locality>>,
     zones: HashMap<&'a str, Arc<Locality>>,
     /// What Pods say of themselves, as they write it.
     own: HashMap<&'a str, Arc<Locality>>,
+    names: [Arc<str>; 4],
 }
 
 impl<'a> LocatedPods<'a> {
@@ -59,15 +61,16 @@ impl<'a> LocatedPods<'a> {
         let keys: HashSet<&str> = selectors
             .flat_map(|labels| labels.keys().map(|key| &**key))
             .collect();
+        let found = inputs.pods();
         let mut pods = Self {
-            list: Vec::new(),
-            by_name: HashMap::new(),
-            by_address: HashMap::new(),
+            list: Vec::with_capacity(found.len()),
+            by_name: HashMap::with_capacity(found.len()),
+            by_address: HashMap::with_capacity(found.len()),
             by_label: HashMap::new(),
             places: Places::gather(inputs),
             workloads: inputs.workload_entries(),
         };
-        for (object, pod) in inputs.pods() {
+        for (object, pod) in found {
             if !pod.ended && !pod.addresses.is_empty() {
                 pods.add(object, pod, &keys);
             }
@@ -78,11 +81,13 @@ impl<'a> LocatedPods<'a> {
     fn add(&mut self, object: &'a Object, pod: &'a Pod, keys: &HashSet<&str>) {
         let index = self.list.len();
         let namespace = &*object.id.namespace;
-        for (key, value) in &*object.labels {
-            if keys.contains(&**key) {
-                let pods = self.by_label.entry((namespace, key, value)).or_default();
-                pods.push(index);
-            }
+        let selected = object
+            .labels
+            .iter()
+            .filter(|(key, _)| keys.contains(&***key));
+        let by_label = self.by_label.entry(namespace).or_default();
+        for (key, value) in selected {
+            by_label.entry((key, value)).or_default().push(index);
         }
         for address in &pod.addresses {
             self.by_address.insert(*address, index);
@@ -90,7 +95,9 @@ impl<'a> LocatedPods<'a> {
         self.by_name.insert((namespace, &object.id.name), index);
         let locality = self.places.of_pod(object, pod);
         self.list.push(Located {
-            labels: labels_with_place(&object.labels, locality.as_deref(), pod.node.as_ref()),
+            labels: self
+                .places
+                .labels(&object.labels, locality.as_deref(), pod.node.as_ref()),
             object,
             pod,
             locality,
@@ -104,8 +111,9 @@ impl<'a> LocatedPods<'a> {
         selector: &'a Labels,
     ) -> impl Iterator<Item = usize> {
         // The label that the fewest have is looked at first: a whole namespace may share one of the others.
+        let of_namespace = self.by_label.get(namespace);
         let candidates = selector.iter().map(|(key, value)| {
-            let found = self.by_label.get(&(namespace, &**key, &**value));
+            let found = of_namespace.and_then(|pods| pods.get(&(&**key, &**value)));
             found.map_or(&[][..], Vec::as_slice)
         });
         let fewest = candidates.min_by_key(|pods| pods.len()).unwrap_or_default();
@@ -159,7 +167,12 @@ impl<'a> LocatedPods<'a> {
 
 impl<'a> Places<'a> {
     fn gather(inputs: &'a Inputs) -> Self {
-        let mut places = Self::default();
+        let mut places = Self {
+            nodes: HashMap::new(),
+            zones: HashMap::new(),
+            own: HashMap::new(),
+            names: [REGION, ZONE, SUBZONE, HOSTNAME].map(Arc::from),
+        };
         for (object, node) in inputs.nodes() {
             let Some(locality) = &node.locality else {
                 continue;
@@ -189,6 +202,32 @@ impl<'a> Places<'a> {
             .get(pod.node.as_deref()?)
             .map(|place| Arc::clone(place))
     }
+
+    /// Labels as Istio matches them: with the place, which is stronger than what a label says of it.
+    fn labels(
+        &self,
+        labels: &Arc<Labels>,
+        locality: Option<&Locality>,
+        node: Option<&Arc<str>>,
+    ) -> Arc<Labels> {
+        let part =
+            |part: fn(&Locality) -> &Arc<str>| locality.map(part).filter(|part| !part.is_empty());
+        let values = [
+            part(|place| &place.region),
+            part(|place| &place.zone),
+            part(|place| &place.subzone),
+            node,
+        ];
+        if values.iter().all(Option::is_none) {
+            return Arc::clone(labels);
+        }
+        let known = self.names.iter().zip(values);
+        let known = known.filter_map(|(name, value)| Some((Arc::clone(name), Arc::clone(value?))));
+        let own = labels
+            .iter()
+            .map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
+        Arc::new(own.chain(known).collect())
+    }
 }
 
 /// Labels cannot have slashes, so dots stand for them; unless there are slashes all the same.
@@ -203,32 +242,5 @@ fn parse(text: &str) -> Locality {
     }
 }
 
-/// Labels as Istio matches them: with the place, which is stronger than what a label says of it.
-fn labels_with_place(
-    labels: &Arc<Labels>,
-    locality: Option<&Locality>,
-    node: Option<&Arc<str>>,
-) -> Arc<Labels> {
-    let parts = locality.map(|place| {
-        [
-            (REGION, &place.region),
-            (ZONE, &place.zone),
-            (SUBZONE, &place.subzone),
-        ]
-    });
-    let node = node.map(|node| (HOSTNAME, node));
-    let known: Vec<(&str, &Arc<str>)> = parts
-        .into_iter()
-        .flatten()
-        .filter(|(_, part)| !part.is_empty())
-        .chain(node)
-        .collect();
-    if known.is_empty() {
-        return Arc::clone(labels);
-    }
-    let mut labels = Labels::clone(labels);
-    for (name, value) in known {
-        labels.insert(name.into(), Arc::clone(value));
-    }
-    Arc::new(labels)
-}
+#[cfg(test)]
+mod tests;

@@ -141,10 +141,8 @@ impl Merged<'_> {
             .iter()
             .filter_map(|subset| subset.policy.as_ref());
         let policies = self.policy.into_iter().chain(subsets);
-        let mut blocks = policies.flat_map(|policy| {
-            let ports = policy.ports.iter().map(|(_, blocks)| blocks);
-            std::iter::once(&policy.blocks).chain(ports)
-        });
+        let mut blocks = policies
+            .flat_map(|policy| std::iter::once(&policy.blocks).chain(policy.ports.values()));
         blocks.any(|blocks| blocks.tls.as_deref().is_some_and(Tls::names_secret))
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::config::Inputs;
-use crate::config::compile::Report;
 use crate::config::compile::delegates::{self, Ruled};
 use crate::config::compile::services::Services;
 use crate::config::object::name::{ExportTo, GatewayName};
@@ -42,9 +41,10 @@ pub(super) struct Place<'a> {
 
 /// Every VirtualService in the order in which they are asked: those of the client's namespace alone, then those that
 /// were exported to it by name, then the public ones; the oldest first among each. One that is exported in two ways is
-/// there twice. What they delegate to and cannot be had is reported.
-pub(super) fn bindings<'a>(inputs: &'a Inputs, report: &mut Report) -> Vec<Binding<'a>> {
-    let services = delegates::resolve(inputs, report);
+/// there twice.
+pub(super) fn bindings(inputs: &Inputs) -> Vec<Binding<'_>> {
+    // What cannot be had is told by the analysis.
+    let services = delegates::resolve(inputs, &mut |_, _| {});
     let exported = |audience: fn(&ExportTo, &Object) -> Option<Audience>| {
         let bound = services.iter().filter_map(move |(object, service, rules)| {
             Some(Binding {

@@ -2,12 +2,12 @@
 //!
 //! Rules are looked up by host, never searched: a mesh has thousands of them, and as many Services to ask for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::compile::services::Services;
 use crate::config::object::destination_rule::{Policy, Subset};
-use crate::config::object::name::{ExportTo, covers};
+use crate::config::object::name::ExportTo;
 use crate::config::object::{DestinationRule, Object};
 use crate::config::{CompileOptions, Inputs};
 use crate::model::Labels;
@@ -27,11 +27,12 @@ pub(super) struct Rules<'a> {
 
 /// The rules of one namespace for one host, one audience, and the same clients, as one.
 pub(super) struct Merged<'a> {
-    host: &'a str,
     export: &'a ExportTo,
     pub(super) selector: Option<&'a Labels>,
     pub(super) policy: Option<&'a Policy>,
     pub(super) subsets: Vec<&'a Subset>,
+    /// Their names.
+    names: HashSet<&'a str>,
 }
 
 /// Names a [`Merged`].
@@ -50,9 +51,13 @@ pub(super) struct FoundRules {
 /// Rules by the hosts that they are for.
 #[derive(Default)]
 struct ByHost<'a> {
-    exact: HashMap<&'a str, Vec<RuleId>>,
-    /// The longest first.
-    wildcards: Vec<(&'a str, Vec<RuleId>)>,
+    rules: HashMap<&'a str, Vec<RuleId>>,
+}
+
+/// Who may get a rule of their own for a host: the clients of a namespace, for Services of another or of any.
+struct Interest<'a> {
+    client: &'a str,
+    owner: Option<&'a str>,
 }
 
 impl<'a> Rules<'a> {
@@ -89,7 +94,7 @@ impl<'a> Rules<'a> {
             let older = &mut self.merged[id.0];
             older.policy = older.policy.or(rule.policy.as_ref());
             for subset in &rule.subsets {
-                if !older.subsets.iter().any(|other| other.name == subset.name) {
+                if older.names.insert(&subset.name) {
                     older.subsets.push(subset);
                 }
             }
@@ -98,11 +103,11 @@ impl<'a> Rules<'a> {
         let id = RuleId(self.merged.len());
         namesakes.push(id);
         self.merged.push(Merged {
-            host: &rule.host,
             export: &rule.export,
             selector: rule.selector.as_ref(),
             policy: rule.policy.as_ref(),
             subsets: rule.subsets.iter().collect(),
+            names: rule.subsets.iter().map(|subset| &*subset.name).collect(),
         });
         let (namespace, host) = (&*object.id.namespace, &*rule.host);
         let names_own = rule
@@ -173,69 +178,70 @@ impl<'a> Rules<'a> {
     /// The Services for which the clients of a namespace may get something else than most, by namespace; as their places
     /// in the list.
     pub(super) fn particular(&self, services: &Services<'_>) -> BTreeMap<&'a str, BTreeSet<usize>> {
+        let interests = self.interests();
         let mut particular: BTreeMap<&'a str, BTreeSet<usize>> = BTreeMap::new();
-        let of_root = (!self.root_private.is_empty()).then_some((self.root, &self.root_private));
-        let own = self.own.iter().map(|(client, rules)| (*client, rules));
-        for (client, rules) in own
-            .filter(|(client, _)| *client != self.root)
-            .chain(of_root)
-        {
-            let concerned = particular.entry(client).or_default();
-            for host in rules.hosts() {
-                concerned.extend(services.covered_by(host, None));
-            }
-        }
-        for (namespace, rules) in &self.exported {
-            let owner = (*namespace != self.root).then_some(*namespace);
-            for id in rules.ids() {
-                let rule = &self.merged[id.0];
-                for client in &rule.export.namespaces {
-                    let concerned = particular.entry(client).or_default();
-                    concerned.extend(services.covered_by(rule.host, owner));
+        for (index, service) in services.list.iter().enumerate() {
+            let host = &service.model.host;
+            let interested = keys(host).filter_map(|key| interests.get(key)).flatten();
+            for Interest { client, owner } in interested {
+                if owner.is_none_or(|owner| *owner == *service.model.namespace) {
+                    particular.entry(client).or_default().insert(index);
                 }
             }
         }
         particular
     }
+
+    /// By what hosts are looked up by.
+    fn interests(&self) -> HashMap<&'a str, Vec<Interest<'a>>> {
+        let mut interests: HashMap<&str, Vec<Interest<'a>>> = HashMap::new();
+        let private = (self.root, &self.root_private);
+        let own = self.own.iter().map(|(client, rules)| (*client, rules));
+        let own = own.filter(|(client, _)| *client != self.root);
+        for (client, rules) in own.chain([private]) {
+            for key in rules.rules.keys() {
+                let interest = Interest {
+                    client,
+                    owner: None,
+                };
+                interests.entry(key).or_default().push(interest);
+            }
+        }
+        for (namespace, rules) in &self.exported {
+            let owner = (*namespace != self.root).then_some(*namespace);
+            for (key, ids) in &rules.rules {
+                let exports = ids.iter().map(|id| self.merged[id.0].export);
+                for client in exports.flat_map(|export| &export.namespaces) {
+                    let interest = Interest { client, owner };
+                    interests.entry(key).or_default().push(interest);
+                }
+            }
+        }
+        interests
+    }
 }
 
 impl<'a> ByHost<'a> {
     fn add(&mut self, host: &'a str, id: RuleId) {
-        if !host.starts_with('*') {
-            self.exact.entry(host).or_default().push(id);
-            return;
-        }
-        // Longer ones come first, and among equals of length the order does not matter: only one can fit.
-        let place = self
-            .wildcards
-            .binary_search_by(|(other, _)| host.len().cmp(&other.len()).then(other.cmp(&host)));
-        match place {
-            Ok(place) => self.wildcards[place].1.push(id),
-            Err(place) => self.wildcards.insert(place, (host, vec![id])),
-        }
+        let key = host.strip_prefix('*').unwrap_or(host);
+        self.rules.entry(key).or_default().push(id);
     }
 
     fn most_specific(&self, host: &str) -> Option<&[RuleId]> {
-        let exact = self.exact.get(host);
-        let wildcard = || self.wildcards.iter().find(|(wide, _)| covers(wide, host));
-        exact
-            .or_else(|| wildcard().map(|(_, ids)| ids))
+        keys(host)
+            .find_map(|key| self.rules.get(key))
             .map(Vec::as_slice)
     }
+}
 
-    fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.wildcards.is_empty()
-    }
-
-    fn hosts(&self) -> impl Iterator<Item = &'a str> {
-        let wildcards = self.wildcards.iter().map(|(host, _)| *host);
-        self.exact.keys().copied().chain(wildcards)
-    }
-
-    fn ids(&self) -> impl Iterator<Item = RuleId> {
-        let wildcards = self.wildcards.iter().map(|(_, ids)| ids);
-        self.exact.values().chain(wildcards).flatten().copied()
-    }
+/// What the rules for a host stand under, the most specific first: the host itself, and of wildcards `.b.c` for `*.b.c`
+/// and nothing for `*`. No host begins with a dot, so the two are never taken for one another.
+fn keys(host: &str) -> impl Iterator<Item = &str> {
+    let wide = host.strip_prefix('*');
+    let name = wide.unwrap_or(host);
+    let own = wide.is_none().then_some(host);
+    let ends = name.match_indices('.').map(move |(dot, _)| &name[dot..]);
+    own.into_iter().chain(ends).chain([""])
 }
 
 /// Whether two rules are exported to the same namespaces, in whatever order they are named.

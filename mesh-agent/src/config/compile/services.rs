@@ -10,7 +10,7 @@ use crate::config::compile::entries;
 use crate::config::compile::located::LocatedPods;
 use crate::config::compile::sight::Sight;
 use crate::config::object::endpoint_slice::{Endpoint as Listed, SERVICE_LABEL};
-use crate::config::object::name::{ExportTo, covers, service_host};
+use crate::config::object::name::{ExportTo, service_host};
 use crate::config::object::service::{Distribution, Port, Target};
 use crate::config::object::{self, EndpointSlice, Kind, Object, Service};
 use crate::config::problem::Problems;
@@ -33,7 +33,6 @@ const DRAINING: &str = "istio.io/draining";
 pub(super) struct Services<'a> {
     pub(super) list: Vec<Registered<'a>>,
     by_host: HashMap<Arc<str>, usize>,
-    by_namespace: HashMap<Arc<str>, Vec<usize>>,
     /// Services of type ExternalName: the names that they stand for.
     pub(super) aliases: BTreeMap<Arc<str>, Alias<'a>>,
 }
@@ -144,15 +143,9 @@ impl<'a> Services<'a> {
                 .entry(Arc::clone(&service.model.host))
                 .or_insert(index);
         }
-        let mut by_namespace: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
-        for (index, service) in list.iter().enumerate() {
-            let namespace = Arc::clone(&service.model.namespace);
-            by_namespace.entry(namespace).or_default().push(index);
-        }
         Self {
             list,
             by_host,
-            by_namespace,
             aliases,
         }
     }
@@ -168,33 +161,6 @@ impl<'a> Services<'a> {
             host = &self.aliases.get(host)?.target;
         }
         None
-    }
-
-    /// The Services that a host names or, as a wildcard, covers; of a namespace or of all. By their places in the list.
-    pub(super) fn covered_by(&self, host: &str, namespace: Option<&str>) -> Vec<usize> {
-        let of_namespace = |index: usize| {
-            namespace.is_none_or(|namespace| *self.list[index].model.namespace == *namespace)
-        };
-        if !host.starts_with('*') {
-            let index = self.by_host.get(host).copied();
-            return index
-                .into_iter()
-                .filter(|index| of_namespace(*index))
-                .collect();
-        }
-        let covered = |index: &usize| covers(host, &self.list[*index].model.host);
-        match namespace {
-            None => (0..self.list.len()).filter(covered).collect(),
-            Some(namespace) => {
-                let indices = self.by_namespace.get(namespace);
-                indices
-                    .into_iter()
-                    .flatten()
-                    .copied()
-                    .filter(covered)
-                    .collect()
-            }
-        }
     }
 
     pub(super) fn models(&self) -> HashMap<Arc<str>, Arc<model::Service>> {
@@ -482,3 +448,6 @@ fn of_stranger(
         pod: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

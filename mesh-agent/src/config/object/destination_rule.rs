@@ -3,6 +3,7 @@
 //! What is read here is complete and right in itself (`istio-routing.md` 5.2). Which rule holds for whom, and what the
 //! levels of a policy make of one another, is decided when the world is compiled.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::config::crd::destination_rule::{
@@ -141,6 +142,7 @@ fn read_subsets(
     problems: &mut Problems,
 ) -> Vec<Subset> {
     let mut subsets: Vec<Subset> = Vec::new();
+    let mut names = HashSet::new();
     for (index, subset) in written.into_iter().enumerate() {
         let path = path.index(index);
         let WrittenSubset {
@@ -158,7 +160,7 @@ fn read_subsets(
                 "use letters, digits and hyphens, at most 63",
             );
         }
-        if subsets.iter().any(|earlier| *earlier.name == *subset_name) {
+        if !names.insert(subset_name.clone()) {
             let message = format!("two subsets are named \"{subset_name}\"");
             problems.error(&path.key("name"), message, "give each subset its own name");
         }

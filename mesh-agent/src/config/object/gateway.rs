@@ -179,7 +179,7 @@ fn read_server(
             );
             return None;
         }
-        (spoken, Some(tls)) => match tls::read(tls, &tls_path, problems)? {
+        (spoken, Some(tls)) => match tls::read(&tls, &tls_path, problems)? {
             Mode::Passthrough => ServerKind::Passthrough,
             Mode::Open(tls) if spoken == Spoken::Https => ServerKind::Https(tls),
             Mode::Open(tls) => ServerKind::Tls(tls),

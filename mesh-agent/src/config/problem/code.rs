@@ -144,6 +144,9 @@ codes! {
     /// A server of a Gateway is not served, because another one has its port or its hosts: the older Gateway's, or the one
     /// that is written first.
     Mesh0006 = "MESH0006" "GatewayServerConflict" Error,
+    /// A rule of a delegate asks for something that the rule which delegates does not let through, or does something that
+    /// it cannot do there. That much of it is not used.
+    Mesh0007 = "MESH0007" "DelegateDoesNotFit" Warning,
 }
 
 impl Code {

@@ -46,6 +46,10 @@ pub(super) struct Plan {
     pub(super) original: Option<SocketAddr>,
     pub(super) moved: HashMap<SocketAddr, SocketAddr>,
     pub(super) known: bool,
+    /// What the gateway's port is instead of HTTP in the clear.
+    pub(super) listener: Option<Box<dyn Fn() -> GatewayListener>>,
+    /// Routes of what is not HTTP.
+    pub(super) streams: Vec<StreamRoute>,
     pub(super) settings: Settings,
 }
 
@@ -66,6 +70,8 @@ impl Plan {
             original: None,
             moved: HashMap::new(),
             known: true,
+            listener: None,
+            streams: Vec::new(),
             settings: Settings {
                 header_timeout: Duration::from_millis(600),
                 declared_silence: Duration::from_millis(200),
@@ -193,7 +199,10 @@ impl Plan {
                     80,
                     GatewayPort {
                         bind: None,
-                        listener: GatewayListener::Http(table()),
+                        listener: match &self.listener {
+                            Some(listener) => listener(),
+                            None => GatewayListener::Http(table()),
+                        },
                     },
                 )]),
             }),
@@ -201,6 +210,14 @@ impl Plan {
                 snapshot.common.mesh.insert(port, table());
             }
             Hop::Outbound | Hop::Inbound => {}
+        }
+        if !self.streams.is_empty() {
+            let table = StreamTable {
+                routes: self.streams.clone(),
+                next: None,
+            };
+            let ports = BTreeMap::from([(port, table)]);
+            snapshot.common.streams.insert(HOST.into(), ports);
         }
         let private = BTreeMap::from([(port, self.virtual_host())]);
         snapshot.common.undeclared.insert(HOST.into(), private);
@@ -279,6 +296,36 @@ fn pod_id() -> PodId {
 /// The route that sends everything to one subset.
 pub(super) fn forward_to(subset: Option<&str>) -> Route {
     split(&[(subset, 100)])
+}
+
+/// What a gateway's table has for the host `web`: this route.
+pub(super) fn table_of(route: Route) -> RouteTable {
+    let host = VirtualHost {
+        name: HOST.into(),
+        next: None,
+        https_redirect: false,
+        routes: [Arc::new(route)].into_iter().collect(),
+    };
+    RouteTable {
+        exact: HashMap::from([("web".into(), Arc::new(host))]),
+        ..RouteTable::default()
+    }
+}
+
+/// The route of connections that ask for one of these servers, or of all where there is none, to one subset.
+pub(super) fn stream_to(server_names: &[&str], subset: Option<&str>) -> StreamRoute {
+    let RouteAction::Forward(forward) = forward_to(subset).action else {
+        unreachable!("it forwards");
+    };
+    StreamRoute {
+        origin: None,
+        when: StreamMatch {
+            server_names: server_names.iter().map(|&name| name.into()).collect(),
+            ..StreamMatch::default()
+        },
+        destinations: forward.destinations,
+        total_weight: forward.total_weight,
+    }
 }
 
 /// The route that splits requests.
@@ -486,6 +533,13 @@ impl Client {
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) => Err(error.kind()),
+        }
+    }
+
+    /// Remembers a text as heard.
+    pub(super) fn note(&self, text: &str) {
+        if let Some(heard) = &self.heard {
+            heard.lock().unwrap().push(text.to_owned());
         }
     }
 

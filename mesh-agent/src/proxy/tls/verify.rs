@@ -152,7 +152,8 @@ impl Check {
             );
             hashes.iter().any(|known| **known == hash) || keys.iter().any(|known| **known == key)
         };
-        if !(hashes.is_empty() && keys.is_empty()) && !pinned() {
+        let asked = !hashes.is_empty() || !keys.is_empty();
+        if asked && !pinned() {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
         Ok(())
@@ -173,7 +174,7 @@ fn bears(details: &Details<'_>, name: &str) -> bool {
                 })
             })
     };
-    details.names.iter().any(|own| host(own))
+    details.names.iter().any(host)
         || details.uris.contains(&name)
         || details.mails.contains(&name)
         || name

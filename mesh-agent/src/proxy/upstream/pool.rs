@@ -237,6 +237,16 @@ impl Pool {
         }
     }
 
+    /// Lets go of connections whose client was announced so: it is gone.
+    pub(in crate::proxy) fn forget(&self, announcement: &[u8]) {
+        let other = |key: &Key| {
+            let before = key.before.as_ref();
+            before.is_none_or(|before| before.announcement != announcement)
+        };
+        self.idle.borrow_mut().retain(|key, _| other(key));
+        self.shared.borrow_mut().retain(|key, _| other(key));
+    }
+
     /// Lets go of what nobody has used for a while.
     pub(in crate::proxy) fn sweep(&self, limits: Limits) {
         self.idle.borrow_mut().retain(|_, idle| {

@@ -1,9 +1,14 @@
 //! Delegation, told by the routes that come of it.
 
-use crate::config::compile::routes::tests::told_host;
-use crate::config::fixture::{istio, service, world};
+use std::path::Path as FilePath;
 
-/// The routes of Service `default/a`, with these rules of its VirtualService and these delegates, and what is said.
+use super::*;
+use crate::config::compile::routes::tests::told_host;
+use crate::config::document::{Outcome, read_text};
+use crate::config::fixture::{istio, service};
+use crate::config::{CompileOptions, compile};
+
+/// The routes of Service `default/a`, with these rules of its VirtualService and these delegates, and what is told.
 fn ask(root: &str, delegates: &str) -> (Vec<String>, Vec<String>) {
     let text = service("a", "10.0.0.1", &["http:80"])
         + &service("shop/b", "10.0.0.2", &["http:81"])
@@ -13,15 +18,30 @@ fn ask(root: &str, delegates: &str) -> (Vec<String>, Vec<String>) {
             &format!("{{hosts: [a], http: [{root}]}}"),
         )
         + delegates;
-    let (snapshot, rejected) = world(&text);
+    let file = FilePath::new("test.yaml").into();
+    let options = CompileOptions::default();
+    let documents = read_text(&text, &file, &options).into_iter();
+    let inputs: Inputs = documents
+        .map(|document| match document.outcome {
+            Outcome::Good(object) => object,
+            other => panic!("{other:?} {:?}", document.rejected),
+        })
+        .collect();
+    let (snapshot, rejected) = compile(&inputs, &options);
+    assert_eq!(rejected, []);
     let host = &snapshot.common.mesh[&80].exact["a.default.svc.cluster.local"];
-    let said = rejected.iter().map(|complaint| {
-        format!(
-            "{:?} {} {}: {}",
-            complaint.severity, complaint.object, complaint.field, complaint.message
-        )
+    let mut told = Vec::new();
+    resolve(&inputs, &mut |object, problem| {
+        let Problem {
+            path,
+            message,
+            code,
+            ..
+        } = problem;
+        let code = code.map_or("", Code::id);
+        told.push(format!("{code} {} {path}: {message}", object.id.name));
     });
-    (told_host(host), said.collect())
+    (told_host(host), told)
 }
 
 /// The delegate `default/d` with these rules.
@@ -189,8 +209,8 @@ fn a_rule_that_does_not_fit_is_left_out_and_named() {
         );
         let expected = field.map(|field| {
             format!(
-                "Error VirtualService default/root spec.http[0].delegate: http[0].match[0] of VirtualService default/d does not \
-                 fit into this rule: {field} is at odds with it, so http[0] is not used here"
+                "MESH0007 root spec.http[0].delegate: http[0] of VirtualService default/d does not fit into this rule: {field} \
+                 is at odds with it, so it is not used here"
             )
         });
         assert_eq!(said, Vec::from_iter(expected), "{ours} with {theirs}");
@@ -264,8 +284,8 @@ fn a_root_may_answer_for_its_delegate() {
     assert_eq!(
         said,
         [
-            "Warning VirtualService default/root spec.http[0].delegate: http[0] of VirtualService default/d answers by itself, so \
-             fault does not apply to it"
+            "MESH0007 root spec.http[0].delegate: http[0] of VirtualService default/d answers by itself, so fault does not \
+             apply to it"
         ]
     );
 }
@@ -311,7 +331,7 @@ fn a_rule_whose_delegate_cannot_be_had_is_gone_and_the_others_stay() {
         let rules = "{match: [{uri: {exact: /d}}], delegate: {name: d}}, {match: [{uri: {exact: /a}}], route: [{destination: {host: a}}]}";
         let (routes, said) = ask(rules, &delegate);
         let expected = reason.map(|reason| {
-            format!("Error VirtualService default/root spec.http[0].delegate: VirtualService default/d {reason}, so this rule does nothing")
+            format!("IST0101 root spec.http[0].delegate: VirtualService default/d {reason}, so this rule does nothing")
         });
         assert_eq!(said, Vec::from_iter(expected), "{delegate}");
         let last = " | =/a > 80||a";
@@ -323,4 +343,26 @@ fn a_rule_whose_delegate_cannot_be_had_is_gone_and_the_others_stay() {
     // Without any rule left, the Service is as if nobody had written one.
     let (routes, _) = ask(&root(""), "");
     assert_eq!(routes, [DEFAULT]);
+}
+
+#[test]
+fn delegation_does_not_fill_the_memory() {
+    let blocks = |prefix: &str, count: usize| {
+        let blocks = (0..count).map(|number| format!("{{headers: {{{prefix}{number}: {{}}}}}}"));
+        format!("match: [{}]", blocks.collect::<Vec<_>>().join(", "))
+    };
+    let theirs = format!(
+        "{{{}, {ROUTE}}}, {{{}, {ROUTE}}}, {{{ROUTE}}}",
+        blocks("a", 19),
+        blocks("b", 2)
+    );
+    let (routes, said) = ask(&root(&blocks("r", 1_000)), &delegate(&theirs));
+    assert_eq!(routes.len(), 20_000);
+    assert_eq!(
+        said,
+        [
+            "MESH0007 root spec.http[0].delegate: with http[1] of VirtualService default/d, delegation makes more than 20000 \
+             match blocks of this VirtualService, so it is not used here"
+        ]
+    );
 }

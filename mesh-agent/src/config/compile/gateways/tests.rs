@@ -1,3 +1,5 @@
+//! Tests of Gateways as merged: tables, names, conflicts, Secrets.
+
 use crate::certificate::fixture::{Authority, Issued, self_signed};
 use crate::config::fixture::{istio, pod, service, sound_world, world};
 use crate::config::problem::Rejected;

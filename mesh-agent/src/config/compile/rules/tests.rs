@@ -6,6 +6,9 @@ use crate::model::{ClusterKey, Snapshot};
 /// The Service that all rules are about.
 const HOST: &str = "a.default.svc.cluster.local";
 
+/// A world's name, its rules, and the limits that clients of some namespaces get.
+type Case<'a> = (&'a str, &'a [String], &'a [(&'a str, u32)]);
+
 /// A rule that limits connections to a number, by which the tests tell it from others.
 fn limited(name: &str, host: &str, more: &str, limit: u32) -> String {
     let spec = format!(
@@ -57,7 +60,7 @@ fn subsets(snapshot: &Snapshot, client: &str) -> Vec<&'static str> {
 #[test]
 fn the_clients_namespace_comes_before_the_services_and_that_before_the_root() {
     let rule = limited;
-    let cases: &[(&str, &[String], &[(&str, u32)])] = &[
+    let cases: &[Case<'_>] = &[
         ("no rule", &[], &[("default", 0), ("other", 0)]),
         (
             "the owner's is for everyone",
@@ -135,7 +138,7 @@ fn the_clients_namespace_comes_before_the_services_and_that_before_the_root() {
 fn a_rule_is_seen_where_it_is_exported_to() {
     let rule = limited;
     let root = || rule("istio-system/a", "*.local", "", 9);
-    let cases: &[(&str, &[String], &[(&str, u32)])] = &[
+    let cases: &[Case<'_>] = &[
         (
             "private",
             &[rule("a", "a", ", exportTo: [.]", 1)],
@@ -270,7 +273,7 @@ fn rules_for_one_host_are_one_rule() {
 fn a_rule_for_some_clients_is_stronger_than_one_for_all() {
     let rule = limited;
     let some = |labels: &str| format!(", workloadSelector: {{matchLabels: {{{labels}}}}}");
-    let cases: &[(&str, &[String], &[(&str, u32)])] = &[
+    let cases: &[Case<'_>] = &[
         (
             "whom it selects",
             &[

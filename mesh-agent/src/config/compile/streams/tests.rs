@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::compile::Report;
 use crate::config::compile::located::LocatedPods;
 use crate::config::compile::routes::bindings;
 use crate::config::document::{Outcome, read_text};
@@ -248,7 +247,7 @@ fn gateway(kind: StreamKind, server: &str, services: &str) -> Vec<String> {
         .collect();
     let located = LocatedPods::gather(&inputs);
     let all = Services::gather(&inputs, &located, &options);
-    let bindings = bindings(&inputs, &mut Report::default());
+    let bindings = bindings(&inputs);
     let bindings: Vec<_> = bindings.iter().collect();
     let (_, gateway) = inputs.gateways()[0];
     let name = GatewayName::Gateway("default".into(), "gw".into());

@@ -1,6 +1,6 @@
 //! `localityLbSetting`: which endpoints come first because of where they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::crd::Number;
@@ -158,9 +158,12 @@ fn check_shares(to: &BTreeMap<String, Number<u32>>, path: &Path, problems: &mut 
     }
 }
 
-/// Whether places are places, and none is part of one before it.
+/// Whether places are places, and none is part of one before it; nor one before it part of it, unless its `*` says that
+/// it is what remains.
 fn check_places(places: &[&str], path: impl Fn(usize) -> Path, problems: &mut Problems) {
-    let mut earlier: Vec<Vec<&str>> = Vec::new();
+    // What those before cover, and all beginnings of them.
+    let mut covered: HashSet<Vec<&str>> = HashSet::new();
+    let mut begun: HashSet<Vec<&str>> = HashSet::new();
     for (index, place) in places.iter().enumerate() {
         let Some(parts) = parts(place) else {
             problems.error(
@@ -170,11 +173,16 @@ fn check_places(places: &[&str], path: impl Fn(usize) -> Path, problems: &mut Pr
             );
             continue;
         };
-        if earlier.iter().any(|other| overlap(other, &parts)) {
+        let beginnings = || (0..=parts.len()).map(|length| &parts[..length]);
+        if begun.contains(&parts) || beginnings().any(|beginning| covered.contains(beginning)) {
             let message = format!("\"{place}\" overlaps with another place here");
             problems.error(&path(index), message, "let no place be part of another");
         }
-        earlier.push(parts);
+        begun.extend(beginnings().map(<[_]>::to_vec));
+        covered.insert(match parts.split_last() {
+            Some((&"*", stem)) => stem.to_vec(),
+            _ => parts,
+        });
     }
 }
 
@@ -185,16 +193,6 @@ fn parts(place: &str) -> Option<Vec<&str>> {
     }
     let parts: Vec<&str> = place.splitn(3, '/').collect();
     parts.iter().all(|part| !part.is_empty()).then_some(parts)
-}
-
-/// Whether the second is part of the first; or the first of the second, unless the second says so by its `*`: then it
-/// is what remains behind the first.
-fn overlap(first: &[&str], second: &[&str]) -> bool {
-    let stem = match first.split_last() {
-        Some((&"*", stem)) => stem,
-        _ => first,
-    };
-    second.starts_with(stem) || first.starts_with(second)
 }
 
 fn read_failover(

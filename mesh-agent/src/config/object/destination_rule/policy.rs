@@ -1,5 +1,6 @@
 //! `trafficPolicy`: four blocks, again by port, and what stands beside them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::crd::Number;
@@ -22,7 +23,7 @@ pub struct Policy {
     /// What it says of every port.
     pub blocks: Blocks,
     /// `portLevelSettings`; of two for one port the first holds.
-    pub ports: Vec<(u16, Blocks)>,
+    pub ports: BTreeMap<u16, Blocks>,
     /// `proxyProtocol`.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// `retryBudget`: percent of the active requests, and the least number.
@@ -53,8 +54,7 @@ struct WrittenBlocks {
 impl Policy {
     /// The settings for a port, where there are any.
     pub fn port(&self, number: u16) -> Option<&Blocks> {
-        let settings = self.ports.iter().find(|(port, _)| *port == number);
-        settings.map(|(_, blocks)| blocks)
+        self.ports.get(&number)
     }
 }
 
@@ -100,14 +100,13 @@ pub(super) fn read(
         }
     }
     let blocks = read_blocks(blocks, for_some, path, problems);
-    let ports = port_level_settings
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, settings)| {
-            let path = path.key("portLevelSettings").index(index);
-            read_port(settings, for_some, &path, problems)
-        })
-        .collect();
+    let mut ports = BTreeMap::new();
+    for (index, settings) in port_level_settings.into_iter().enumerate() {
+        let path = path.key("portLevelSettings").index(index);
+        if let Some((port, blocks)) = read_port(settings, for_some, &path, problems) {
+            ports.entry(port).or_insert(blocks);
+        }
+    }
     Policy {
         blocks,
         ports,

@@ -1,3 +1,5 @@
+//! Tests of Gateways as written.
+
 use super::*;
 use crate::config::crd::gateway::GatewaySpec;
 use crate::config::fixture::istio;
@@ -331,6 +333,12 @@ fn versions_and_ciphers_are_those_that_can_be_had() {
             "W .cipherSuites[2]: AES128-SHA is not spoken: it protects too little",
             "W .cipherSuites[3]: \"NONE\" is no cipher suite that Istio knows, and has no effect",
         ],
+    );
+    let old = "W .cipherSuites[0]: AES128-SHA is not spoken: it protects too little";
+    check(
+        "cipherSuites: [AES128-SHA]",
+        Some((V1_3, V1_3, &[])),
+        &[old],
     );
     check(
         "cipherSuites: [AES128-SHA], maxProtocolVersion: TLSV1_2",

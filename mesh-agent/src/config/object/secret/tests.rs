@@ -1,3 +1,5 @@
+//! Tests of Secrets as written.
+
 use super::*;
 use crate::certificate::fixture::{Authority, self_signed};
 

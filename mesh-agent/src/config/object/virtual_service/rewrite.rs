@@ -57,25 +57,33 @@ fn read_regex(written: &RegexRewrite, path: &Path, problems: &mut Problems) -> O
     Some(PathRewrite::Regex(regex, replacement))
 }
 
-/// A rule may say but once what the Host becomes.
+/// Where a rule says twice what the Host becomes.
 pub(super) fn check_authority(rule: &HttpRoute, path: &Path, problems: &mut Problems) {
     let rewrite = rule.rewrite.as_ref();
-    let mut said = rewrite.is_some_and(|rewrite| !rewrite.authority.is_empty());
+    let rewritten = rewrite.is_some_and(|rewrite| !rewrite.authority.is_empty());
     let headers = rule.headers.as_ref();
     let Some(request) = headers.and_then(|headers| headers.request.as_ref()) else {
         return;
     };
+    let mut set = false;
     for (fields, name) in [(&request.set, "set"), (&request.add, "add")] {
         let keys = fields.keys().filter(|key| header::is_authority(key));
         for key in keys {
-            if said {
+            let path = path.key("headers").key("request").key(name).key(key);
+            if rewritten {
                 problems.error(
-                    &path.key("headers").key("request").key(name).key(key),
+                    &path,
                     "the Host is rewritten twice",
-                    "keep one of rewrite.authority, set and add",
+                    "keep rewrite.authority or this",
+                );
+            } else if set {
+                problems.warning(
+                    &path,
+                    "the Host is set already, and that is stronger",
+                    "keep one of them",
                 );
             }
-            said = true;
+            set = true;
         }
     }
 }

@@ -37,7 +37,7 @@ fn header_operations_are_checked() {
         ),
         (
             "headers: {request: {set: {host: x}, add: {':authority': z}}}",
-            &["E headers.request.add.:authority: the Host is rewritten twice"],
+            &["W headers.request.add.:authority: the Host is set already, and that is stronger"],
         ),
         (
             "headers: {request: {set: {a: ''}}}",
