@@ -5,11 +5,12 @@
 //! accepted it, with that worker's pools and counters. The proxy does not know how connections come to its listeners,
 //! and changes nothing outside its own sockets.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::netns::NetNs;
 use crate::proxy::record::Counters;
 use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::worker::{Command, Phase, Socket};
 
 pub use crate::proxy::http::plain_path;
@@ -56,11 +58,11 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// How long a connection may be idle: relayed ones, and clients between two requests.
     pub idle_timeout: Duration,
-    /// How long a connection to a server is kept for the next request.
+    /// How long a connection to a server that is no cluster's is kept for the next request.
     pub pool_idle_timeout: Duration,
     /// How many of them per server, pod and worker.
     pub pool_idle_connections: usize,
-    /// How many requests share one HTTP/2 connection, at most.
+    /// How many requests share one HTTP/2 connection, at most, where no cluster says otherwise.
     pub http2_streams: u32,
     /// The wait before the first retry; it doubles, up to ten times this, and is drawn evenly from 0 to that.
     pub retry_base: Duration,
@@ -70,6 +72,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Thread>,
+    /// What is remembered of clusters for each pod, as long as it is served: the ports of a gateway share it.
+    clusters: Mutex<HashMap<PodId, Weak<Clusters>>>,
 }
 
 /// A pod whose connections are to be served.
@@ -157,7 +161,10 @@ impl Workers {
                 )
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { threads })
+        Ok(Self {
+            threads,
+            clusters: Mutex::default(),
+        })
     }
 
     /// Serves the connections of a pod. Fails where the listeners cannot be shared out.
@@ -221,6 +228,7 @@ impl Workers {
         let (phase, _) = watch::channel(Phase::Serving);
         let (alive, done) = mpsc::channel(1);
         let accepted = Arc::<Accepted>::default();
+        let clusters = self.clusters(who.pod());
         let mut commands = Vec::with_capacity(self.threads.len());
         for _ in &self.threads {
             let sockets = sockets
@@ -242,6 +250,7 @@ impl Workers {
                 phase: phase.subscribe(),
                 alive: alive.clone(),
                 accepted: Arc::clone(&accepted),
+                clusters: Arc::clone(&clusters),
             });
         }
         for (thread, command) in self.threads.iter().zip(commands) {
@@ -252,6 +261,16 @@ impl Workers {
             phase,
             done,
         })
+    }
+}
+
+impl Workers {
+    fn clusters(&self, pod: &PodId) -> Arc<Clusters> {
+        let mut all = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, clusters| clusters.strong_count() > 0);
+        let clusters = all.get(pod).and_then(Weak::upgrade).unwrap_or_default();
+        all.insert(pod.clone(), Arc::downgrade(&clusters));
+        clusters
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the connections of one pod or gateway share on one worker: whose they are, what is decided for them, and how
 //! they reach servers.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -14,18 +14,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
-use crate::model::{Cluster, ConnectionPool, Labels, Pod, PodId, Snapshot, SourceMode};
+use crate::model::{Cluster, ClusterKey, ConnectionPool, Labels, Pod, PodId, Snapshot, SourceMode};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::Offer;
+use crate::proxy::upstream::clusters::{Clusters, Known, Local, Now};
 use crate::proxy::upstream::pool::{Key, Limits, Pool};
 use crate::proxy::upstream::{self, ConnectError, Connector};
 use crate::proxy::worker::{Phase, Worker};
 use crate::route::{
-    self, AtGateway, Client, Condition, Decision, Flow, HttpScope, Inbound, Outbound, Request,
-    Secure, StreamDecision, StreamScope,
+    self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Pick, Request, Secure,
+    StreamDecision, StreamScope,
 };
 use crate::sys::socket::Source;
 
@@ -57,13 +58,21 @@ pub(super) struct Site {
     pub(super) accepted: Arc<Accepted>,
     /// Each copy of a request that is on its way to a mirror holds one.
     mirrors: Rc<()>,
-    /// How often an endpoint has been chosen.
-    turn: Cell<u64>,
+    /// What is remembered of clusters.
+    clusters: Local,
     _alive: mpsc::Sender<Infallible>,
 }
 
-/// What this site knows of endpoints: how busy they are from here. None is ever ejected.
-struct Now<'a>(&'a Site);
+/// What an endpoint is chosen by, besides its cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Choice<'a> {
+    /// Of the request, where it has one.
+    pub(super) hash: Option<u64>,
+    /// Endpoints to be avoided.
+    pub(super) tried: &'a [SocketAddr],
+    /// Whether their priorities are to be avoided too.
+    pub(super) elsewhere: bool,
+}
 
 /// How long an idle client is left alone once its connection is to end: a request may be on its way.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
@@ -91,6 +100,7 @@ impl Site {
         phase: watch::Receiver<Phase>,
         accepted: Arc<Accepted>,
         alive: mpsc::Sender<Infallible>,
+        clusters: Arc<Clusters>,
     ) -> Self {
         Self {
             worker: Rc::clone(worker),
@@ -101,7 +111,7 @@ impl Site {
             last: RefCell::default(),
             accepted,
             mirrors: Rc::default(),
-            turn: Cell::default(),
+            clusters: Local::new(clusters),
             _alive: alive,
         }
     }
@@ -140,13 +150,58 @@ impl Site {
         *self.phase.borrow() != Phase::Serving
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    /// How connections are kept that a cluster's policy is about, or none's.
+    pub(super) fn limits(&self, policy: Option<&ConnectionPool>) -> Limits {
         let settings = &self.worker.settings;
+        let streams = policy.and_then(|policy| policy.max_concurrent_streams);
         Limits {
             idle_per_key: settings.pool_idle_connections,
-            idle_for: settings.pool_idle_timeout,
-            streams: settings.http2_streams,
+            idle_for: match policy.map(|policy| policy.http_idle_timeout) {
+                None => settings.pool_idle_timeout,
+                Some(Duration::ZERO) => Duration::MAX,
+                Some(limit) => limit,
+            },
+            streams: streams.unwrap_or(settings.http2_streams).max(1),
+            requests: policy.and_then(|policy| policy.max_requests_per_connection),
+            age: policy.and_then(|policy| policy.max_connection_duration),
         }
+    }
+
+    /// What is remembered of a cluster; `None` where its policy asks for nothing of that.
+    pub(super) fn known(&self, cluster: &Arc<Cluster>) -> Option<Rc<Known>> {
+        self.clusters.of(cluster, || (&*self.worker).pick(u64::MAX))
+    }
+
+    /// What is remembered of the pod's own application behind a port: the limits that its Service's owner has set hold
+    /// here too.
+    pub(super) fn known_app(&self, port: u16) -> Option<Rc<Known>> {
+        let pod = self.pod()?;
+        let served = pod.inbound.get(&port)?;
+        let world = self.worker.world.load();
+        let service = ClusterKey {
+            host: Arc::clone(&served.service),
+            port: service_port(&world, &served.service, port)?,
+            subset: None,
+        };
+        let cluster = world.cluster(&service, &pod.id.namespace)?;
+        if cluster.policy.pool == ConnectionPool::default() {
+            return None;
+        }
+        let key = ClusterKey {
+            host: "inbound".into(),
+            port,
+            subset: None,
+        };
+        Some(self.clusters.named(&key, &cluster.policy, || 0))
+    }
+
+    /// Lets go of what nobody has used for a while.
+    pub(super) fn sweep(&self) {
+        self.pool.sweep();
+        let world = self.worker.world.load();
+        let namespace = &self.who.pod().namespace;
+        self.clusters
+            .sweep(|key| world.cluster(key, namespace).is_some());
     }
 
     /// Where a connection of the pod goes.
@@ -231,16 +286,31 @@ impl Site {
     }
 
     /// Which endpoint of a cluster takes a request or connection.
-    pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
+    pub(super) fn endpoint(
+        &self,
+        cluster: &Cluster,
+        known: Option<&Known>,
+        choice: Choice<'_>,
+    ) -> Option<SocketAddr> {
+        let Choice {
+            hash,
+            tried,
+            elsewhere,
+        } = choice;
         let world = self.worker.world.load();
+        let choose = match elsewhere {
+            true => route::endpoint_elsewhere,
+            false => route::endpoint,
+        };
+        let now = Now::of(known, |address| self.pool.load(address));
         self.as_client(&world, |client| {
-            route::endpoint(
+            choose(
                 cluster,
                 &cluster.endpoints,
                 client,
-                None,
+                hash,
                 tried,
-                &Now(self),
+                &now,
                 &mut &*self.worker,
             )
         })
@@ -268,10 +338,7 @@ impl Site {
         let pod = self.pod()?;
         let served = pod.inbound.get(&port)?;
         let world = self.worker.world.load();
-        let number = match world.services.get(&served.service)?.ports.as_slice() {
-            [only] => only.number,
-            _ => port,
-        };
+        let number = service_port(&world, &served.service, port)?;
         Some(format!("{}:{number}/*", served.service))
     }
 
@@ -344,27 +411,11 @@ impl Site {
     }
 }
 
-impl Condition for Now<'_> {
-    fn load(&self, address: SocketAddr) -> u32 {
-        self.0.pool.load(address)
-    }
-
-    fn any_ejected(&self) -> bool {
-        false
-    }
-
-    fn is_ejected(&self, _: SocketAddr) -> bool {
-        false
-    }
-
-    fn age(&self, _: SocketAddr) -> Duration {
-        Duration::MAX
-    }
-
-    fn turn(&self) -> u64 {
-        let turn = self.0.turn.get();
-        self.0.turn.set(turn.wrapping_add(1));
-        turn
+/// The port of a Service that leads to a container's port. Where there are several, their numbers are the same as a rule.
+fn service_port(world: &Snapshot, host: &str, port: u16) -> Option<u16> {
+    match world.services.get(host)?.ports.as_slice() {
+        [only] => Some(only.number),
+        _ => Some(port),
     }
 }
 

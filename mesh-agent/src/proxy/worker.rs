@@ -19,6 +19,7 @@ use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
 use crate::proxy::tls::Configs;
 use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::{Accepted, Settings, connection};
 use crate::route::Pick;
 
@@ -42,6 +43,7 @@ pub(super) struct Command {
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) alive: mpsc::Sender<Infallible>,
     pub(super) accepted: Arc<Accepted>,
+    pub(super) clusters: Arc<Clusters>,
 }
 
 /// A listener and what arrives there.
@@ -102,6 +104,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         phase: mut orders,
         alive,
         accepted,
+        clusters,
     } = command;
     let (phase, local_phase) = watch::channel(Phase::Serving);
     let site = Rc::new(Site::new(
@@ -111,6 +114,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         local_phase,
         accepted,
         alive,
+        clusters,
     ));
     spawn_local(sweep(Rc::downgrade(&site)));
     for Socket { listener, hop } in sockets {
@@ -227,7 +231,7 @@ async fn sweep(site: Weak<Site>) {
         let Some(site) = site.upgrade() else {
             return;
         };
-        site.pool.sweep(site.limits());
+        site.sweep();
     }
 }
 

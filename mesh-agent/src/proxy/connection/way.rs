@@ -6,10 +6,11 @@ use std::rc::Rc;
 use crate::model::{Cluster, Discovery, SourceMode};
 use crate::proxy::connection::Connection;
 use crate::proxy::record::Hop;
-use crate::proxy::site::Who;
+use crate::proxy::site::{Choice, Who};
 use crate::proxy::tls::Upstream;
 use crate::proxy::upstream::Before;
 use crate::proxy::upstream::announce::announcement;
+use crate::proxy::upstream::clusters::Known;
 use crate::proxy::upstream::pool::Key;
 use crate::sys::socket::Source;
 
@@ -18,14 +19,15 @@ impl Connection {
     pub(in crate::proxy) fn endpoint(
         &self,
         cluster: &Cluster,
-        tried: &[SocketAddr],
+        known: Option<&Known>,
+        choice: Choice<'_>,
     ) -> Option<SocketAddr> {
         // A headless Service's client has chosen its pod by name; a gateway's has not.
         match cluster.discovery {
             Discovery::Headless if self.hop == Hop::Outbound => Some(self.destination),
             Discovery::Original => Some(self.destination),
             Discovery::Listed | Discovery::Headless | Discovery::Dns { .. } => {
-                self.site.endpoint(cluster, tried)
+                self.site.endpoint(cluster, known, choice)
             }
         }
     }
@@ -35,6 +37,7 @@ impl Connection {
         Key {
             address,
             source: self.source(),
+            lane: 0,
             before: None,
         }
     }

@@ -46,6 +46,7 @@ pub(super) struct Plan {
     pub(super) original: Option<SocketAddr>,
     pub(super) moved: HashMap<SocketAddr, SocketAddr>,
     pub(super) known: bool,
+    pub(super) workers: usize,
     /// What the gateway's port is instead of HTTP in the clear.
     pub(super) listener: Option<Box<dyn Fn() -> GatewayListener>>,
     /// Routes of what is not HTTP.
@@ -70,6 +71,7 @@ impl Plan {
             original: None,
             moved: HashMap::new(),
             known: true,
+            workers: 1,
             listener: None,
             streams: Vec::new(),
             settings: Settings {
@@ -106,7 +108,8 @@ impl Plan {
     pub(super) fn start_on(mut self, listener: TcpListener) -> Mesh {
         let address = listener.local_addr().unwrap();
         let world = Arc::new(ArcSwap::from_pointee(self.snapshot(address)));
-        let workers = Workers::start(1, Arc::clone(&world), self.settings.clone()).unwrap();
+        let workers =
+            Workers::start(self.workers, Arc::clone(&world), self.settings.clone()).unwrap();
         if let Some(original) = self.original {
             self.moved.insert(address, original);
         }
