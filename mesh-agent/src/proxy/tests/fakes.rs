@@ -189,11 +189,11 @@ impl Plan {
             snapshot.services.insert(host, service);
         }
         let table = || RouteTable {
-            exact: HashMap::from([("web".into(), self.virtual_host())]),
+            exact: SharedMap::from([("web".into(), self.virtual_host())]),
             ..RouteTable::default()
         };
         match self.hop {
-            Hop::Gateway => snapshot.gateways.push(Gateway {
+            Hop::Gateway => snapshot.gateways.push(Arc::new(Gateway {
                 names: vec!["default/gateway".into()],
                 ports: BTreeMap::from([(
                     80,
@@ -205,9 +205,9 @@ impl Plan {
                         },
                     },
                 )]),
-            }),
+            })),
             Hop::Outbound | Hop::Inbound if self.known => {
-                snapshot.common.mesh.insert(port, table());
+                snapshot.common.mesh.insert(port, Arc::new(table()));
             }
             Hop::Outbound | Hop::Inbound => {}
         }
@@ -216,7 +216,7 @@ impl Plan {
                 routes: self.streams.clone(),
                 next: None,
             };
-            let ports = BTreeMap::from([(port, table)]);
+            let ports = BTreeMap::from([(port, Arc::new(table))]);
             snapshot.common.streams.insert(HOST.into(), ports);
         }
         let private = BTreeMap::from([(port, self.virtual_host())]);
@@ -307,7 +307,7 @@ pub(super) fn table_of(route: Route) -> RouteTable {
         routes: [Arc::new(route)].into_iter().collect(),
     };
     RouteTable {
-        exact: HashMap::from([("web".into(), Arc::new(host))]),
+        exact: SharedMap::from([("web".into(), Arc::new(host))]),
         ..RouteTable::default()
     }
 }
