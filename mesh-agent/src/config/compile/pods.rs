@@ -1,6 +1,6 @@
 //! Pods: their place in the mesh, and what the Services in front of them say they serve.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object};
 use crate::config::problem::Problems;
-use crate::model::{InboundPort, Labels, LocalPod, Pod, Protocol};
+use crate::model::{InboundPort, Labels, LocalPod, Pod, Protocol, SharedMap};
 
 /// Where a Pod's network namespace is; makes it a Pod of this node.
 const NETNS: &str = "mesh-agent.io/netns";
@@ -63,12 +63,12 @@ pub(super) fn pods<'a>(
 }
 
 /// The Pod that has an address; one of this node where several claim it, else the oldest.
-pub(super) fn by_address(pods: &[Arc<Pod>]) -> HashMap<IpAddr, Arc<Pod>> {
-    let mut owners: HashMap<IpAddr, Arc<Pod>> = HashMap::new();
+pub(super) fn by_address(pods: &[Arc<Pod>]) -> SharedMap<IpAddr, Arc<Pod>> {
+    let mut owners = SharedMap::with_capacity(pods.len());
     let (here, elsewhere): (Vec<_>, Vec<_>) = pods.iter().partition(|pod| pod.local.is_some());
     for pod in here.into_iter().chain(elsewhere) {
         for address in &pod.addresses {
-            owners.entry(*address).or_insert_with(|| Arc::clone(pod));
+            owners.get_or_insert_with(*address, || Arc::clone(pod));
         }
     }
     owners

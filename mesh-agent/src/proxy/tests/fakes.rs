@@ -192,11 +192,11 @@ impl Plan {
             snapshot.services.insert(host, service);
         }
         let table = || RouteTable {
-            exact: HashMap::from([("web".into(), self.virtual_host())]),
+            exact: SharedMap::from([("web".into(), self.virtual_host())]),
             ..RouteTable::default()
         };
         match self.hop {
-            Hop::Gateway => snapshot.gateways.push(Gateway {
+            Hop::Gateway => snapshot.gateways.push(Arc::new(Gateway {
                 names: vec!["default/gateway".into()],
                 ports: BTreeMap::from([(
                     80,
@@ -208,9 +208,9 @@ impl Plan {
                         },
                     },
                 )]),
-            }),
+            })),
             Hop::Outbound | Hop::Inbound if self.known => {
-                snapshot.common.mesh.insert(port, table());
+                snapshot.common.mesh.insert(port, Arc::new(table()));
             }
             Hop::Outbound | Hop::Inbound => {}
         }
@@ -219,7 +219,7 @@ impl Plan {
                 routes: self.streams.clone(),
                 next: None,
             };
-            let ports = BTreeMap::from([(port, table)]);
+            let ports = BTreeMap::from([(port, Arc::new(table))]);
             snapshot.common.streams.insert(HOST.into(), ports);
         }
         let private = BTreeMap::from([(port, self.virtual_host())]);
@@ -310,7 +310,7 @@ pub(super) fn table_of(route: Route) -> RouteTable {
         routes: [Arc::new(route)].into_iter().collect(),
     };
     RouteTable {
-        exact: HashMap::from([("web".into(), Arc::new(host))]),
+        exact: SharedMap::from([("web".into(), Arc::new(host))]),
         ..RouteTable::default()
     }
 }
