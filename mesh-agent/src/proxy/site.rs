@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
-use crate::model::{Cluster, ClusterKey, ConnectionPool, Labels, Pod, PodId, Snapshot, SourceMode};
+use crate::model::{
+    AppAddress, Cluster, ClusterKey, ConnectionPool, Labels, Pod, PodId, Snapshot, SourceMode,
+};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
@@ -218,6 +220,13 @@ impl Site {
             Some(pod) => route::inbound(&pod, port),
             None => Inbound::Tcp,
         }
+    }
+
+    /// Where the pod's app listens for what is headed for a port.
+    pub(super) fn app(&self, port: u16) -> AppAddress {
+        let pod = self.pod();
+        let served = pod.as_ref().and_then(|pod| pod.inbound.get(&port));
+        served.map(|served| served.app).unwrap_or_default()
     }
 
     /// Where a request goes.

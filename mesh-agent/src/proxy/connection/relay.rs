@@ -89,7 +89,7 @@ impl Connection {
                 (address, connected)
             }
             Target::Original => {
-                let address = self.destination;
+                let address = self.headed_for();
                 let connected = self.site.connect_beyond(address, self.source()).await;
                 (address, connected)
             }

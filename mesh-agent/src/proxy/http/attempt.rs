@@ -88,7 +88,7 @@ impl Outgoing {
     /// The server for a try.
     fn choose(&self, connection: &Connection) -> Option<SocketAddr> {
         match &self.goal {
-            Goal::Original => Some(connection.destination),
+            Goal::Original => Some(connection.headed_for()),
             Goal::Cluster(cluster) => {
                 let choice = Choice {
                     hash: self.hash,

@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) routes: Vec<Route>,
     pub(super) policy: TrafficPolicy,
     pub(super) unknown: Unknown,
+    /// Where the pod's own app listens.
+    pub(super) app: AppAddress,
     pub(super) https_redirect: bool,
     /// Where connections to the listener's own address really go.
     pub(super) original: Option<SocketAddr>,
@@ -67,6 +69,7 @@ impl Plan {
             routes: vec![forward_to(None)],
             policy: TrafficPolicy::default(),
             unknown: Unknown::default(),
+            app: AppAddress::Dialled,
             https_redirect: false,
             original: None,
             moved: HashMap::new(),
@@ -241,6 +244,7 @@ impl Plan {
 
     fn pod(&self, port: u16) -> Pod {
         let served = InboundPort {
+            app: self.app,
             protocol: self.protocol,
             service: HOST.into(),
             pool: Arc::default(),
