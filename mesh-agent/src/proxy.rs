@@ -20,17 +20,20 @@ use tokio::sync::{mpsc, watch};
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::model::{PodId, Snapshot, SourceMode};
 use crate::netns::NetNs;
+use crate::proxy::dns::Resolver;
 use crate::proxy::record::Counters;
 use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::worker::{Command, Phase, Socket};
 
+pub use crate::proxy::dns::DnsFiles;
 pub use crate::proxy::http::plain_path;
 pub use crate::proxy::record::{Flag, Hop, HopStats, Stats};
 
 mod connection;
 mod detect;
+mod dns;
 mod http;
 mod record;
 mod respond;
@@ -66,6 +69,8 @@ pub struct Settings {
     pub http2_streams: u32,
     /// The wait before the first retry; it doubles, up to ten times this, and is drawn evenly from 0 to that.
     pub retry_base: Duration,
+    /// Where the node keeps its settings of names.
+    pub names: DnsFiles,
 }
 
 /// The threads of the proxy. Dropping it ends them and every connection.
@@ -139,6 +144,7 @@ impl Default for Settings {
             pool_idle_connections: 256,
             http2_streams: 100,
             retry_base: Duration::from_millis(25),
+            names: DnsFiles::default(),
         }
     }
 }
@@ -151,6 +157,7 @@ impl Workers {
         settings: Settings,
     ) -> io::Result<Self> {
         let tls = Arc::<tls::Configs>::default();
+        let resolver = Arc::new(Resolver::new(settings.names.clone()));
         let threads = (0..count.max(1))
             .map(move |index| {
                 Thread::start(
@@ -158,6 +165,7 @@ impl Workers {
                     Arc::clone(&world),
                     settings.clone(),
                     Arc::clone(&tls),
+                    Arc::clone(&resolver),
                 )
             })
             .collect::<io::Result<_>>()?;
@@ -332,6 +340,7 @@ impl Thread {
         world: Arc<ArcSwap<Snapshot>>,
         settings: Settings,
         tls: Arc<tls::Configs>,
+        resolver: Arc<Resolver>,
     ) -> io::Result<Self> {
         let counters = Arc::<Counters>::default();
         let (commands, received) = mpsc::unbounded_channel();
@@ -342,7 +351,9 @@ impl Thread {
         let shared = Arc::clone(&counters);
         let join = std::thread::Builder::new()
             .name(format!("proxy-{index}"))
-            .spawn(move || worker::run(&runtime, received, world, settings, shared, tls))?;
+            .spawn(move || {
+                worker::run(&runtime, received, world, settings, shared, tls, resolver)
+            })?;
         Ok(Self {
             commands: Some(commands),
             counters,

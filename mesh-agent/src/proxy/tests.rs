@@ -14,6 +14,7 @@ mod http2;
 mod life;
 mod limits;
 mod mirrors;
+mod names;
 mod namespace;
 mod relayed_tls;
 mod retries;

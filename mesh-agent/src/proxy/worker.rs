@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::model::Snapshot;
+use crate::proxy::dns::Resolver;
 use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
 use crate::proxy::tls::Configs;
@@ -60,6 +61,7 @@ pub(super) struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) world: Arc<ArcSwap<Snapshot>>,
     pub(super) tls: Arc<Configs>,
+    pub(super) resolver: Arc<Resolver>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
 }
@@ -79,12 +81,14 @@ pub(super) fn run(
     settings: Settings,
     counters: Arc<Counters>,
     tls: Arc<Configs>,
+    resolver: Arc<Resolver>,
 ) {
     let worker = Rc::new(Worker {
         settings,
         counters,
         world,
         tls,
+        resolver,
         chance: RefCell::new(fastrand::Rng::new()),
         server_first: RefCell::default(),
     });

@@ -71,8 +71,11 @@ impl Connection {
                 if let Some(known) = &known {
                     place = Some(known.connection().ok_or(Failure::Overflow)?);
                 }
+                let resolving = self.site.resolve(cluster, known.as_ref());
+                let resolved = resolving.endpoints().await;
                 let choice = Choice {
                     hash: hash_of_source(&cluster.policy.balancer, self.peer.ip()),
+                    resolved: resolved.as_deref(),
                     ..Choice::default()
                 };
                 let address = self

@@ -14,12 +14,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
+use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
 use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
-use crate::proxy::site::Choice;
+use crate::proxy::site::{Choice, Resolving};
 use crate::proxy::upstream::lease::Lease;
 use crate::proxy::upstream::pool::{Key, Version};
 
@@ -43,7 +44,8 @@ impl Outgoing {
             failure,
             begun: false,
         };
-        let address = self.choose(connection);
+        let resolved = self.resolve(connection).endpoints().await;
+        let address = self.choose(connection, resolved.as_deref());
         let address = address.ok_or_else(|| unbegun(Failure::NoEndpoint))?;
         self.progress.endpoint = Some(address);
         let key = self.key(connection, address);
@@ -85,8 +87,15 @@ impl Outgoing {
         }
     }
 
+    fn resolve(&self, connection: &Connection) -> Resolving {
+        match &self.goal {
+            Goal::Original => Resolving::Listed,
+            Goal::Cluster(cluster) => connection.site.resolve(cluster, self.known.as_ref()),
+        }
+    }
+
     /// The server for a try.
-    fn choose(&self, connection: &Connection) -> Option<SocketAddr> {
+    fn choose(&self, connection: &Connection, resolved: Option<&Endpoints>) -> Option<SocketAddr> {
         match &self.goal {
             Goal::Original => Some(connection.headed_for()),
             Goal::Cluster(cluster) => {
@@ -94,6 +103,7 @@ impl Outgoing {
                     hash: self.hash,
                     tried: &self.progress.tried,
                     elsewhere: self.tries.avoid_previous_priorities(),
+                    resolved,
                 };
                 connection.endpoint(cluster, self.known.as_deref(), choice)
             }

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +13,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::{
-    Balancer, Cluster, ClusterKey, ConnectionPool, OutlierDetection, TrafficPolicy, Warmup,
+    Balancer, Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Endpoints, NamedEndpoint,
+    OutlierDetection, TrafficPolicy, Warmup,
 };
+use crate::proxy::dns::{Answer, Name};
 use crate::proxy::upstream::circuit::{Circuit, Kind, Permit};
 use crate::proxy::upstream::health::{Health, Outcome};
 use crate::route::Condition;
@@ -48,11 +50,31 @@ pub(in crate::proxy) struct Known {
     shared: Arc<Shared>,
     /// What holds for it now.
     policy: RefCell<Arc<TrafficPolicy>>,
-    /// Which endpoints it was last seen with.
+    /// As what it was last seen.
     seen: RefCell<std::sync::Weak<Cluster>>,
+    /// How many endpoints it has.
+    members: Cell<usize>,
+    /// What its names stand for.
+    resolved: RefCell<Option<Resolved>>,
     lane: Cell<u32>,
     turn: Cell<u64>,
     used: Cell<bool>,
+}
+
+/// What the names of a cluster stand for.
+#[derive(Debug)]
+struct Resolved {
+    /// By which answers.
+    serials: Vec<u64>,
+    reaches: Reaches,
+    endpoints: Rc<Endpoints>,
+}
+
+/// Which addresses a pod can reach, by what its own are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) struct Reaches {
+    v4: bool,
+    v6: bool,
 }
 
 /// What a balancer wants to know of the endpoints of one cluster, at one moment.
@@ -95,7 +117,8 @@ impl Local {
         cluster: &Arc<Cluster>,
         chance: impl FnOnce() -> u64,
     ) -> Option<Rc<Known>> {
-        if is_plain(&cluster.policy) {
+        let named = matches!(cluster.discovery, Discovery::Dns { .. });
+        if is_plain(&cluster.policy) && !named {
             return None;
         }
         let known = self.named(&cluster.key, &cluster.policy, chance);
@@ -118,6 +141,8 @@ impl Local {
                     shared: self.shared.of(key),
                     policy: RefCell::new(Arc::clone(policy)),
                     seen: RefCell::default(),
+                    members: Cell::default(),
+                    resolved: RefCell::default(),
                     lane: Cell::new(self.next_lane()),
                     turn: Cell::new(chance()),
                     used: Cell::new(true),
@@ -186,11 +211,8 @@ impl Known {
         let Some(rules) = &policy.outliers else {
             return;
         };
-        let members = match self.seen.borrow().upgrade() {
-            Some(cluster) => cluster.endpoints.len() + cluster.endpoints.unready().len(),
-            None => return,
-        };
         let mut health = self.health();
+        let members = self.members.get();
         if health.report(rules, members, address, outcome, Instant::now()) {
             drop(health);
             tracing::info!(%address, ?outcome, "an endpoint is ejected: too many errors in a row");
@@ -202,16 +224,26 @@ impl Known {
         health.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of endpoints that are new, and of those that are gone.
+    /// Takes note of a cluster that has changed.
     fn see(&self, cluster: &Arc<Cluster>) {
         if std::ptr::eq(self.seen.borrow().as_ptr(), Arc::as_ptr(cluster)) {
             return;
         }
         self.seen.replace(Arc::downgrade(cluster));
+        self.resolved.replace(None);
+        if !matches!(cluster.discovery, Discovery::Dns { .. }) {
+            self.see_endpoints(&cluster.endpoints);
+        }
+    }
+
+    /// Takes note of endpoints that are new, and of those that are gone.
+    fn see_endpoints(&self, endpoints: &Endpoints) {
+        self.members
+            .set(endpoints.len() + endpoints.unready().len());
         let policy = self.policy.borrow();
         let is_member = |address: SocketAddr| {
-            let all = cluster.endpoints.iter().chain(cluster.endpoints.unready());
-            all.into_iter().any(|endpoint| endpoint.address == address)
+            let mut all = endpoints.iter().chain(endpoints.unready());
+            all.any(|endpoint| endpoint.address == address)
         };
         if policy.outliers.is_some() {
             self.health().retain(is_member);
@@ -220,7 +252,7 @@ impl Known {
             let now = Instant::now();
             let ages = self.shared.ages.lock();
             let mut ages = ages.unwrap_or_else(PoisonError::into_inner);
-            let updated = cluster.endpoints.iter().map(|endpoint| {
+            let updated = endpoints.iter().map(|endpoint| {
                 let since = ages.get(&endpoint.address).copied();
                 (endpoint.address, since.unwrap_or(now))
             });
@@ -228,8 +260,73 @@ impl Known {
         }
     }
 
+    /// The endpoints that the names of a cluster stand for just now: with the addresses that `reaches` can be reached.
+    pub(in crate::proxy) fn resolved(
+        &self,
+        named: &[(&NamedEndpoint, Arc<Name>)],
+        every_address: bool,
+        reaches: Reaches,
+    ) -> Rc<Endpoints> {
+        let serials = || named.iter().map(|(_, name)| name.serial());
+        if let Some(resolved) = &*self.resolved.borrow()
+            && resolved.reaches == reaches
+            && serials().eq(resolved.serials.iter().copied())
+        {
+            return Rc::clone(&resolved.endpoints);
+        }
+        let serials = serials().collect();
+        let endpoints = named.iter().flat_map(|(endpoint, name)| {
+            let addresses = reaches.of(&name.answer());
+            let most = if every_address { addresses.len() } else { 1 };
+            let port = endpoint.port;
+            addresses
+                .into_iter()
+                .take(most)
+                .map(move |address| Endpoint {
+                    labels: endpoint.labels.clone(),
+                    locality: endpoint.locality.clone(),
+                    weight: endpoint.weight,
+                    ..Endpoint::at(SocketAddr::new(address, port))
+                })
+        });
+        let endpoints = Rc::new(endpoints.collect::<Endpoints>());
+        self.see_endpoints(&endpoints);
+        self.resolved.replace(Some(Resolved {
+            serials,
+            reaches,
+            endpoints: Rc::clone(&endpoints),
+        }));
+        endpoints
+    }
+
     fn ejected(&self, rules: &OutlierDetection, now: Instant) -> Vec<SocketAddr> {
         self.health().ejected_now(rules, now).collect()
+    }
+}
+
+impl Reaches {
+    /// A pod with these addresses.
+    pub(in crate::proxy) fn from(own: &[IpAddr]) -> Self {
+        let (v4, v6) = (
+            own.iter().any(IpAddr::is_ipv4),
+            own.iter().any(IpAddr::is_ipv6),
+        );
+        Self { v4, v6 }
+    }
+
+    /// The addresses to be tried: all of them where none is known to be within reach.
+    fn of(self, answer: &Answer) -> Vec<IpAddr> {
+        let v4 = answer.v4.iter().copied().map(IpAddr::V4);
+        let v6 = answer.v6.iter().copied().map(IpAddr::V6);
+        let within: Vec<IpAddr> = v4
+            .clone()
+            .filter(|_| self.v4)
+            .chain(v6.clone().filter(|_| self.v6))
+            .collect();
+        match within.is_empty() {
+            true => v4.chain(v6).collect(),
+            false => within,
+        }
     }
 }
 
