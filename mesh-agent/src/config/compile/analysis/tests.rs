@@ -526,7 +526,11 @@ fn gateways_of_the_same_pods_should_not_share_a_certificate() {
         said("b", "serverCertificate", "a"),
     );
     check(("app: gw", files), ("app: gw", files), &[&a, &b]);
-    check(("app: gw", files), ("app: gw", &files.replace("/k", "/l")), &[]);
+    check(
+        ("app: gw", files),
+        ("app: gw", &files.replace("/k", "/l")),
+        &[],
+    );
 }
 
 #[test]
