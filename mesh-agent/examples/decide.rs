@@ -127,7 +127,7 @@ fn decision(shape: Shape, size: usize) -> anyhow::Result<f64> {
         .collect();
     chance.shuffle(&mut asked);
     // As with a request that has just been read, the texts are where the processor expects them.
-    let asked: Vec<(String, String)> = asked.iter().cloned().collect();
+    let asked: Vec<(String, String)> = asked.to_vec();
     let headers = HeaderMap::new();
     let mut pick = Chance(chance);
     let mut ask = |(authority, path): &(String, String)| {
