@@ -54,18 +54,18 @@ fn ranges_and_whole_ports() {
         ],
     );
     let range = |text: &str| text.parse().expect("a range");
-    outlook.ranges = vec![
+    outlook.ranges = [
         (range("10.1.2.0/24"), Arc::clone(&narrow)),
         (range("fd00::/64"), narrow),
         (range("10.0.0.0/8"), wide),
-    ];
+    ]
+    .into();
     let one = entry("one", &[(443, Protocol::Tcp)]);
     outlook.addresses.insert([10, 1, 2, 3].into(), one);
-    outlook.mesh.insert(80, RouteTable::default());
-    outlook.mesh.insert(9443, RouteTable::default());
-    for port in [443, 3306, 9443] {
-        outlook.whole_ports.insert(port, StreamTable::default());
-    }
+    outlook.mesh.insert(80, Arc::default());
+    outlook.mesh.insert(9443, Arc::default());
+    let whole = [443, 3306, 9443].map(|port| (port, StreamTable::default()));
+    outlook.whole_ports = Arc::new(whole.into_iter().collect());
     let pod = client(&snapshot, "default", "client");
     for (destination, expected) in [
         // An address before a range, a narrow one before a wide one, and both before the whole port.
