@@ -12,11 +12,18 @@ use crate::model::{ClientMatch, PathMatch, Route};
 /// has another condition on the path, or none, is looked at one by one.
 #[derive(Debug, Default)]
 pub struct Routes {
-    list: Vec<Arc<Route>>,
+    list: Few<Arc<Route>>,
     /// `None` where the list is so short that it is its own index.
     index: Option<Box<Index>>,
     /// Routes that between them have every condition on the client that any route has; one, where one takes anyone.
-    audiences: Vec<u32>,
+    audiences: Few<u32>,
+}
+
+/// A list that is not far away where it has one item, as most have.
+#[derive(Debug)]
+enum Few<T> {
+    One([T; 1]),
+    Any(Vec<T>),
 }
 
 /// So many routes are faster looked at than looked up.
@@ -181,6 +188,32 @@ fn number(place: usize) -> u32 {
     u32::try_from(place).expect("nobody writes four billion routes")
 }
 
+impl<T> Deref for Few<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::One(one) => one,
+            Self::Any(list) => list,
+        }
+    }
+}
+
+impl<T> From<Vec<T>> for Few<T> {
+    fn from(list: Vec<T>) -> Self {
+        match <[T; 1]>::try_from(list) {
+            Ok(one) => Self::One(one),
+            Err(list) => Self::Any(list),
+        }
+    }
+}
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self::Any(Vec::new())
+    }
+}
+
 impl From<Vec<Arc<Route>>> for Routes {
     fn from(list: Vec<Arc<Route>>) -> Self {
         let audience = |place: &u32| &list[*place as usize].when.client;
@@ -195,8 +228,8 @@ impl From<Vec<Arc<Route>>> for Routes {
         };
         Self {
             index: (list.len() > SHORT).then(|| Box::new(Index::new(&list))),
-            audiences,
-            list,
+            audiences: audiences.into(),
+            list: list.into(),
         }
     }
 }
@@ -226,7 +259,7 @@ impl<'a> IntoIterator for &'a Routes {
 
 impl PartialEq for Routes {
     fn eq(&self, other: &Self) -> bool {
-        self.list == other.list
+        *self.list == *other.list
     }
 }
 
