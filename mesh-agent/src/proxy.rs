@@ -352,7 +352,7 @@ impl Thread {
         let join = std::thread::Builder::new()
             .name(format!("proxy-{index}"))
             .spawn(move || {
-                worker::run(&runtime, received, world, settings, shared, tls, resolver)
+                worker::run(&runtime, received, world, settings, shared, tls, resolver);
             })?;
         Ok(Self {
             commands: Some(commands),
