@@ -31,6 +31,7 @@ use crate::route::Reply;
 
 pub use crate::proxy::http::path::normalize as plain_path;
 
+mod ahead;
 mod attempt;
 pub(super) mod body;
 mod control;
@@ -156,12 +157,13 @@ pub(super) async fn answer(
     let asker = Asker::of(&request, connection.hop);
     let version = request.version();
     request::describe(&connection, &request, &mut record);
-    let mut response = match Arrived::admit(&connection, request, asker, &mut record) {
+    let mut response = match Arrived::admit(&connection, request, asker, &activity, &mut record) {
         Ok(arrived) => follow(&connection, arrived, record, busy).await,
         Err(failure) => fail(&failure, asker, record),
     };
     if version < Version::HTTP_2 {
-        *response.version_mut() = Version::HTTP_11;
+        // To a client of HTTP/1.0 hyper would say that the connection stays, whatever we say.
+        *response.version_mut() = version;
         if connection.site.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);

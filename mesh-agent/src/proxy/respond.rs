@@ -10,6 +10,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use crate::model::Abort;
 use crate::proxy::http::body::Body;
 use crate::proxy::record::{Flag, Hop};
+use crate::proxy::respond::grpc::{grpc_message, grpc_status, is_grpc};
+
+pub(super) use crate::proxy::respond::grpc::http_status_of_grpc;
+
+mod grpc;
 
 /// Why a request got no answer from a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub(super) enum Failure {
     ClientClosed,
     /// A request that is not fit to be sent on.
     BadRequest,
+    /// A body in an encoding that is not understood.
+    Encoding,
     /// HTTP/1.0.
     OldVersion,
     /// CONNECT.
@@ -71,8 +78,6 @@ struct Answer {
 const CONNECTION_ERROR: &str = "upstream connect error or disconnect/reset before headers.";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// The body of a `directResponse` may be a megabyte, which no header can be.
-const GRPC_MESSAGE_LIMIT: usize = 4096;
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 impl Asker {
@@ -129,7 +134,9 @@ impl Failure {
             Self::UpstreamProtocol => Flag::UpstreamProtocol,
             Self::Timeout => Flag::Timeout,
             Self::ClientClosed => Flag::ClientClosed,
-            Self::BadRequest | Self::OldVersion | Self::Connected => Flag::ClientProtocol,
+            Self::BadRequest | Self::Encoding | Self::OldVersion | Self::Connected => {
+                Flag::ClientProtocol
+            }
         }
     }
 
@@ -149,6 +156,7 @@ impl Failure {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             // Nobody is there to read it.
             Self::ClientClosed | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::Encoding => StatusCode::NOT_IMPLEMENTED,
             Self::OldVersion => StatusCode::UPGRADE_REQUIRED,
             Self::Connected => StatusCode::FORBIDDEN,
         }
@@ -171,6 +179,7 @@ impl Failure {
             | Self::NoCluster
             | Self::ClientClosed
             | Self::BadRequest
+            | Self::Encoding
             | Self::OldVersion
             | Self::Connected => Bytes::new(),
         }
@@ -179,7 +188,11 @@ impl Failure {
     /// Whether the client's connection must not be used again.
     fn ends_connection(&self) -> bool {
         match self {
-            Self::ClientClosed | Self::BadRequest | Self::OldVersion | Self::Connected => true,
+            Self::ClientClosed
+            | Self::BadRequest
+            | Self::Encoding
+            | Self::OldVersion
+            | Self::Connected => true,
             Self::NoRoute
             | Self::NoCluster
             | Self::NoEndpoint
@@ -316,18 +329,6 @@ pub(super) fn server(hop: Hop) -> HeaderValue {
     })
 }
 
-/// Whether a request wants its failures in gRPC's form.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return false;
-    };
-    match value.as_bytes().strip_prefix(b"application/grpc") {
-        // As Envoy: `application/grpc` and `application/grpc+proto`, not `application/grpc-web`.
-        Some([] | [b'+' | b';', ..]) => true,
-        Some(_) | None => false,
-    }
-}
-
 fn failure_of_stream(error: &h2::Error) -> Failure {
     if error.is_io() || error.is_go_away() {
         return match error.reason() {
@@ -358,50 +359,4 @@ fn connect_reason(cause: Option<&str>) -> Cow<'static, str> {
         )),
         None => Cow::Borrowed("connection timeout"),
     }
-}
-
-/// What a status of gRPC would be as one of HTTP.
-pub(super) fn http_status_of_grpc(status: u8) -> StatusCode {
-    match status {
-        0 => StatusCode::OK,
-        // Nginx's word for a client that has gone.
-        1 => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-        3 | 9 | 11 => StatusCode::BAD_REQUEST,
-        4 => StatusCode::GATEWAY_TIMEOUT,
-        5 => StatusCode::NOT_FOUND,
-        6 | 10 => StatusCode::CONFLICT,
-        7 => StatusCode::FORBIDDEN,
-        8 => StatusCode::TOO_MANY_REQUESTS,
-        12 => StatusCode::NOT_IMPLEMENTED,
-        14 => StatusCode::SERVICE_UNAVAILABLE,
-        16 => StatusCode::UNAUTHORIZED,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn grpc_status(status: StatusCode) -> u8 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
-}
-
-/// Percent-encoded as gRPC asks; `None` for an empty one.
-fn grpc_message(text: &[u8]) -> Option<HeaderValue> {
-    if text.is_empty() {
-        return None;
-    }
-    let text = &text[..text.len().min(GRPC_MESSAGE_LIMIT)];
-    let mut encoded = String::with_capacity(text.len());
-    for &byte in text {
-        match byte {
-            b'%' | 0..0x20 | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
-            _ => encoded.push(char::from(byte)),
-        }
-    }
-    HeaderValue::from_str(&encoded).ok()
 }

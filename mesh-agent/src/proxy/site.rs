@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,6 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout_at};
 
 use crate::intercept::ListenSpec;
 use crate::model::{
@@ -22,19 +20,22 @@ use crate::model::{
 };
 use crate::proxy::Accepted;
 use crate::proxy::connection;
-use crate::proxy::dns::{self, Name};
 use crate::proxy::record::Hop;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::Offer;
-use crate::proxy::upstream::clusters::{Clusters, Known, Local, Now, Reaches};
+use crate::proxy::upstream::clusters::{Clusters, Local};
 use crate::proxy::upstream::pool::{Key, Limits, Pool};
 use crate::proxy::upstream::{self, ConnectError, Connector};
 use crate::proxy::worker::{Phase, Worker};
 use crate::route::{
-    self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Pick, Request, Secure,
+    self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Request, Secure,
     StreamDecision, StreamScope,
 };
 use crate::sys::socket::Source;
+
+pub(super) use crate::proxy::site::endpoints::{Choice, Resolving};
+
+mod endpoints;
 
 /// Whose connections they are.
 #[derive(Clone, Debug)]
@@ -69,51 +70,14 @@ pub(super) struct Site {
     _alive: mpsc::Sender<Infallible>,
 }
 
-/// The endpoints of a cluster, on their way from their names.
-pub(super) enum Resolving {
-    /// The cluster lists them.
-    Listed,
-    /// Here they are.
-    Done(Rc<Endpoints>),
-    /// There is no answer yet.
-    Waiting(Pin<Box<dyn Future<Output = Rc<Endpoints>>>>),
-}
-
-/// What an endpoint is chosen by, besides its cluster.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Choice<'a> {
-    /// Of the request, where it has one.
-    pub(super) hash: Option<u64>,
-    /// Endpoints to be avoided.
-    pub(super) tried: &'a [SocketAddr],
-    /// Whether their priorities are to be avoided too.
-    pub(super) elsewhere: bool,
-    /// The endpoints, where the cluster does not list them.
-    pub(super) resolved: Option<&'a Endpoints>,
-}
-
 /// How long an idle client is left alone once its connection is to end: a request may be on its way.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
-
-/// How long a request waits for names that were never looked up before.
-const NAMES: Duration = Duration::from_secs(5);
 
 /// So many copies of requests may be on their way to mirrors.
 const MIRRORS: usize = 128;
 
 /// How much a pod's call to itself may have on the way.
 const PIPE: usize = 64 * 1024;
-
-impl Resolving {
-    /// The endpoints, where the cluster does not list them.
-    pub(super) async fn endpoints(self) -> Option<Rc<Endpoints>> {
-        match self {
-            Self::Listed => None,
-            Self::Done(endpoints) => Some(endpoints),
-            Self::Waiting(endpoints) => Some(endpoints.await),
-        }
-    }
-}
 
 impl Who {
     /// The pod: the client's own, or the gateway's.
@@ -197,34 +161,6 @@ impl Site {
             requests: policy.and_then(|policy| policy.max_requests_per_connection),
             age: policy.and_then(|policy| policy.max_connection_duration),
         }
-    }
-
-    /// What is remembered of a cluster; `None` where its policy asks for nothing of that.
-    pub(super) fn known(&self, cluster: &Arc<Cluster>) -> Option<Rc<Known>> {
-        self.clusters.of(cluster, || (&*self.worker).pick(u64::MAX))
-    }
-
-    /// What is remembered of the pod's own application behind a port: the limits that its Service's owner has set hold
-    /// here too.
-    pub(super) fn known_app(&self, port: u16) -> Option<Rc<Known>> {
-        let pod = self.pod()?;
-        let served = pod.inbound.get(&port)?;
-        let world = self.worker.world.load();
-        let service = ClusterKey {
-            host: Arc::clone(&served.service),
-            port: service_port(&world, &served.service, port)?,
-            subset: None,
-        };
-        let cluster = world.cluster(&service, &pod.id.namespace)?;
-        if cluster.policy.pool == ConnectionPool::default() {
-            return None;
-        }
-        let key = ClusterKey {
-            host: "inbound".into(),
-            port,
-            subset: None,
-        };
-        Some(self.clusters.named(&key, &cluster.policy, || 0))
     }
 
     /// Lets go of what nobody has used for a while.
@@ -322,97 +258,6 @@ impl Site {
     /// The first of the pod's addresses.
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.pod()?.addresses.first().copied()
-    }
-
-    /// The endpoints of a cluster whose names must be looked up; `None` for all others. Waits a moment for names that
-    /// are looked up for the first time.
-    pub(super) fn resolve(
-        self: &Rc<Self>,
-        cluster: &Arc<Cluster>,
-        known: Option<&Rc<Known>>,
-    ) -> Resolving {
-        let Discovery::Dns { .. } = &cluster.discovery else {
-            return Resolving::Listed;
-        };
-        let Some(known) = known else {
-            return Resolving::Listed;
-        };
-        let (site, cluster, known) = (Rc::clone(self), Arc::clone(cluster), Rc::clone(known));
-        match site.resolved(&cluster, &known) {
-            Ok(endpoints) => Resolving::Done(endpoints),
-            Err(_) => Resolving::Waiting(Box::pin(async move {
-                let deadline = Instant::now() + NAMES;
-                loop {
-                    match site.resolved(&cluster, &known) {
-                        Ok(endpoints) => return endpoints,
-                        Err(names) => {
-                            if timeout_at(deadline, dns::any_answered(&names))
-                                .await
-                                .is_err()
-                            {
-                                return Rc::default();
-                            }
-                        }
-                    }
-                }
-            })),
-        }
-    }
-
-    /// The endpoints that names stand for, or the names that there is no answer for yet and nothing else.
-    fn resolved(&self, cluster: &Cluster, known: &Known) -> Result<Rc<Endpoints>, Vec<Arc<Name>>> {
-        let Discovery::Dns {
-            names,
-            every_address,
-        } = &cluster.discovery
-        else {
-            return Ok(Rc::default());
-        };
-        let named: Vec<_> = names
-            .iter()
-            .map(|named| (named, self.worker.resolver.name(&named.name)))
-            .collect();
-        let own = self.pod().map(|pod| Reaches::from(&pod.addresses));
-        let reaches = own.unwrap_or_else(|| Reaches::from(&[]));
-        let endpoints = known.resolved(&named, *every_address, reaches);
-        let unanswered = named.iter().filter(|(_, name)| name.serial() == 0);
-        let unanswered: Vec<_> = unanswered.map(|(_, name)| Arc::clone(name)).collect();
-        match endpoints.is_empty() && !unanswered.is_empty() {
-            true => Err(unanswered),
-            false => Ok(endpoints),
-        }
-    }
-
-    /// Which endpoint of a cluster takes a request or connection.
-    pub(super) fn endpoint(
-        &self,
-        cluster: &Cluster,
-        known: Option<&Known>,
-        choice: Choice<'_>,
-    ) -> Option<SocketAddr> {
-        let Choice {
-            hash,
-            tried,
-            elsewhere,
-            resolved,
-        } = choice;
-        let world = self.worker.world.load();
-        let choose = match elsewhere {
-            true => route::endpoint_elsewhere,
-            false => route::endpoint,
-        };
-        let now = Now::of(known, |address| self.pool.load(address));
-        self.as_client(&world, |client| {
-            choose(
-                cluster,
-                resolved.unwrap_or(&cluster.endpoints),
-                client,
-                hash,
-                tried,
-                &now,
-                &mut &*self.worker,
-            )
-        })
     }
 
     /// The pod, as the newest snapshot that knows it has it.

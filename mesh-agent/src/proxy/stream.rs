@@ -5,8 +5,6 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,8 +12,12 @@ use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::TlsStream;
+
+pub(super) use crate::proxy::stream::timed::{Activity, Busy, Timed};
+
+mod head;
+mod timed;
 
 /// How much of a stream is looked at before it is given up as unreadable.
 pub(super) const PEEK_LIMIT: usize = 64 * 1024;
@@ -187,158 +189,5 @@ impl AsyncWrite for Stream {
             Kind::Local(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
-    }
-}
-
-/// What an HTTP server connection is doing, shared between the connection's stream and its requests.
-#[derive(Debug, Default)]
-pub(super) struct Activity {
-    in_flight: AtomicU32,
-    head_begun: AtomicBool,
-}
-
-/// A request in flight: while one is held, neither time-out of [`Timed`] runs.
-#[derive(Debug)]
-pub(super) struct Busy(Arc<Activity>);
-
-impl Activity {
-    /// A request's head is complete.
-    pub(super) fn begin(self: &Arc<Self>) -> Busy {
-        self.head_begun.store(false, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(self))
-    }
-
-    fn idle(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A client's stream with two time-outs that hyper does not tell apart: the head of a request must be complete soon
-/// after its first byte, and a connection without requests may stay much longer. (hyper's own header time-out runs
-/// on idle connections too, and would close a client's keep-alive connection under its hands.)
-#[derive(Debug)]
-pub(super) struct Timed {
-    stream: Stream,
-    activity: Arc<Activity>,
-    head_limit: Option<Duration>,
-    idle_limit: Duration,
-    head_timer: Option<Pin<Box<Sleep>>>,
-    idle_timer: Option<Pin<Box<Sleep>>>,
-    /// When something last arrived or a read was last waited for with a request in flight.
-    last: Instant,
-}
-
-impl Timed {
-    /// Without `head_limit` only idleness counts: HTTP/2 has much to say between two requests.
-    pub(super) fn new(
-        stream: Stream,
-        activity: Arc<Activity>,
-        head_limit: Option<Duration>,
-        idle_limit: Duration,
-    ) -> Self {
-        Self {
-            stream,
-            activity,
-            head_limit,
-            idle_limit,
-            head_timer: None,
-            idle_timer: None,
-            last: Instant::now(),
-        }
-    }
-
-    /// The stream below, without the time-outs.
-    pub(super) fn into_inner(self) -> Stream {
-        self.stream
-    }
-
-    fn check_timers(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if !self.activity.idle() {
-            self.last = Instant::now();
-            return Poll::Pending;
-        }
-        if let Some(limit) = self.head_limit
-            && self.activity.head_begun.load(Ordering::Relaxed)
-        {
-            let timer = self
-                .head_timer
-                .get_or_insert_with(|| Box::pin(sleep(limit)));
-            ready!(timer.as_mut().poll(cx));
-            return Poll::Ready(timed_out("the head of a request did not arrive in time"));
-        }
-        self.head_timer = None;
-        let (last, limit) = (self.last, self.idle_limit);
-        let timer = self
-            .idle_timer
-            .get_or_insert_with(|| Box::pin(sleep(limit)));
-        // The timer is moved only when it fires, not with every request.
-        while timer.as_mut().poll(cx).is_ready() {
-            if last.elapsed() >= limit {
-                return Poll::Ready(timed_out("no request for too long"));
-            }
-            timer.as_mut().reset(last + limit);
-        }
-        Poll::Pending
-    }
-}
-
-fn timed_out(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, what)
-}
-
-impl AsyncRead for Timed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                if buf.filled().len() > before && self.activity.idle() {
-                    self.activity.head_begun.store(true, Ordering::Relaxed);
-                }
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self.check_timers(cx).map(Err),
-        }
-    }
-}
-
-impl AsyncWrite for Timed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

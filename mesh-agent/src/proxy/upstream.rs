@@ -22,6 +22,7 @@ pub(super) mod announce;
 pub(super) mod circuit;
 pub(super) mod clusters;
 pub(super) mod health;
+pub(super) mod host;
 pub(super) mod lease;
 pub(super) mod pool;
 

@@ -4,18 +4,18 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 
 use http::header::HOST;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
+use crate::proxy::http::ahead::Ahead;
 use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
@@ -134,7 +134,11 @@ impl Outgoing {
         let mut deadline = Deadline::after(self.timeouts.per_try, Instant::now());
         let mut sending = pin!(lease.send(request));
         poll_fn(|cx| {
-            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            let sent = sending.as_mut().poll(cx);
+            if let Some(ahead) = &self.ahead {
+                ahead.pass(cx);
+            }
+            if let Poll::Ready(sent) = sent {
                 return Poll::Ready(Some(sent));
             }
             deadline.poll(cx, &self.body).map(|()| None)
@@ -149,18 +153,12 @@ impl Outgoing {
             false => self.head.take(),
         };
         let mut request = Request::from_parts(head?, self.body.for_try());
-        if let Some(gate) = &self.gate {
-            match self.version {
-                Version::Http1 => {
-                    let gate = Arc::clone(gate);
-                    hyper::ext::on_informational(&mut request, move |response| {
-                        if response.status() == StatusCode::CONTINUE {
-                            gate.open();
-                        }
-                    });
-                }
-                Version::Http2 => gate.open(),
+        match (self.version, &self.gate) {
+            (Version::Http1, gate) => {
+                Ahead::listen(self.ahead.as_ref(), gate.as_ref(), &mut request);
             }
+            (Version::Http2, Some(gate)) => gate.open(),
+            (Version::Http2, None) => {}
         }
         Some(request)
     }

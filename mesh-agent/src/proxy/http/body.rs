@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::proxy::http::headers;
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::{Flag, Record};
@@ -119,7 +120,10 @@ impl Download {
             return Poll::Ready(Some(Err(BodyError::Timeout)));
         }
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     self.record.sent += data.len() as u64;
                 }

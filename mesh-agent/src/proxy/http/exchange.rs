@@ -116,7 +116,7 @@ impl Outgoing {
                 (Err(_), true) => {}
                 (Err(failed), false) => return Err(failed.failure),
             }
-            if self.tries.avoid_previous() {
+            if self.tries.avoid_previous() || self.tries.avoid_previous_priorities() {
                 self.progress.tried.extend(self.progress.endpoint);
             }
             let worker = &connection.site.worker;
@@ -189,6 +189,7 @@ impl Outgoing {
                 | Failure::Overflow
                 | Failure::ClientClosed
                 | Failure::BadRequest
+                | Failure::Encoding
                 | Failure::OldVersion
                 | Failure::Connected => return,
             },

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::model::{Cluster, Protocol, RouteAction, UpstreamHttp};
 use crate::proxy::connection::Connection;
+use crate::proxy::http::ahead::Ahead;
 use crate::proxy::http::decide;
 use crate::proxy::http::exchange::Progress;
 use crate::proxy::http::finish::Finish;
@@ -34,6 +35,8 @@ pub(super) struct Outgoing {
     pub(super) head: Option<Parts>,
     pub(super) body: RequestBody,
     pub(super) gate: Option<Arc<Gate>>,
+    /// Where informational responses go.
+    pub(super) ahead: Option<Ahead>,
     pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
@@ -172,6 +175,7 @@ impl Outgoing {
             head: Some(arrived.head),
             body: arrived.body,
             gate: arrived.gate,
+            ahead: arrived.ahead,
             // HTTP/2 has no such change of protocol.
             version: match arrived.upgrade {
                 Some(_) => Version::Http1,
@@ -227,6 +231,7 @@ impl Outgoing {
             known: connection.site.known(&mirror),
             hash: None,
             gate: None,
+            ahead: None,
             upgrade: None,
             asker: self.asker,
             facts: self.facts,

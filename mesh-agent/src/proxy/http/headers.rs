@@ -7,7 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
-    CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderName, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+    Entry, HOST, HeaderName, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
@@ -52,6 +53,24 @@ const EDGE_ONLY: [HeaderName; 5] = [
 const INTERNAL_ONLY: [HeaderName; 2] = [
     HeaderName::from_static("x-envoy-force-trace"),
     HeaderName::from_static("x-envoy-ip-tags"),
+];
+
+/// What decides over where a message ends, where it goes, and who sends it.
+const NO_TRAILERS: [HeaderName; 14] = [
+    AUTHORIZATION,
+    CLIENT_CERT,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    COOKIE,
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    HOST,
+    SET_COOKIE,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
 ];
 
 /// What the response needs to know of its request's headers.
@@ -184,6 +203,18 @@ pub(super) fn send_response(
             }
         }
     }
+}
+
+/// Removes from an informational response what concerns one connection alone, and what would say how long it is: it ends
+/// with its head.
+pub(super) fn strip_informational(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers, false);
+    headers.remove(CONTENT_LENGTH);
+}
+
+/// Removes from trailers what must not stand there: who has read the head by then would be told otherwise.
+pub(super) fn strip_trailers(headers: &mut HeaderMap) {
+    remove_all(headers, &NO_TRAILERS);
 }
 
 /// The protocol that a request asks to change to. A change to HTTP/2 is not offered, and not asked for further on.

@@ -28,7 +28,11 @@ impl Outgoing {
         let connection = Rc::clone(connection);
         site.spawn(async move {
             let _leave = leave;
-            self.mirrored(&connection).await;
+            tokio::select! {
+                () = self.mirrored(&connection) => {}
+                // Nobody is to wait for a mirror when all else is over.
+                () = connection.site.farewell() => {}
+            }
         });
     }
 

@@ -10,8 +10,9 @@ use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::respond::Failure;
 use crate::proxy::tls::Offer;
 use crate::proxy::upstream::circuit::{Kind, Permit};
+use crate::proxy::upstream::host::{Host, Place};
 use crate::proxy::upstream::lease::Lease;
-use crate::proxy::upstream::pool::{Host, Key, Place, Version};
+use crate::proxy::upstream::pool::{Key, Version};
 
 impl Outgoing {
     /// A connection to the server, with leave to use it. `fresh`: none that is kept will do.

@@ -5,14 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{EXPECT, HOST};
+use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use crate::proxy::connection::Connection;
+use crate::proxy::http::ahead::Ahead;
 use crate::proxy::http::control::{self, Control};
 use crate::proxy::http::gate::Gate;
 use crate::proxy::http::headers::{self, RequestFacts};
@@ -20,6 +21,7 @@ use crate::proxy::http::path;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{Asker, Failure};
+use crate::proxy::stream::Activity;
 
 /// A request that is fit to be sent on.
 pub(super) struct Arrived {
@@ -27,6 +29,8 @@ pub(super) struct Arrived {
     pub(super) body: RequestBody,
     /// What holds the body back until the server asks for it.
     pub(super) gate: Option<Arc<Gate>>,
+    /// Where informational responses go; none where the client's protocol has no place for them here.
+    pub(super) ahead: Option<Ahead>,
     /// The protocol that it asks to change to.
     pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
     pub(super) asker: Asker,
@@ -44,8 +48,12 @@ impl Arrived {
         connection: &Rc<Connection>,
         mut request: Request<Incoming>,
         asker: Asker,
+        activity: &Arc<Activity>,
         record: &mut Record,
     ) -> Result<Self, Failure> {
+        if activity.is_ambiguous() {
+            return Err(Failure::BadRequest);
+        }
         let (authority, path) = admit(&request)?;
         let upgrade = wanted_upgrade(&mut request);
         let (mut head, incoming) = request.into_parts();
@@ -71,6 +79,7 @@ impl Arrived {
             line.request_id = String::from_utf8_lossy(id.as_bytes()).into_owned();
         }
         Ok(Self {
+            ahead: (head.version == Version::HTTP_11).then(|| Ahead::new(activity)),
             control: control::take(&mut head.headers),
             head,
             body,
@@ -93,6 +102,7 @@ fn admit(request: &Request<Incoming>) -> Result<(Authority, String), Failure> {
     if request.method() == Method::CONNECT {
         return Err(Failure::Connected);
     }
+    admit_encoding(request.headers())?;
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(Failure::BadRequest),
@@ -115,6 +125,23 @@ fn admit(request: &Request<Incoming>) -> Result<(Authority, String), Failure> {
     };
     let path = path::normalize(path).ok_or(Failure::BadRequest)?;
     Ok((authority, path.into_owned()))
+}
+
+/// `chunked` is the only encoding that is understood here, and once is enough.
+fn admit_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (encodings.next(), encodings.next()) {
+        (None, _) => Ok(()),
+        (Some(_), Some(_)) => Err(Failure::BadRequest),
+        (Some(only), None) => match only
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked")
+        {
+            true => Ok(()),
+            false => Err(Failure::Encoding),
+        },
+    }
 }
 
 /// A wish to change the protocol, with the way to get at the connection once it is granted.

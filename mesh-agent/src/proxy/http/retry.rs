@@ -151,6 +151,7 @@ impl Tries {
             | Failure::Overflow
             | Failure::ClientClosed
             | Failure::BadRequest
+            | Failure::Encoding
             | Failure::OldVersion
             | Failure::Connected => false,
         }

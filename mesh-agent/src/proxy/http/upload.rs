@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::proxy::http::body::BodyError;
 use crate::proxy::http::gate::{Gate, Held};
+use crate::proxy::http::headers;
 use crate::proxy::http::upload::copy::{Copy, Source};
 use crate::proxy::http::upload::kept::Kept;
 use crate::proxy::record::Received;
@@ -268,7 +269,10 @@ impl Upload {
         }
         let mut incoming = self.incoming.borrow_mut();
         match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers);
+                }
                 if let Some(data) = frame.data_ref() {
                     self.bytes.set(self.bytes.get() + data.len() as u64);
                 }

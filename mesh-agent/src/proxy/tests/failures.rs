@@ -329,6 +329,26 @@ fn refuses_what_is_not_fit_to_be_sent_on() {
             "426 Upgrade Required",
         ),
         (
+            "GET / HTTP/1.0\r\nHost: web\r\nConnection: keep-alive\r\n\r\n",
+            "426 Upgrade Required",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "400 Bad Request",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            "400 Bad Request",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "400 Bad Request",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "501 Not Implemented",
+        ),
+        (
             "CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n",
             "403 Forbidden",
         ),

@@ -129,6 +129,105 @@ fn leaves_continue_to_the_server() {
 }
 
 #[test]
+fn hands_on_what_is_said_ahead() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nKeep-Alive: 5\r\n\r\n";
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let server = Server::start(move |client| {
+        while client.request().is_some() {
+            client.send("HTTP/1.1 100 Continue\r\n\r\n");
+            client.send(hints);
+            // The response waits until the hints have made the round.
+            client.until("seen").unwrap();
+            client.send("HTTP/1.1 102 Processing\r\n\r\n");
+            client.send(ok);
+        }
+    });
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut client = mesh.client();
+    for _ in 0..3 {
+        client.send("POST / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n");
+        assert_eq!(
+            client.until("\r\n\r\n").unwrap(),
+            "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"
+        );
+        client.send("4\r\nseen\r\n0\r\n\r\n");
+        assert_eq!(
+            client.until("\r\n\r\n").unwrap(),
+            "HTTP/1.1 102 Processing\r\n\r\n"
+        );
+        assert!(client.response().ends_with("ok"));
+    }
+}
+
+#[test]
+fn what_is_said_ahead_does_not_overtake_the_response_before() {
+    let server = Server::start(|client| {
+        while let Some(request) = client.request() {
+            if request.starts_with("GET /large") {
+                client.send("HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n");
+                client.send("x".repeat(3_000_000));
+            } else {
+                client.send("HTTP/1.1 103 Early Hints\r\n\r\n");
+                client.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            }
+        }
+    });
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send("GET /large HTTP/1.1\r\nhost: web\r\n\r\nGET /small HTTP/1.1\r\nhost: web\r\n\r\n");
+    // The second one waits behind bytes that nobody reads yet.
+    eventually(|| server.heard().len() == 2 || mesh.stats().outbound.sent > 0);
+    std::thread::sleep(Duration::from_millis(50));
+    let head = client.until("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_eq!(client.exactly(3_000_000), "x".repeat(3_000_000));
+    let mut next = client.until("\r\n\r\n").unwrap();
+    if next.starts_with("HTTP/1.1 103 ") {
+        next = client.until("\r\n\r\n").unwrap();
+    }
+    assert!(next.starts_with("HTTP/1.1 200 OK\r\n"), "{next}");
+    assert_eq!(client.exactly(2), "ok");
+}
+
+#[test]
+fn a_server_may_not_talk_for_ever() {
+    let server = Server::start(|client| {
+        client.request();
+        for _ in 0..20_000 {
+            client.send("HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n");
+        }
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send(GET);
+    let mut ahead = 0;
+    while let Some(head) = client.until("\r\n\r\n")
+        && head.starts_with("HTTP/1.1 103 ")
+    {
+        ahead += head.len();
+    }
+    assert_eq!(client.exactly(2), "ok");
+    assert!((1..=16 * 1024).contains(&ahead), "{ahead}");
+}
+
+#[test]
+fn trailers_say_nothing_that_heads_decide() {
+    let server = Server::start(|client| {
+        client.until("\r\n\r\n").unwrap();
+        let body = client.until("x-sum: 1\r\n\r\n").unwrap();
+        assert!(!body.contains("authorization"), "{body}");
+        client.send("HTTP/1.1 200 OK\r\ntrailer: x-out, set-cookie\r\ntransfer-encoding: chunked\r\n\r\n0\r\nset-cookie: a=b\r\nx-out: 2\r\n\r\n");
+        client.rest().ok();
+    });
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send("POST / HTTP/1.1\r\nhost: web\r\nte: trailers\r\ntrailer: x-sum, authorization\r\ntransfer-encoding: chunked\r\n\r\n0\r\nauthorization: me\r\nx-sum: 1\r\n\r\n");
+    let response = client.until("x-out: 2\r\n\r\n").unwrap();
+    assert!(!response.contains("set-cookie: a=b"), "{response}");
+}
+
+#[test]
 fn tunnels_what_is_upgraded() {
     let server = Server::start(|client| {
         let head = client.request().unwrap();

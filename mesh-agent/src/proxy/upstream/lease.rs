@@ -10,7 +10,8 @@ use hyper::client::conn::{TrySendError, http1, http2};
 
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::upstream::circuit::Permit;
-use crate::proxy::upstream::pool::{Host, Load, Past};
+use crate::proxy::upstream::host::{Host, Past};
+use crate::proxy::upstream::pool::Load;
 
 /// A connection for one request.
 #[derive(Debug)]

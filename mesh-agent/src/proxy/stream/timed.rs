@@ -1,0 +1,234 @@
+//! A client's stream as an HTTP server connection needs it: with time-outs that hyper does not know, and with what it
+//! keeps to itself, for better and for worse.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::proxy::stream::Stream;
+use crate::proxy::stream::head::HeadScan;
+
+/// What an HTTP server connection is doing, shared between the connection's stream and its requests.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Activity {
+    in_flight: AtomicU32,
+    head_begun: AtomicBool,
+    /// The head that has just arrived says in two ways how long its body is.
+    ambiguous: AtomicBool,
+    /// Everything that was written is on its way.
+    flushed: AtomicBool,
+    /// What is to be said between two responses.
+    aside: Mutex<Vec<u8>>,
+    has_aside: AtomicBool,
+}
+
+/// A request in flight: while one is held, neither time-out of [`Timed`] runs.
+#[derive(Debug)]
+pub(in crate::proxy) struct Busy(Arc<Activity>);
+
+impl Activity {
+    /// A request's head is complete.
+    pub(in crate::proxy) fn begin(self: &Arc<Self>) -> Busy {
+        self.head_begun.store(false, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(self))
+    }
+
+    /// Whether the head that has just arrived says in two ways how long its body is.
+    pub(in crate::proxy) fn is_ambiguous(&self) -> bool {
+        self.ambiguous.load(Ordering::Relaxed)
+    }
+
+    /// Says something ahead of the response that comes next: an informational one. Not where the response before is still
+    /// on its way.
+    pub(in crate::proxy) fn say_ahead(&self, bytes: &[u8]) {
+        if self.flushed.load(Ordering::Relaxed) {
+            self.aside().extend_from_slice(bytes);
+            self.has_aside.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn aside(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's stream with two time-outs that hyper does not tell apart: the head of a request must be complete soon
+/// after its first byte, and a connection without requests may stay much longer. (hyper's own header time-out runs
+/// on idle connections too, and would close a client's keep-alive connection under its hands.)
+#[derive(Debug)]
+pub(in crate::proxy) struct Timed {
+    stream: Stream,
+    activity: Arc<Activity>,
+    head_limit: Option<Duration>,
+    idle_limit: Duration,
+    head_timer: Option<Pin<Box<Sleep>>>,
+    idle_timer: Option<Pin<Box<Sleep>>>,
+    /// When something last arrived or a read was last waited for with a request in flight.
+    last: Instant,
+    /// None where there are no heads to be read.
+    scan: Option<HeadScan>,
+}
+
+impl Timed {
+    /// Without `head_limit` only idleness counts: HTTP/2 has much to say between two requests.
+    pub(in crate::proxy) fn new(
+        stream: Stream,
+        activity: Arc<Activity>,
+        head_limit: Option<Duration>,
+        idle_limit: Duration,
+    ) -> Self {
+        Self {
+            stream,
+            activity,
+            head_limit,
+            idle_limit,
+            head_timer: None,
+            idle_timer: None,
+            last: Instant::now(),
+            scan: head_limit.map(|_| HeadScan::new()),
+        }
+    }
+
+    /// The stream below, without the time-outs.
+    pub(in crate::proxy) fn into_inner(self) -> Stream {
+        self.stream
+    }
+
+    /// Looks at bytes that have arrived between two requests.
+    fn look_at_head(&mut self, bytes: &[u8]) {
+        let Some(scan) = &mut self.scan else {
+            return;
+        };
+        if !self.activity.head_begun.load(Ordering::Relaxed) {
+            *scan = HeadScan::new();
+        }
+        scan.feed(bytes);
+        let ambiguous = scan.is_ambiguous();
+        self.activity.ambiguous.store(ambiguous, Ordering::Relaxed);
+    }
+
+    /// Writes what is to be said ahead of the next response.
+    fn poll_aside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.activity.has_aside.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut aside = self.activity.aside();
+        while !aside.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &aside))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            aside.drain(..n);
+        }
+        self.activity.has_aside.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn check_timers(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.activity.idle() {
+            self.last = Instant::now();
+            return Poll::Pending;
+        }
+        if let Some(limit) = self.head_limit
+            && self.activity.head_begun.load(Ordering::Relaxed)
+        {
+            let timer = self
+                .head_timer
+                .get_or_insert_with(|| Box::pin(sleep(limit)));
+            ready!(timer.as_mut().poll(cx));
+            return Poll::Ready(timed_out("the head of a request did not arrive in time"));
+        }
+        self.head_timer = None;
+        let (last, limit) = (self.last, self.idle_limit);
+        let timer = self
+            .idle_timer
+            .get_or_insert_with(|| Box::pin(sleep(limit)));
+        // The timer is moved only when it fires, not with every request.
+        while timer.as_mut().poll(cx).is_ready() {
+            if last.elapsed() >= limit {
+                return Poll::Ready(timed_out("no request for too long"));
+            }
+            timer.as_mut().reset(last + limit);
+        }
+        Poll::Pending
+    }
+}
+
+fn timed_out(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                if buf.filled().len() > before && self.activity.idle() {
+                    self.look_at_head(&buf.filled()[before..]);
+                    self.activity.head_begun.store(true, Ordering::Relaxed);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => self.check_timers(cx).map(Err),
+        }
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_aside(cx))?;
+        self.activity.flushed.store(false, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_aside(cx))?;
+        self.activity.flushed.store(false, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls this when it has nothing more to write.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_aside(cx))?;
+        self.activity.flushed.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
