@@ -14,10 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
-use crate::model::{
-    AppAddress, Cluster, ClusterKey, ConnectionPool, Discovery, Endpoints, Labels, Pod, PodId,
-    Snapshot, SourceMode,
-};
+use crate::model::{AppAddress, ConnectionPool, Labels, Pod, PodId, Snapshot, SourceMode};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
