@@ -11,6 +11,8 @@ use crate::model::{Pod, PodId};
 use crate::route::fixture::get;
 use crate::route::{Act, Client, Decision, HttpScope, Pick, Request, Routed, decide};
 
+mod order;
+
 /// The manifests of the walkthrough, word for word.
 fn walkthrough() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/walkthrough")
