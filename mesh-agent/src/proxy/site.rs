@@ -1,7 +1,7 @@
 //! What the connections of one pod or gateway share on one worker: whose they are, what is decided for them, and how
 //! they reach servers.
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -162,7 +162,22 @@ impl Site {
 
     /// Lets go of what nobody has used for a while.
     pub(super) fn sweep(&self) {
-        self.pool.sweep();
+        let (lanes, endpoints) = (
+            self.clusters.lanes(),
+            LazyCell::new(|| self.worker.endpoints()),
+        );
+        let short = self.worker.settings.pool_idle_timeout;
+        self.pool.sweep(|key, idle_for| {
+            if key.lane != 0 && !lanes.contains(&key.lane) {
+                // Opened under a policy that holds no longer.
+                return Duration::ZERO;
+            }
+            // A pod that is gone need not have said so.
+            match idle_for > short && !endpoints.contains(&key.address) {
+                true => short,
+                false => idle_for,
+            }
+        });
         let world = self.worker.world.load();
         let namespace = &self.who.pod().namespace;
         self.clusters

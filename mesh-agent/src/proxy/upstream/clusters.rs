@@ -4,7 +4,7 @@
 //! Clusters whose policy says nothing of these are not remembered at all: that is nearly every one, and costs nothing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -166,6 +166,12 @@ impl Local {
         let lane = self.lanes.get().wrapping_add(1).max(1);
         self.lanes.set(lane);
         lane
+    }
+
+    /// The lanes that may still be used.
+    pub(in crate::proxy) fn lanes(&self) -> HashSet<u32> {
+        let known = self.known.borrow();
+        known.values().map(|known| known.lane()).collect()
     }
 
     /// Forgets clusters that nobody has used since the last time and that are gone, or have nothing to be remembered of.
