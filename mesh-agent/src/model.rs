@@ -31,6 +31,7 @@ pub use crate::model::route::{
     RedirectPort, Retry, RetryOn, Route, RouteAction, RouteMatch, RouteTable, Routes, Share,
     StreamMatch, StreamRoute, StreamTable, Suffixes, TextMatch, VirtualHost,
 };
+pub use crate::model::shared_map::SharedMap;
 pub use crate::model::tls::{
     Certificate, ClientAuthentication, ClientTls, Credential, ServerTls, TlsVersion, TrustRoots,
     Verification,
@@ -43,20 +44,21 @@ pub mod gateway;
 pub mod headers;
 pub mod policy;
 pub mod route;
+pub mod shared_map;
 pub mod tls;
 
-/// One consistent view of every object that the agent knows.
-#[derive(Debug, Default)]
+/// One consistent view of every object that the agent knows. A copy is cheap: copies share what they have in common.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Counts up with each published snapshot; 0 is the empty world before the first one.
     pub generation: u64,
     /// Every Service and every host of a ServiceEntry, by fully qualified name such as
     /// `reviews.default.svc.cluster.local`.
-    pub services: HashMap<Arc<str>, Arc<Service>>,
+    pub services: SharedMap<Arc<str>, Arc<Service>>,
     /// Everything that a route can send to, by key, as most namespaces see it. A route may name a key that is not here:
     /// that is a 503 `NC`. Ask [`Snapshot::cluster_for_pod`] or [`Snapshot::cluster_for_gateway`], which know the
     /// views below too.
-    pub clusters: HashMap<ClusterKey, Arc<Cluster>>,
+    pub clusters: SharedMap<ClusterKey, Arc<Cluster>>,
     /// Where clients of a namespace see other clusters of a host than `clusters` has: by namespace and host.
     pub views: HashMap<Arc<str>, HostViews>,
     /// Likewise for the pods of some labels, by [`Pod::view`]: the hosts that a DestinationRule with a
@@ -68,39 +70,39 @@ pub struct Snapshot {
     /// What the pods know that no Sidecar restricts. Ask [`Snapshot::outlook`], which knows `restricted` too.
     pub common: Outlook,
     /// What the pods know that a Sidecar selects, by [`Pod::outlook`].
-    pub restricted: Vec<Outlook>,
+    pub restricted: Vec<Arc<Outlook>>,
     /// What gateway pods serve, by [`Pod::gateway`]; first for those that only Gateways without a selector select.
-    pub gateways: Vec<Gateway>,
+    pub gateways: Vec<Arc<Gateway>>,
     /// Every Pod with an address, local or remote.
-    pub pods: HashMap<PodId, Arc<Pod>>,
+    pub pods: SharedMap<PodId, Arc<Pod>>,
     /// Pods by address. Where two Pods claim one address, the one with a network namespace of this node wins.
-    pub pods_by_address: HashMap<IpAddr, Arc<Pod>>,
+    pub pods_by_address: SharedMap<IpAddr, Arc<Pod>>,
 }
 
 /// The clusters of one host, as the clients of one namespace see them.
 pub type ClusterView = HashMap<ClusterKey, Arc<Cluster>>;
 
 /// The hosts whose clusters somebody sees otherwise than most do.
-pub type HostViews = HashMap<Arc<str>, ClusterView>;
+pub type HostViews = SharedMap<Arc<str>, Arc<ClusterView>>;
 
 /// Which destinations a group of pods knows, and how what they send there is routed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outlook {
     /// The Service that owns an address: cluster IPs, the addresses of ServiceEntries, and pod addresses for headless
     /// Services.
-    pub addresses: HashMap<IpAddr, Arc<Service>>,
+    pub addresses: SharedMap<IpAddr, Arc<Service>>,
     /// The ServiceEntry that owns a range of addresses; the narrowest range first.
-    pub ranges: Vec<(IpNet, Arc<Service>)>,
+    pub ranges: Arc<[(IpNet, Arc<Service>)]>,
     /// What goes where on the TLS and TCP ports of ServiceEntries without an address: what is sent to such a port, to
     /// whatever address, is theirs (`istio-routing.md` 1.9).
-    pub whole_ports: BTreeMap<u16, StreamTable>,
+    pub whole_ports: Arc<BTreeMap<u16, StreamTable>>,
     /// The mesh's HTTP route tables, one per Service port (`istio-routing.md` 1.0, step 1).
-    pub mesh: BTreeMap<u16, RouteTable>,
+    pub mesh: BTreeMap<u16, Arc<RouteTable>>,
     /// The private tables of ports without a declared protocol, by Service and port: every Host is that Service.
-    pub undeclared: HashMap<Arc<str>, BTreeMap<u16, Arc<VirtualHost>>>,
+    pub undeclared: SharedMap<Arc<str>, BTreeMap<u16, Arc<VirtualHost>>>,
     /// Where connections go that are not HTTP, by Service and port. A port that is not here has no `tcp` or `tls` route:
     /// it goes to the Service's own cluster.
-    pub streams: HashMap<Arc<str>, BTreeMap<u16, StreamTable>>,
+    pub streams: SharedMap<Arc<str>, BTreeMap<u16, Arc<StreamTable>>>,
     /// What becomes of what nobody knows.
     pub unknown: Unknown,
 }
@@ -183,6 +185,20 @@ pub struct InboundPort {
     pub pool: Arc<ConnectionPool>,
     /// `useClientProtocol` of that `connectionPool`, which holds there too; no other choice does.
     pub http: UpstreamHttp,
+    /// Where the app listens.
+    pub app: AppAddress,
+}
+
+/// Where a pod's app listens: `ingress[].defaultEndpoint` of a Sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppAddress {
+    /// Where the connection was headed.
+    #[default]
+    Dialled,
+    /// On this port of the loopback address.
+    Loopback(u16),
+    /// On this port of the pod's own address.
+    Pod(u16),
 }
 
 /// The protocol of a Service port, from `appProtocol`, the port's name, or a well-known number (`istio-routing.md` 1.8).
@@ -241,7 +257,10 @@ impl Snapshot {
 
     /// The cluster that a gateway means by `key`.
     pub fn cluster_for_gateway(&self, key: &ClusterKey, pod: &Pod) -> Option<&Arc<Cluster>> {
-        let of_gateways = || self.gateway_views.get(&pod.id.namespace)?.get(&key.host);
+        let of_gateways = || {
+            let hosts = self.gateway_views.get(&pod.id.namespace)?;
+            hosts.get(&key.host).map(|view| &**view)
+        };
         match self.selected_view(key, pod).or_else(of_gateways) {
             Some(view) => view.get(key),
             None => self.cluster(key, &pod.id.namespace),
@@ -249,7 +268,10 @@ impl Snapshot {
     }
 
     fn selected_view(&self, key: &ClusterKey, pod: &Pod) -> Option<&ClusterView> {
-        self.selected.get(pod.view?)?.get(&key.host)
+        self.selected
+            .get(pod.view?)?
+            .get(&key.host)
+            .map(|view| &**view)
     }
 
     /// The cluster that a client of `namespace` means by `key`, whatever its labels are and be it a gateway or not. Ask
@@ -259,19 +281,22 @@ impl Snapshot {
             .views
             .get(namespace)
             .and_then(|hosts| hosts.get(&key.host));
-        view.unwrap_or(&self.clusters).get(key)
+        match view {
+            Some(view) => view.get(key),
+            None => self.clusters.get(key),
+        }
     }
 
     /// What a pod knows of the world.
     pub fn outlook(&self, pod: &Pod) -> &Outlook {
         pod.outlook
             .and_then(|index| self.restricted.get(index))
-            .unwrap_or(&self.common)
+            .map_or(&self.common, |outlook| &**outlook)
     }
 
     /// What a gateway pod serves; `None` in a world without Gateways.
     pub fn gateway(&self, pod: &Pod) -> Option<&Gateway> {
-        self.gateways.get(pod.gateway)
+        self.gateways.get(pod.gateway).map(|gateway| &**gateway)
     }
 }
 

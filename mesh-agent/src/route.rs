@@ -370,7 +370,7 @@ pub fn table<'a>(
 ) -> Option<Table<'a>> {
     let outlook = snapshot.outlook(client.pod());
     match scope {
-        HttpScope::Mesh { port } => outlook.mesh.get(port).map(Table::Hosts),
+        HttpScope::Mesh { port } => outlook.mesh.get(port).map(|table| Table::Hosts(table)),
         HttpScope::Service { host, port } => {
             let host = outlook.undeclared.get(host)?.get(port)?;
             Some(Table::Single(host))

@@ -74,8 +74,8 @@ pub fn config(world: &Snapshot) -> Value {
         "services": services.into_iter().map(|service| self::service(service)).collect::<Value>(),
         "clusters": clusters(world),
         "mesh": outlook(&world.common),
-        "sidecars": world.restricted.iter().map(outlook).collect::<Value>(),
-        "gateways": world.gateways.iter().map(gateways::gateway).collect::<Value>(),
+        "sidecars": world.restricted.iter().map(|one| outlook(one)).collect::<Value>(),
+        "gateways": world.gateways.iter().map(|one| gateways::gateway(one)).collect::<Value>(),
         "pods": pods.into_iter().map(|pod| self::pod(pod)).collect::<Value>(),
     })
 }

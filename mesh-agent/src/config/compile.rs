@@ -3,7 +3,6 @@
 //! Pure: no I/O, no clock. What an object lacks to be of use (a Service that is not there, a Gateway that nobody defined)
 //! changes nothing for the others; [`analyze`] reports it, apart from [`compile()`], for a world must not wait for that.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::compile::clusters::Clusters;
@@ -72,13 +71,14 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
         selected: clusters.selected,
         gateway_views: clusters.gateway_views,
         common: outlook(&Sight::common()),
-        restricted: sights.restricted.iter().map(outlook).collect(),
+        restricted: sights
+            .restricted
+            .iter()
+            .map(|sight| Arc::new(outlook(sight)))
+            .collect(),
         gateways,
         pods_by_address: pods::by_address(&pods),
-        pods: pods
-            .into_iter()
-            .map(|pod| (pod.id.clone(), pod))
-            .collect::<HashMap<_, Arc<_>>>(),
+        pods: pods.into_iter().map(|pod| (pod.id.clone(), pod)).collect(),
     };
     (snapshot, report.rejected)
 }

@@ -341,7 +341,7 @@ fn with_route(route: Route) -> World {
         https_redirect: false,
         next: None,
     });
-    table.exact.insert("reviews".into(), host);
+    Arc::make_mut(table).exact.insert("reviews".into(), host);
     world
 }
 
@@ -477,16 +477,19 @@ fn answers_from_here() {
 /// The world with another policy for reviews, and the facts that are told of it.
 fn policy(change: impl Fn(&mut TrafficPolicy), headers: &[&str]) -> (Vec<String>, Facts) {
     let mut world = read(&world());
-    for cluster in world.snapshot.clusters.values_mut() {
+    let clusters = world.snapshot.clusters.clone();
+    for (key, cluster) in clusters.iter() {
         let mut policy = TrafficPolicy::clone(&cluster.policy);
         change(&mut policy);
-        *cluster = Arc::new(Cluster {
-            key: cluster.key.clone(),
+        let changed = Cluster {
+            key: key.clone(),
             protocol: cluster.protocol,
             discovery: cluster.discovery.clone(),
             endpoints: cluster.endpoints.clone(),
             policy: Arc::new(policy),
-        });
+        };
+        let changed = Arc::new(changed);
+        world.snapshot.clusters.insert(key.clone(), changed);
     }
     let asked = Wish {
         headers: headers.iter().map(|header| (*header).to_owned()).collect(),

@@ -1,6 +1,5 @@
 //! Routes: which requests and connections they are for, and what they do with them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use ipnet::IpNet;
 
-use crate::model::{ClusterKey, HeaderEdits, Labels};
+use crate::model::{ClusterKey, HeaderEdits, Labels, SharedMap};
 
 pub use crate::model::route::list::Routes;
 pub use crate::model::route::suffixes::Suffixes;
@@ -18,16 +17,16 @@ mod list;
 mod suffixes;
 
 /// The virtual hosts that share one port.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteTable {
     /// Hosts without a wildcard, lower case, without port.
-    pub exact: HashMap<Arc<str>, Arc<VirtualHost>>,
+    pub exact: SharedMap<Arc<str>, Arc<VirtualHost>>,
     /// Hosts that begin with `*.`.
     pub suffixes: Suffixes,
     /// `*`.
     pub any: Option<Arc<VirtualHost>>,
     /// Names that only the clients of a namespace may use: there, `reviews` is the Service next door.
-    pub local: HashMap<Arc<str>, RouteTable>,
+    pub local: SharedMap<Arc<str>, Arc<RouteTable>>,
 }
 
 /// A set of hosts with one list of routes.

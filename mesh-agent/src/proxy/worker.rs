@@ -266,10 +266,14 @@ impl Worker {
         let world = self.world.load();
         let mut known = self.endpoints.borrow_mut();
         if known.0 != world.generation {
-            let views = world.views.values().flat_map(|hosts| hosts.values());
-            let clusters = std::iter::once(&world.clusters).chain(views);
+            let views = world.views.values().chain(&world.selected);
+            let views = views.chain(world.gateway_views.values());
+            let seen_by_some = views.flat_map(|hosts| hosts.values());
+            let clusters = world
+                .clusters
+                .values()
+                .chain(seen_by_some.flat_map(|view| view.values()));
             let endpoints = clusters
-                .flat_map(|clusters| clusters.values())
                 .flat_map(|cluster| cluster.endpoints.iter().chain(cluster.endpoints.unready()))
                 .map(|endpoint| endpoint.address);
             *known = (world.generation, Rc::new(endpoints.collect()));

@@ -181,10 +181,10 @@ mod tests {
             )
         });
         Snapshot {
-            gateways: vec![Gateway {
+            gateways: vec![Arc::new(Gateway {
                 names: Vec::new(),
                 ports: ports.collect(),
-            }],
+            })],
             ..Snapshot::default()
         }
     }

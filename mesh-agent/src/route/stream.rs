@@ -82,7 +82,7 @@ pub fn stream_table<'a>(
     match scope {
         StreamScope::Service { host, port } => {
             let outlook = snapshot.outlook(client.pod());
-            outlook.streams.get(host)?.get(port)
+            outlook.streams.get(host)?.get(port).map(|table| &**table)
         }
         StreamScope::Port(port) => snapshot.outlook(client.pod()).whole_ports.get(port),
         StreamScope::Gateway { port, server } => {

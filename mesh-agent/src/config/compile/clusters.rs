@@ -10,7 +10,7 @@ use crate::config::compile::rules::{FoundRules, RuleId, Rules};
 use crate::config::compile::services::{Backend, Found, Registered, Services, State, has_labels};
 use crate::model::{
     Cluster, ClusterKey, Discovery, Endpoint, Endpoints, HostViews, Labels, LocalityPolicy,
-    NamedEndpoint, Protocol,
+    NamedEndpoint, Protocol, SharedMap,
 };
 
 /// Every cluster, by who sees it.
@@ -23,7 +23,7 @@ pub(super) struct Clusters<'a> {
     /// Which of `selected` the pods have for which certain rules were chosen.
     chosen: HashMap<(&'a str, Vec<Choice>), usize>,
     /// As most namespaces see them.
-    pub(super) usual: HashMap<ClusterKey, Arc<Cluster>>,
+    pub(super) usual: SharedMap<ClusterKey, Arc<Cluster>>,
     /// Where the clients of a namespace see others.
     pub(super) views: HashMap<Arc<str>, HostViews>,
     /// Where the gateways of a namespace do.
@@ -53,7 +53,7 @@ impl<'a> Clusters<'a> {
             policies: Policies::new(inputs),
             selections: HashMap::new(),
             chosen: HashMap::new(),
-            usual: HashMap::new(),
+            usual: SharedMap::with_capacity(services.list.len()),
             views: HashMap::new(),
             gateway_views: HashMap::new(),
             selected: Vec::new(),
@@ -81,7 +81,7 @@ impl<'a> Clusters<'a> {
                     let seen = self.of_service(service, rule, Audience::Pods);
                     let views = self.views.entry(client.into()).or_default();
                     let host = Arc::clone(&service.model.host);
-                    views.insert(host, seen.into_iter().collect());
+                    views.insert(host, Arc::new(seen.into_iter().collect()));
                 }
                 if !selected.is_empty() {
                     self.selections.entry(client).or_default().push(Selection {
@@ -105,7 +105,7 @@ impl<'a> Clusters<'a> {
                     let seen = self.of_service(service, rule, Audience::Holders(client));
                     let views = self.gateway_views.entry(client.into()).or_default();
                     let host = Arc::clone(&service.model.host);
-                    views.insert(host, seen.into_iter().collect());
+                    views.insert(host, Arc::new(seen.into_iter().collect()));
                 }
             }
         }
@@ -131,12 +131,12 @@ impl<'a> Clusters<'a> {
         if let Some(known) = self.chosen.get(&(namespace, chosen.clone())) {
             return Some(*known);
         }
-        let mut views = HostViews::new();
+        let mut views = HostViews::default();
         for (index, rule) in &chosen {
             let service = &self.services.list[*index];
             let seen = self.of_service(service, Some(*rule), Audience::Holders(namespace));
             let host = Arc::clone(&service.model.host);
-            views.insert(host, seen.into_iter().collect());
+            views.insert(host, Arc::new(seen.into_iter().collect()));
         }
         self.selected.push(views);
         let place = self.selected.len() - 1;
@@ -187,7 +187,7 @@ impl<'a> Clusters<'a> {
                     backends,
                     names,
                 };
-                let cluster = cluster(&key, port.protocol, behind, wanted, manner);
+                let cluster = cluster(&key, port.protocol, &behind, wanted, manner);
                 clusters.push((key, Arc::new(cluster)));
             }
         }
@@ -205,7 +205,7 @@ struct Behind<'s> {
 fn cluster(
     key: &ClusterKey,
     protocol: Protocol,
-    behind: Behind<'_>,
+    behind: &Behind<'_>,
     wanted: Option<&Labels>,
     manner: Manner,
 ) -> Cluster {
@@ -213,7 +213,7 @@ fn cluster(
         found,
         backends,
         names,
-    } = behind;
+    } = *behind;
     let Manner { policy, original } = manner;
     let wanted = wanted.filter(|wanted| !wanted.is_empty());
     let fits = |labels: &Option<Arc<Labels>>| {

@@ -113,7 +113,7 @@ pub(super) fn gateways<'a>(
     bindings: &'a [Binding<'a>],
     services: &Services<'_>,
     report: &mut Report,
-) -> Vec<model::Gateway> {
+) -> Vec<Arc<model::Gateway>> {
     let mut merger = Merger {
         bound: BoundTo::new(bindings),
         services,
@@ -124,7 +124,7 @@ pub(super) fn gateways<'a>(
     let merged = selections.sets.iter().map(|set| {
         let members = set.members.iter();
         let members: Vec<_> = members.map(|index| selections.gateways[*index]).collect();
-        merger.merge(&members, set.namespace.as_ref())
+        Arc::new(merger.merge(&members, set.namespace.as_ref()))
     });
     merged.collect()
 }

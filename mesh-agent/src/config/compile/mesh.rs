@@ -11,10 +11,10 @@ use crate::config::compile::routes::{Audience, Binding, Place, default_route};
 use crate::config::compile::services::{Registered, Services};
 use crate::config::compile::sight::Sight;
 use crate::config::object::name::GatewayName;
-use crate::model::{ClientMatch, Protocol, Route, RouteMatch, RouteTable, VirtualHost};
+use crate::model::{ClientMatch, Protocol, Route, RouteMatch, RouteTable, SharedMap, VirtualHost};
 
-type Tables = BTreeMap<u16, RouteTable>;
-type Undeclared = HashMap<Arc<str>, BTreeMap<u16, Arc<VirtualHost>>>;
+type Tables = BTreeMap<u16, Arc<RouteTable>>;
+type Undeclared = SharedMap<Arc<str>, BTreeMap<u16, Arc<VirtualHost>>>;
 
 /// Makes them all.
 pub(super) fn tables(
@@ -37,14 +37,13 @@ pub(super) fn tables(
             }
         }
     }
-    let (mut tables, mut undeclared) = (Tables::new(), Undeclared::new());
+    let (mut tables, mut undeclared) = (Tables::new(), Undeclared::default());
     for (port, found) in at_port {
         let port = Port::new(&mesh, port, found.iter().map(|(service, _)| *service));
         for ((service, host), (_, protocol)) in port.services.iter().zip(&found) {
             if *protocol == Protocol::Auto {
-                let ports = undeclared
-                    .entry(Arc::clone(&service.model.host))
-                    .or_default();
+                let owner = Arc::clone(&service.model.host);
+                let ports = undeclared.get_or_insert_with(owner, BTreeMap::new);
                 ports.insert(port.number, Arc::clone(host));
             }
         }
@@ -53,7 +52,7 @@ pub(super) fn tables(
             .iter()
             .any(|(_, protocol)| *protocol != Protocol::Auto)
         {
-            tables.insert(port.number, port.table());
+            tables.insert(port.number, Arc::new(port.table()));
         }
     }
     (tables, undeclared)
@@ -153,10 +152,9 @@ impl<'m> Port<'m> {
                 (None, _) | (_, None) => None,
             };
         }
-        if wildcards.peek().is_some() && !seen.as_ref().is_some_and(Vec::is_empty) {
-            if chain.push(vec![only_for(&own, &seen)]) {
-                return chain.finish();
-            }
+        let named = seen.as_ref().is_none_or(|seen| !seen.is_empty());
+        if named && wildcards.peek().is_some() && chain.push(vec![only_for(&own, &seen)]) {
+            return chain.finish();
         }
         for binding in wildcards {
             let seen = &self.mesh.bindings[binding].exported_to;
@@ -282,7 +280,10 @@ impl<'m> Port<'m> {
         for name in names {
             add(table, &name.into(), host);
         }
-        let local = table.local.entry(namespace.into()).or_default();
+        let local = table
+            .local
+            .get_or_insert_with(namespace.into(), Arc::default);
+        let local = Arc::make_mut(local);
         add(local, &name.into(), host);
         if headless {
             add(local, &format!("*.{name}").into(), host);
@@ -384,8 +385,7 @@ pub(super) fn add(table: &mut RouteTable, name: &Arc<str>, host: &Arc<VirtualHos
         None => {
             table
                 .exact
-                .entry(Arc::clone(name))
-                .or_insert_with(|| Arc::clone(host));
+                .get_or_insert_with(Arc::clone(name), || Arc::clone(host));
         }
         Some("") => {
             table.any.get_or_insert_with(|| Arc::clone(host));
@@ -395,3 +395,6 @@ pub(super) fn add(table: &mut RouteTable, name: &Arc<str>, host: &Arc<VirtualHos
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

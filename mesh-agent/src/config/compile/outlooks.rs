@@ -25,7 +25,7 @@ pub(super) fn outlook(
     Outlook {
         addresses: services.addresses(sight),
         ranges: ranges(sight, services),
-        whole_ports: whole_ports(sight, services, &streams),
+        whole_ports: Arc::new(whole_ports(sight, services, &streams)),
         mesh,
         undeclared,
         streams,
@@ -50,7 +50,7 @@ pub(super) fn outlook(
 fn ranges(
     sight: &Sight<'_>,
     services: &Services<'_>,
-) -> Vec<(ipnet::IpNet, Arc<crate::model::Service>)> {
+) -> Arc<[(ipnet::IpNet, Arc<crate::model::Service>)]> {
     let mut ranges: Vec<_> = services
         .list
         .iter()
@@ -62,7 +62,7 @@ fn ranges(
         .collect();
     // Stable: of equals the older comes first.
     ranges.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-    ranges
+    ranges.into()
 }
 
 /// The ports of ServiceEntries that have no address: told apart by server name where there is one.
@@ -84,7 +84,9 @@ fn whole_ports(
                 continue;
             }
             let ruled = streams.get(&model.host);
-            let mut next = ruled.and_then(|ports| ports.get(&port.number));
+            let mut next = ruled
+                .and_then(|ports| ports.get(&port.number))
+                .map(|table| &**table);
             let routes = &mut ports.entry(port.number).or_default().routes;
             if next.is_none() {
                 routes.push(streams::own(service, port.number, StreamMatch::default()));

@@ -1,6 +1,6 @@
 //! Pods: their place in the mesh, and what the Services in front of them say they serve.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,9 +13,10 @@ use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, capture};
+use crate::config::object::sidecar::Ingress;
 use crate::config::object::{self, Object};
 use crate::config::problem::Problems;
-use crate::model::{InboundPort, Labels, LocalPod, Pod, Protocol};
+use crate::model::{AppAddress, InboundPort, Labels, LocalPod, Pod, Protocol, SharedMap};
 
 /// Where a Pod's network namespace is; makes it a Pod of this node.
 const NETNS: &str = "mesh-agent.io/netns";
@@ -56,19 +57,22 @@ pub(super) fn pods<'a>(
                 .sights
                 .of(&object.id.namespace, &object.labels, groups.bindings),
             gateway: groups.gateways.of(&object.labels, &object.id.namespace),
-            inbound: std::mem::take(&mut served[index]),
+            inbound: match groups.sights.ingress(&object.id.namespace, &object.labels) {
+                [] => std::mem::take(&mut served[index]),
+                listeners => only(listeners, &served[index]),
+            },
         })
     });
     pods.collect()
 }
 
 /// The Pod that has an address; one of this node where several claim it, else the oldest.
-pub(super) fn by_address(pods: &[Arc<Pod>]) -> HashMap<IpAddr, Arc<Pod>> {
-    let mut owners: HashMap<IpAddr, Arc<Pod>> = HashMap::new();
+pub(super) fn by_address(pods: &[Arc<Pod>]) -> SharedMap<IpAddr, Arc<Pod>> {
+    let mut owners = SharedMap::with_capacity(pods.len());
     let (here, elsewhere): (Vec<_>, Vec<_>) = pods.iter().partition(|pod| pod.local.is_some());
     for pod in here.into_iter().chain(elsewhere) {
         for address in &pod.addresses {
-            owners.entry(*address).or_insert_with(|| Arc::clone(pod));
+            owners.get_or_insert_with(*address, || Arc::clone(pod));
         }
     }
     owners
@@ -96,12 +100,31 @@ fn served_ports<'a>(
                         service: Arc::clone(&service.model.host),
                         pool: Arc::clone(&manner.pool),
                         http: manner.http,
+                        app: AppAddress::Dialled,
                     });
                 }
             }
         }
     }
     served
+}
+
+/// What a Pod serves where a Sidecar lists it: that, and nothing else. The Service in front of a port stays the same.
+fn only(listeners: &[Ingress], served: &BTreeMap<u16, InboundPort>) -> BTreeMap<u16, InboundPort> {
+    let listeners = listeners.iter().map(|listener| {
+        let known = served
+            .get(&listener.port)
+            .or_else(|| served.values().next());
+        let port = InboundPort {
+            protocol: listener.protocol,
+            service: known.map_or_else(Arc::default, |known| Arc::clone(&known.service)),
+            pool: known.map_or_else(Arc::default, |known| Arc::clone(&known.pool)),
+            http: known.map(|known| known.http).unwrap_or_default(),
+            app: listener.app,
+        };
+        (listener.port, port)
+    });
+    listeners.collect()
 }
 
 fn local(object: &Object, options: &CompileOptions, report: &mut Report) -> Option<LocalPod> {

@@ -15,7 +15,7 @@ use crate::config::object::service::{Distribution, Port, Target};
 use crate::config::object::{self, EndpointSlice, Kind, Object, Service};
 use crate::config::problem::Problems;
 use crate::config::{CompileOptions, Inputs};
-use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId};
+use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId, SharedMap};
 
 /// As on Kubernetes' Services: the namespaces whose pods see one, separated by commas.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -163,7 +163,7 @@ impl<'a> Services<'a> {
         None
     }
 
-    pub(super) fn models(&self) -> HashMap<Arc<str>, Arc<model::Service>> {
+    pub(super) fn models(&self) -> SharedMap<Arc<str>, Arc<model::Service>> {
         // Of two with one name the first stays.
         self.list
             .iter()
@@ -173,21 +173,18 @@ impl<'a> Services<'a> {
     }
 
     /// Who owns an address: a cluster IP before a Pod of a headless Service, the older Service before the younger.
-    pub(super) fn addresses(&self, sight: &Sight<'_>) -> HashMap<IpAddr, Arc<model::Service>> {
+    pub(super) fn addresses(&self, sight: &Sight<'_>) -> SharedMap<IpAddr, Arc<model::Service>> {
         let seen = || self.list.iter().filter(|service| sight.sees(service));
-        let mut owners = HashMap::new();
+        let mut owners = SharedMap::default();
         for service in seen() {
             for address in &service.model.addresses {
-                owners
-                    .entry(*address)
-                    .or_insert_with(|| Arc::clone(&service.model));
+                owners.get_or_insert_with(*address, || Arc::clone(&service.model));
             }
         }
         for service in seen().filter(|service| service.is_headless()) {
             for backend in service.backends.iter().flatten() {
-                owners
-                    .entry(backend.endpoint.address.ip())
-                    .or_insert_with(|| Arc::clone(&service.model));
+                let address = backend.endpoint.address.ip();
+                owners.get_or_insert_with(address, || Arc::clone(&service.model));
             }
         }
         owners

@@ -1,6 +1,6 @@
 //! `tcp` and `tls` rules as routes, for connections that are not HTTP (`istio-routing.md` 1.6).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::compile::gateways::shared_hosts;
@@ -13,8 +13,8 @@ use crate::config::object::gateway::Server;
 use crate::config::object::name::GatewayName;
 use crate::config::object::virtual_service::{StreamBlock, StreamRule};
 use crate::model::{
-    ClientMatch, ClusterKey, Destination, HeaderEdits, Protocol, StreamMatch, StreamRoute,
-    StreamTable,
+    ClientMatch, ClusterKey, Destination, HeaderEdits, Protocol, SharedMap, StreamMatch,
+    StreamRoute, StreamTable,
 };
 
 pub(super) use crate::config::compile::streams::order::sort;
@@ -31,7 +31,7 @@ pub(super) enum StreamKind {
 }
 
 /// By Service and port.
-pub(super) type Streams = HashMap<Arc<str>, BTreeMap<u16, StreamTable>>;
+pub(super) type Streams = SharedMap<Arc<str>, BTreeMap<u16, Arc<StreamTable>>>;
 
 /// Where the mesh's connections go that are not HTTP, by Service and port.
 pub(super) fn mesh_streams(
@@ -51,7 +51,7 @@ pub(super) fn mesh_streams(
             index.insert(host, number);
         }
     }
-    let mut streams = Streams::new();
+    let mut streams = Streams::default();
     for service in services.list.iter().filter(|service| sight.sees(service)) {
         let host = &service.model.host;
         let exact = index.exact(host).iter();
@@ -63,7 +63,7 @@ pub(super) fn mesh_streams(
         numbers.sort_unstable();
         numbers.dedup();
         let bindings: Vec<&Binding<'_>> = numbers.iter().map(|number| bindings[*number]).collect();
-        let ports: BTreeMap<u16, StreamTable> = service
+        let ports: BTreeMap<u16, Arc<StreamTable>> = service
             .model
             .ports
             .iter()
@@ -76,7 +76,7 @@ pub(super) fn mesh_streams(
                     Protocol::Tls => tls_table(&bindings, service, port.number, services),
                     Protocol::Http | Protocol::Http2 | Protocol::Udp => None,
                 };
-                Some((port.number, table?))
+                Some((port.number, Arc::new(table?)))
             })
             .collect();
         if !ports.is_empty() {

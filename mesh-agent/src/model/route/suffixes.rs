@@ -1,14 +1,13 @@
 //! Hosts with a wildcard, found by the ends of a name.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::model::VirtualHost;
+use crate::model::{SharedMap, VirtualHost};
 
 /// `*.foo.com` as `.foo.com`, each with its virtual host.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Suffixes {
-    by_text: HashMap<Arc<str>, Arc<VirtualHost>>,
+    by_text: SharedMap<Arc<str>, Arc<VirtualHost>>,
     /// No suffix is longer, so no longer end of a name is worth a look.
     longest: usize,
 }
@@ -17,9 +16,7 @@ impl Suffixes {
     /// Adds a suffix, which begins with a dot, unless it is taken: the first one keeps it.
     pub fn insert(&mut self, suffix: Arc<str>, host: &Arc<VirtualHost>) {
         self.longest = self.longest.max(suffix.len());
-        self.by_text
-            .entry(suffix)
-            .or_insert_with(|| Arc::clone(host));
+        self.by_text.get_or_insert_with(suffix, || Arc::clone(host));
     }
 
     /// Those that cover a name, the longest first: `.foo.com` covers `a.foo.com` and `a.b.foo.com`, not `.foo.com`.

@@ -97,7 +97,7 @@ impl Outgoing {
     /// The server for a try.
     fn choose(&self, connection: &Connection, resolved: Option<&Endpoints>) -> Option<SocketAddr> {
         match &self.goal {
-            Goal::Original => Some(connection.destination),
+            Goal::Original => Some(connection.headed_for()),
             Goal::Cluster(cluster) => {
                 let choice = Choice {
                     hash: self.hash,

@@ -42,6 +42,8 @@ pub(super) struct Plan {
     pub(super) policy: TrafficPolicy,
     pub(super) discovery: Discovery,
     pub(super) unknown: Unknown,
+    /// Where the pod's own app listens.
+    pub(super) app: AppAddress,
     pub(super) https_redirect: bool,
     /// Where connections to the listener's own address really go.
     pub(super) original: Option<SocketAddr>,
@@ -69,6 +71,7 @@ impl Plan {
             policy: TrafficPolicy::default(),
             discovery: Discovery::Listed,
             unknown: Unknown::default(),
+            app: AppAddress::Dialled,
             https_redirect: false,
             original: None,
             moved: HashMap::new(),
@@ -194,11 +197,11 @@ impl Plan {
             snapshot.services.insert(host, service);
         }
         let table = || RouteTable {
-            exact: HashMap::from([("web".into(), self.virtual_host())]),
+            exact: SharedMap::from([("web".into(), self.virtual_host())]),
             ..RouteTable::default()
         };
         match self.hop {
-            Hop::Gateway => snapshot.gateways.push(Gateway {
+            Hop::Gateway => snapshot.gateways.push(Arc::new(Gateway {
                 names: vec!["default/gateway".into()],
                 ports: BTreeMap::from([(
                     80,
@@ -210,9 +213,9 @@ impl Plan {
                         },
                     },
                 )]),
-            }),
+            })),
             Hop::Outbound | Hop::Inbound if self.known => {
-                snapshot.common.mesh.insert(port, table());
+                snapshot.common.mesh.insert(port, Arc::new(table()));
             }
             Hop::Outbound | Hop::Inbound => {}
         }
@@ -221,7 +224,7 @@ impl Plan {
                 routes: self.streams.clone(),
                 next: None,
             };
-            let ports = BTreeMap::from([(port, table)]);
+            let ports = BTreeMap::from([(port, Arc::new(table))]);
             snapshot.common.streams.insert(HOST.into(), ports);
         }
         let private = BTreeMap::from([(port, self.virtual_host())]);
@@ -243,10 +246,11 @@ impl Plan {
 
     fn pod(&self, port: u16) -> Pod {
         let served = InboundPort {
+            app: self.app,
             protocol: self.protocol,
             service: HOST.into(),
-            pool: Arc::default(),
-            http: Default::default(),
+            pool: Arc::new(self.policy.pool.clone()),
+            http: self.policy.http,
         };
         Pod {
             id: pod_id(),
@@ -312,7 +316,7 @@ pub(super) fn table_of(route: Route) -> RouteTable {
         routes: [Arc::new(route)].into_iter().collect(),
     };
     RouteTable {
-        exact: HashMap::from([("web".into(), Arc::new(host))]),
+        exact: SharedMap::from([("web".into(), Arc::new(host))]),
         ..RouteTable::default()
     }
 }

@@ -126,8 +126,29 @@ impl Local {
         Some(known)
     }
 
+    /// What is remembered of the pod's own application behind a port; `None` where it has no limits.
+    pub(in crate::proxy) fn app(&self, port: u16, pool: &ConnectionPool) -> Option<Rc<Known>> {
+        if *pool == ConnectionPool::default() {
+            return None;
+        }
+        let key = ClusterKey {
+            host: "inbound".into(),
+            port,
+            subset: None,
+        };
+        let known = self.known.borrow().get(&key).map(|known| known.policy());
+        let policy = known.filter(|policy| policy.pool == *pool);
+        let policy = policy.unwrap_or_else(|| {
+            Arc::new(TrafficPolicy {
+                pool: pool.clone(),
+                ..TrafficPolicy::default()
+            })
+        });
+        Some(self.named(&key, &policy, || 0))
+    }
+
     /// What is remembered under a name, for a policy.
-    pub(in crate::proxy) fn named(
+    fn named(
         &self,
         key: &ClusterKey,
         policy: &Arc<TrafficPolicy>,

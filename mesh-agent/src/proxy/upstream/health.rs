@@ -16,6 +16,8 @@ use crate::proxy::upstream::ConnectError;
 /// What one proxy has seen of the endpoints of one cluster.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Health {
+    /// What all this was judged by; none before anything was seen.
+    rules: Option<OutlierDetection>,
     hosts: HashMap<SocketAddr, Host>,
     /// The end of the interval; none before anything was seen.
     next_sweep: Option<Instant>,
@@ -78,6 +80,7 @@ impl Health {
         outcome: Outcome,
         now: Instant,
     ) -> bool {
+        self.judge_by(rules);
         self.pass(rules, now);
         let host = self.hosts.entry(address).or_default();
         if !host.takes(rules, outcome) {
@@ -105,8 +108,20 @@ impl Health {
         rules: &OutlierDetection,
         now: Instant,
     ) -> impl Iterator<Item = SocketAddr> {
+        self.judge_by(rules);
         self.pass(rules, now);
         self.ejected()
+    }
+
+    /// Under other rules everything begins anew, as in Envoy, to which it is another cluster then: nobody stays ejected
+    /// for what the new ones allow.
+    fn judge_by(&mut self, rules: &OutlierDetection) {
+        if self.rules.as_ref() != Some(rules) {
+            *self = Self {
+                rules: Some(rules.clone()),
+                ..Self::default()
+            };
+        }
     }
 
     /// Forgets endpoints that are no longer there.

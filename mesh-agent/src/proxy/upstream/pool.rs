@@ -91,6 +91,14 @@ impl Pool {
         Rc::clone(host)
     }
 
+    /// Lets go of connections whose client was announced so: it is gone.
+    pub(in crate::proxy) fn forget(&self, announcement: &[u8]) {
+        self.hosts.borrow_mut().retain(|(key, _), _| {
+            let before = key.before.as_ref();
+            before.is_none_or(|before| before.announcement != announcement)
+        });
+    }
+
     /// Lets go of what nobody has used for a while. `idle_for` says how long that is, where it would be so long by the
     /// cluster.
     pub(in crate::proxy) fn sweep(&self, idle_for: impl Fn(&Key, Duration) -> Duration) {

@@ -1,7 +1,5 @@
 //! Hosts by tables: which virtual host has a name, and who answers for it.
 
-use std::collections::HashMap;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -64,7 +62,7 @@ fn names(table: &RouteTable, namespace: &str, authority: &str) -> Vec<String> {
 fn the_most_specific_comes_first() {
     let domains = ["a.com", "*.com", "*.b.com", "*.a.b.com", "x.b.com", "*"];
     let mut table = table(&domains);
-    table.local = HashMap::from([("next".into(), self::table(&["x", "*.x"]))]);
+    table.local = [("next".into(), Arc::new(self::table(&["x", "*.x"])))].into();
     for (namespace, authority, expected) in [
         ("other", "a.com", &["a.com", "*.com", "*"][..]),
         ("other", "A.com:80", &["a.com", "*.com", "*"]),

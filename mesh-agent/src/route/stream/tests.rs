@@ -105,7 +105,7 @@ fn service_a() -> StreamScope {
 }
 
 fn with(mut snapshot: Snapshot, table: StreamTable) -> Snapshot {
-    let ports = [(9000, table)].into();
+    let ports = [(9000, Arc::new(table))].into();
     snapshot.common.streams.insert(key("a").host, ports);
     snapshot
 }
@@ -213,7 +213,7 @@ fn what_nobody_knows() {
 fn a_whole_port() {
     let mut snapshot = world();
     let named = route(when(&["b.com"], &[], &[]), &[("b", 1)]);
-    snapshot.common.whole_ports.insert(443, table(vec![named]));
+    snapshot.common.whole_ports = Arc::new([(443, table(vec![named]))].into());
     let scope = StreamScope::Port(443);
     for (name, expected) in [
         (Some("b.com"), "b"),

@@ -83,7 +83,11 @@ fn check(port: u16, services: &str, expected: &[&str]) {
         .streams
         .get("db.default.svc.cluster.local")
         .and_then(|ports| ports.get(&port));
-    assert_eq!(table.map(told).unwrap_or_default(), expected, "{services}");
+    assert_eq!(
+        table.map(|table| told(table)).unwrap_or_default(),
+        expected,
+        "{services}"
+    );
 }
 
 fn vs(name: &str, spec: &str) -> String {

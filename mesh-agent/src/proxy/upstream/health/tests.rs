@@ -237,3 +237,15 @@ fn a_long_silence_costs_nothing() {
     let next = watch.health.next_sweep.unwrap();
     assert!(next > watch.now && next <= watch.now + Duration::from_millis(1));
 }
+
+#[test]
+fn begins_anew_under_other_rules() {
+    let mut watch = watch(2, |rules| rules.consecutive_5xx = Some(1));
+    watch.check(1, "500", true);
+    watch.check_at(1, 1, true);
+    watch.rules.consecutive_5xx = Some(2);
+    watch.check_at(1, 1, false);
+    watch.check(1, "500", false);
+    watch.check(1, "500", true);
+    watch.check_at(2, 1, true);
+}
