@@ -1,7 +1,7 @@
 //! What the connections of one pod or gateway share on one worker: whose they are, what is decided for them, and how
 //! they reach servers.
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
@@ -162,7 +161,22 @@ impl Site {
 
     /// Lets go of what nobody has used for a while.
     pub(super) fn sweep(&self) {
-        self.pool.sweep();
+        let (lanes, endpoints) = (
+            self.clusters.lanes(),
+            LazyCell::new(|| self.worker.endpoints()),
+        );
+        let short = self.worker.settings.pool_idle_timeout;
+        self.pool.sweep(|key, idle_for| {
+            if key.lane != 0 && !lanes.contains(&key.lane) {
+                // Opened under a policy that holds no longer.
+                return Duration::ZERO;
+            }
+            // A pod that is gone need not have said so.
+            match idle_for > short && !endpoints.contains(&key.address) {
+                true => short,
+                false => idle_for,
+            }
+        });
         let world = self.worker.world.load();
         let namespace = &self.who.pod().namespace;
         self.clusters
@@ -279,7 +293,10 @@ impl Site {
         let pod = self.pod()?;
         let served = pod.inbound.get(&port)?;
         let world = self.worker.world.load();
-        let number = service_port(&world, &served.service, port)?;
+        let number = match world.services.get(&served.service)?.ports.as_slice() {
+            [only] => only.number,
+            _ => port,
+        };
         Some(format!("{}:{number}/*", served.service))
     }
 
@@ -295,16 +312,7 @@ impl Site {
         let opened = async {
             let stream = match key.source == Source::Pod && self.is_own(address.ip()) {
                 true => self.call_self(address),
-                false => {
-                    let limit = pool.connect_timeout;
-                    let stream = self.open(address, key.source, limit).await?;
-                    if let Some(keepalive) = pool.keepalive
-                        && let Err(error) = upstream::keep_alive(&stream, keepalive)
-                    {
-                        tracing::debug!(%error, %address, "a connection is not kept alive");
-                    }
-                    Stream::tcp(stream)
-                }
+                false => self.connect_beyond(address, key.source, Some(pool)).await?,
             };
             match &key.before {
                 None => Ok(stream),
@@ -320,24 +328,25 @@ impl Site {
             .unwrap_or(Err(ConnectError::Timeout { address }))
     }
 
-    /// Opens a connection, whoever may be behind the address.
+    /// Opens a connection, whoever may be behind the address; as `pool` says, where a cluster or the owner of the app has
+    /// something to say.
     pub(super) async fn connect_beyond(
         &self,
         address: SocketAddr,
         source: Source,
+        pool: Option<&ConnectionPool>,
     ) -> Result<Stream, ConnectError> {
-        let limit = self.worker.settings.connect_timeout;
-        self.open(address, source, limit).await.map(Stream::tcp)
-    }
-
-    async fn open(
-        &self,
-        address: SocketAddr,
-        source: Source,
-        limit: Duration,
-    ) -> Result<TcpStream, ConnectError> {
         self.worker.counters.upstream_connections.add(1);
-        self.connector.connect(address, source, limit).await
+        let limit = pool.map_or(self.worker.settings.connect_timeout, |pool| {
+            pool.connect_timeout
+        });
+        let stream = self.connector.connect(address, source, limit).await?;
+        if let Some(keepalive) = pool.and_then(|pool| pool.keepalive)
+            && let Err(error) = upstream::keep_alive(&stream, keepalive)
+        {
+            tracing::debug!(%error, %address, "a connection is not kept alive");
+        }
+        Ok(Stream::tcp(stream))
     }
 
     fn call_self(self: &Rc<Self>, address: SocketAddr) -> Stream {
@@ -349,14 +358,6 @@ impl Site {
             drop(open);
         });
         near
-    }
-}
-
-/// The port of a Service that leads to a container's port. Where there are several, their numbers are the same as a rule.
-fn service_port(world: &Snapshot, host: &str, port: u16) -> Option<u16> {
-    match world.services.get(host)?.ports.as_slice() {
-        [only] => Some(only.number),
-        _ => Some(port),
     }
 }
 

@@ -64,6 +64,8 @@ pub(super) struct Worker {
     pub(super) resolver: Arc<Resolver>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
+    /// Of which generation of the world.
+    endpoints: RefCell<(u64, Rc<HashSet<SocketAddr>>)>,
 }
 
 /// More destinations than this whose servers speak first, and the memory starts anew.
@@ -91,6 +93,7 @@ pub(super) fn run(
         resolver,
         chance: RefCell::new(fastrand::Rng::new()),
         server_first: RefCell::default(),
+        endpoints: RefCell::default(),
     });
     let local = LocalSet::new();
     local.block_on(runtime, async {
@@ -256,6 +259,26 @@ impl Worker {
         } else {
             known.remove(&destination);
         }
+    }
+
+    /// The endpoints that the newest world lists.
+    pub(super) fn endpoints(&self) -> Rc<HashSet<SocketAddr>> {
+        let world = self.world.load();
+        let mut known = self.endpoints.borrow_mut();
+        if known.0 != world.generation {
+            let views = world.views.values().chain(&world.selected);
+            let views = views.chain(world.gateway_views.values());
+            let seen_by_some = views.flat_map(|hosts| hosts.values());
+            let clusters = world
+                .clusters
+                .values()
+                .chain(seen_by_some.flat_map(|view| view.values()));
+            let endpoints = clusters
+                .flat_map(|cluster| cluster.endpoints.iter().chain(cluster.endpoints.unready()))
+                .map(|endpoint| endpoint.address);
+            *known = (world.generation, Rc::new(endpoints.collect()));
+        }
+        Rc::clone(&known.1)
     }
 
     /// A random `x-request-id`.

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::model::Cluster;
 use crate::proxy::connection::Connection;
-use crate::proxy::record::Record;
+use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::Failure;
 use crate::proxy::site::Choice;
 use crate::proxy::stream::Stream;
@@ -93,7 +93,17 @@ impl Connection {
             }
             Target::Original => {
                 let address = self.headed_for();
-                let connected = self.site.connect_beyond(address, self.source()).await;
+                let known = match self.hop {
+                    Hop::Inbound => self.site.known_app(self.destination.port()),
+                    Hop::Outbound | Hop::Gateway => None,
+                };
+                if let Some(known) = &known {
+                    place = Some(known.connection().ok_or(Failure::Overflow)?);
+                }
+                let policy = known.map(|known| known.policy());
+                let pool = policy.as_ref().map(|policy| &policy.pool);
+                let source = self.source();
+                let connected = self.site.connect_beyond(address, source, pool).await;
                 (address, connected)
             }
             Target::Nowhere => return Err(Failure::NoEndpoint),

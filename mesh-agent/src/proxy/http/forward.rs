@@ -74,7 +74,9 @@ impl Outgoing {
         if let Some(line) = record.line() {
             line.cluster = format!("inbound|{}||", connection.destination.port());
         }
+        let port = connection.destination.port();
         let version = match protocol {
+            _ if connection.site.app_speaks_as_client(port) => client_version(&arrived),
             Protocol::Http2 => Version::Http2,
             Protocol::Auto => client_version(&arrived),
             Protocol::Http | Protocol::Tls | Protocol::Tcp | Protocol::Udp => Version::Http1,
@@ -83,7 +85,7 @@ impl Outgoing {
         let tries = Tries::inbound(protocol == Protocol::Http2 && arrived.asker.is_grpc());
         let tries = tries.with(&arrived.control);
         let mut outgoing = Self::unchanged(arrived, version, tries)?;
-        outgoing.known = connection.site.known_app(connection.destination.port());
+        outgoing.known = connection.site.known_app(port);
         Ok(outgoing)
     }
 

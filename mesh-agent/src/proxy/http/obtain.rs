@@ -92,18 +92,19 @@ impl Outgoing {
     ) -> Boxed<Result<Lease, Failure>> {
         let (site, host) = (Rc::clone(&connection.site), Rc::clone(host));
         let key = key.clone();
-        let policy = match &self.goal {
-            Goal::Original => None,
-            Goal::Cluster(cluster) => Some(Arc::clone(&cluster.policy)),
+        let (beyond, policy) = match &self.goal {
+            Goal::Original => (true, self.known.as_ref().map(|known| known.policy())),
+            Goal::Cluster(cluster) => (false, Some(Arc::clone(&cluster.policy))),
         };
         let offer = match self.version {
             Version::Http1 => Offer::Http1,
             Version::Http2 => Offer::Http2,
         };
         Box::pin(async move {
-            let connected = match policy {
-                None => site.connect_beyond(key.address, key.source).await,
-                Some(policy) => site.connect(&key, &policy.pool, offer).await,
+            let pool = policy.as_ref().map(|policy| &policy.pool);
+            let connected = match pool {
+                Some(pool) if !beyond => site.connect(&key, pool, offer).await,
+                pool => site.connect_beyond(key.address, key.source, pool).await,
             };
             let stream = connected.map_err(|error| Failure::Connect {
                 cause: error.cause(),

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::model::{Cluster, ClusterKey, ConnectionPool, Discovery, Endpoints};
+use crate::model::{Cluster, Discovery, Endpoints, UpstreamHttp};
 use crate::proxy::dns::{self, Name};
-use crate::proxy::site::{Site, service_port};
+use crate::proxy::site::Site;
 use crate::proxy::upstream::clusters::{Known, Now, Reaches};
 use crate::route::{self, Pick};
 
@@ -52,22 +52,14 @@ impl Site {
     pub(in crate::proxy) fn known_app(&self, port: u16) -> Option<Rc<Known>> {
         let pod = self.pod()?;
         let served = pod.inbound.get(&port)?;
-        let world = self.worker.world.load();
-        let service = ClusterKey {
-            host: Arc::clone(&served.service),
-            port: service_port(&world, &served.service, port)?,
-            subset: None,
-        };
-        let cluster = world.cluster(&service, &pod.id.namespace)?;
-        if cluster.policy.pool == ConnectionPool::default() {
-            return None;
-        }
-        let key = ClusterKey {
-            host: "inbound".into(),
-            port,
-            subset: None,
-        };
-        Some(self.clusters.named(&key, &cluster.policy, || 0))
+        self.clusters.app(port, &served.pool)
+    }
+
+    /// What the pod's own application is spoken to in, where that is what its client speaks whatever is declared.
+    pub(in crate::proxy) fn app_speaks_as_client(&self, port: u16) -> bool {
+        let pod = self.pod();
+        let served = pod.as_ref().and_then(|pod| pod.inbound.get(&port));
+        served.is_some_and(|served| served.http == UpstreamHttp::AsClient)
     }
 
     /// The endpoints of a cluster whose names must be looked up; `None` for all others. Waits a moment for names that

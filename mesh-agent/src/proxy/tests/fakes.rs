@@ -249,8 +249,8 @@ impl Plan {
             app: self.app,
             protocol: self.protocol,
             service: HOST.into(),
-            pool: Arc::default(),
-            http: Default::default(),
+            pool: Arc::new(self.policy.pool.clone()),
+            http: self.policy.http,
         };
         Pod {
             id: pod_id(),

@@ -299,6 +299,18 @@ fn an_application_is_as_limited_as_its_owner_says() {
     expect_overflow(&mesh.ask(GET));
     slow.let_go();
     assert!(first.response().ends_with("ok"));
+
+    let server = Server::start(|client| {
+        client.send("hello");
+        client.rest().ok();
+    });
+    let mut plan = Plan::inbound(Protocol::Tcp, server.address);
+    plan.policy.pool.max_connections = Some(1);
+    let mesh = plan.start();
+    let mut first = mesh.client();
+    assert_eq!(first.exactly(5), "hello");
+    assert!(mesh.client().rest().is_err());
+    mesh.expect_flag(Flag::Overflow);
 }
 
 #[test]

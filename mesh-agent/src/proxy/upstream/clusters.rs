@@ -4,7 +4,7 @@
 //! Clusters whose policy says nothing of these are not remembered at all: that is nearly every one, and costs nothing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -126,8 +126,29 @@ impl Local {
         Some(known)
     }
 
+    /// What is remembered of the pod's own application behind a port; `None` where it has no limits.
+    pub(in crate::proxy) fn app(&self, port: u16, pool: &ConnectionPool) -> Option<Rc<Known>> {
+        if *pool == ConnectionPool::default() {
+            return None;
+        }
+        let key = ClusterKey {
+            host: "inbound".into(),
+            port,
+            subset: None,
+        };
+        let known = self.known.borrow().get(&key).map(|known| known.policy());
+        let policy = known.filter(|policy| policy.pool == *pool);
+        let policy = policy.unwrap_or_else(|| {
+            Arc::new(TrafficPolicy {
+                pool: pool.clone(),
+                ..TrafficPolicy::default()
+            })
+        });
+        Some(self.named(&key, &policy, || 0))
+    }
+
     /// What is remembered under a name, for a policy.
-    pub(in crate::proxy) fn named(
+    fn named(
         &self,
         key: &ClusterKey,
         policy: &Arc<TrafficPolicy>,
@@ -166,6 +187,12 @@ impl Local {
         let lane = self.lanes.get().wrapping_add(1).max(1);
         self.lanes.set(lane);
         lane
+    }
+
+    /// The lanes that may still be used.
+    pub(in crate::proxy) fn lanes(&self) -> HashSet<u32> {
+        let known = self.known.borrow();
+        known.values().map(|known| known.lane()).collect()
     }
 
     /// Forgets clusters that nobody has used since the last time and that are gone, or have nothing to be remembered of.

@@ -283,8 +283,12 @@ impl Host {
         self.waiting.borrow_mut().pop_front()
     }
 
-    pub(super) fn sweep(&self) {
-        let limits = self.limits.get();
+    pub(super) fn sweep(&self, idle_for: impl FnOnce(Duration) -> Duration) {
+        if self.idle.borrow().is_empty() && self.shared.borrow().is_empty() {
+            return;
+        }
+        let mut limits = self.limits.get();
+        limits.idle_for = idle_for(limits.idle_for);
         self.idle.borrow_mut().retain(|idle| {
             !idle.sender.is_closed()
                 && idle.since.elapsed() < limits.idle_for
@@ -340,3 +344,6 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

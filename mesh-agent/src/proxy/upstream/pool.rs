@@ -99,10 +99,11 @@ impl Pool {
         });
     }
 
-    /// Lets go of what nobody has used for a while.
-    pub(in crate::proxy) fn sweep(&self) {
-        self.hosts.borrow_mut().retain(|_, host| {
-            host.sweep();
+    /// Lets go of what nobody has used for a while. `idle_for` says how long that is, where it would be so long by the
+    /// cluster.
+    pub(in crate::proxy) fn sweep(&self, idle_for: impl Fn(&Key, Duration) -> Duration) {
+        self.hosts.borrow_mut().retain(|(key, _), host| {
+            host.sweep(|by_cluster| idle_for(key, by_cluster));
             Rc::strong_count(host) > 1 || host.is_in_use()
         });
         self.load.borrow_mut().retain(|_, load| load.get() > 0);
