@@ -26,6 +26,8 @@ pub(super) fn endpoints(scope: &Scope, view: View<'_>) -> Result<Inputs, Everyth
     let mut services: Vec<Arc<Object>> = Vec::new();
     for host in &scope.clusters {
         services.extend(view.index.hosted(host, view.options).cloned());
+        // Also where the Service is gone: a rule that selects some clients shows in more than its clusters.
+        add_rules(host, view, &mut found)?;
     }
     for id in &scope.pods {
         let Some(pod) = view.inputs.get(id) else {
@@ -68,25 +70,25 @@ pub(super) fn endpoints(scope: &Scope, view: View<'_>) -> Result<Inputs, Everyth
                     return Err(Everything);
                 }
             }
-            for key in rules::keys(&host) {
-                for object in view.index.get(Key::Rules(key)) {
-                    add_rule(object, &mut found)?;
-                }
-            }
+            add_rules(&host, view, &mut found)?;
         }
         found.insert(service);
     }
     Ok(found)
 }
 
-fn add_rule(object: &Arc<Object>, found: &mut Inputs) -> Result<(), Everything> {
-    if let Body::DestinationRule(rule) = &object.body {
-        // Then who asks matters, and which Pods there are at all.
-        if rule.selector.is_some() || rule.names_secret() {
-            return Err(Everything);
+/// The DestinationRules for a host.
+fn add_rules(host: &str, view: View<'_>, found: &mut Inputs) -> Result<(), Everything> {
+    let objects = rules::keys(host).flat_map(|key| view.index.get(Key::Rules(key)));
+    for object in objects {
+        if let Body::DestinationRule(rule) = &object.body {
+            // Then who asks matters, and which Pods there are at all.
+            if rule.selector.is_some() || rule.names_secret() {
+                return Err(Everything);
+            }
         }
+        found.insert(Arc::clone(object));
     }
-    found.insert(Arc::clone(object));
     Ok(())
 }
 
