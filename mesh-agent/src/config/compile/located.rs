@@ -1,8 +1,9 @@
 //! Pods that run, and where: what Services, EndpointSlices and rules look them up by.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
 
 use crate::config::Inputs;
 use crate::config::compile::services::has_labels;

@@ -15,7 +15,7 @@ use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object};
 use crate::config::problem::Problems;
-use crate::model::{InboundPort, Labels, LocalPod, Pod, Protocol, SharedMap};
+use crate::model::{InboundPort, LocalPod, Pod, Protocol, SharedMap};
 
 /// Where a Pod's network namespace is; makes it a Pod of this node.
 const NETNS: &str = "mesh-agent.io/netns";
@@ -79,7 +79,7 @@ pub(super) fn pod(
     Pod {
         id: pod_id(object),
         uid: object.uid.clone(),
-        labels: Labels::clone(&located.labels),
+        labels: Arc::clone(&located.labels),
         addresses: located.pod.addresses.clone(),
         ready: located.pod.ready && !object.terminating,
         local: local(object, options, report),

@@ -246,7 +246,7 @@ impl Plan {
         Pod {
             id: pod_id(),
             uid: None,
-            labels: Labels::new(),
+            labels: Arc::default(),
             addresses: vec![POD],
             ready: true,
             local: None,
