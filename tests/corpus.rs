@@ -5,8 +5,8 @@
 //! - through a real agent and gateway, in each mode (`ebpf`, `iptables-nft`);
 //! - beside a real Envoy with the configuration that istiod would have made (`envoy`), so that a wrong expectation shows.
 //!
-//! A file is a list of `cases`; `case.rs` has every field of one, `scenery.rs` the world that all share, and `check.rs`
-//! how expectations compare. A case in short:
+//! A file is a list of `cases`; `case.rs` and `request.rs` have every field, `scenery.rs` the world that all share, and
+//! `check.rs` how expectations compare. A case in short:
 //!
 //! ```yaml
 //! cases:
@@ -40,9 +40,12 @@ mod backend;
 mod case;
 mod check;
 mod decide;
+mod doubts;
 mod envoy;
+mod request;
 mod scenery;
 mod stage;
+mod value;
 
 /// A test for each file and level; one that fails where the files cannot be read.
 pub fn tests() -> Vec<Test> {
@@ -68,7 +71,12 @@ pub fn tests() -> Vec<Test> {
             Mode::IptablesNft.lacking(),
         ),
     ];
-    let mut tests = Vec::new();
+    let mut tests = vec![Test {
+        name: "corpus::finds_what_is_wrong".to_owned(),
+        lacking: None,
+        needs_root: false,
+        run: Run::boxed(doubts::all),
+    }];
     for index in 0..topics.len() {
         let topics = Arc::clone(&topics);
         tests.push(Test {

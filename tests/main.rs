@@ -8,6 +8,7 @@ mod corpus;
 mod ebpf;
 mod flows;
 mod gateway;
+mod gateway_tls;
 mod http;
 mod iptables;
 mod life;
@@ -84,6 +85,7 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(flows::tests());
     tests.extend(life::tests());
     tests.extend(gateway::tests());
+    tests.extend(rooted(gateway_tls::tests()));
     tests.extend(protocols::tests());
     tests.extend(corpus::tests());
     let trials = tests.into_iter().map(Test::trial).collect();

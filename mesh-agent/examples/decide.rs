@@ -126,6 +126,8 @@ fn decision(shape: Shape, size: usize) -> anyhow::Result<f64> {
         .map(|number| (shape.host(number), shape.path(number)))
         .collect();
     chance.shuffle(&mut asked);
+    // As with a request that has just been read, the texts are where the processor expects them.
+    let asked: Vec<(String, String)> = asked.to_vec();
     let headers = HeaderMap::new();
     let mut pick = Chance(chance);
     let mut ask = |(authority, path): &(String, String)| {
@@ -148,13 +150,14 @@ fn decision(shape: Shape, size: usize) -> anyhow::Result<f64> {
     }
     let rounds = 200_000_usize.div_ceil(size);
     let best = (0..5).map(|_| {
-        let start = Instant::now();
-        for _ in 0..rounds {
-            for asked in &asked {
-                black_box(ask(black_box(asked)));
+        let taken = spent(|| {
+            for _ in 0..rounds {
+                for asked in &asked {
+                    black_box(ask(black_box(asked)));
+                }
             }
-        }
-        start.elapsed().as_secs_f64() * 1e9 / (rounds * size) as f64
+        });
+        taken.as_secs_f64() * 1e9 / (rounds * size) as f64
     });
     Ok(best.fold(f64::INFINITY, f64::min))
 }
@@ -163,20 +166,24 @@ fn decision(shape: Shape, size: usize) -> anyhow::Result<f64> {
 fn compilation() -> anyhow::Result<Value> {
     let options = CompileOptions::default();
     let mut inputs = Inputs::default();
-    let reading = Instant::now();
-    for number in 0..SERVICES {
-        read(&service(number, 8080), &mut inputs, &options)?;
-    }
-    for number in 0..VIRTUAL_SERVICES {
-        let rules = format!(
-            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs-{number}}}\nspec:\n  hosts: [svc-{number}]\n  \
+    let mut read_all = || -> anyhow::Result<()> {
+        for number in 0..SERVICES {
+            read(&service(number, 8080), &mut inputs, &options)?;
+        }
+        for number in 0..VIRTUAL_SERVICES {
+            let rules = format!(
+                "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs-{number}}}\nspec:\n  hosts: [svc-{number}]\n  \
              http:\n  - match: [{{uri: {{prefix: /v2/}}}}]\n    route: [{{destination: {{host: svc-{other}}}}}]\n  \
              - route: [{{destination: {{host: svc-{number}}}}}]\n",
-            other = (number + 1) % SERVICES,
-        );
-        read(&rules, &mut inputs, &options)?;
-    }
-    let reading = reading.elapsed();
+                other = (number + 1) % SERVICES,
+            );
+            read(&rules, &mut inputs, &options)?;
+        }
+        Ok(())
+    };
+    let mut outcome = Ok(());
+    let reading = spent(|| outcome = read_all());
+    outcome?;
     let whole = timed(|| compile(&inputs, &options));
     read(&service(7, 9090), &mut inputs, &options)?;
     let changed = timed(|| compile(&inputs, &options));
@@ -246,13 +253,28 @@ fn pod(snapshot: &Snapshot, name: &str) -> anyhow::Result<Arc<Pod>> {
 /// The best of three.
 fn timed<T>(work: impl Fn() -> T) -> Duration {
     let times = (0..3).map(|_| {
-        let start = Instant::now();
-        let made = work();
-        let taken = start.elapsed();
+        let mut made = None;
+        let taken = spent(|| made = Some(work()));
         drop(made);
         taken
     });
     times.min().unwrap_or_default()
+}
+
+/// The processor time that something takes, so that others on the machine count for little; the time, where the kernel
+/// does not tell.
+fn spent(work: impl FnOnce()) -> Duration {
+    let on_processor = || -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    let (before, start) = (on_processor(), Instant::now());
+    work();
+    let elapsed = start.elapsed();
+    let spent = on_processor()
+        .zip(before)
+        .map(|(after, before)| after - before);
+    spent.map_or(elapsed, Duration::from_nanos)
 }
 
 fn milliseconds(time: Duration) -> f64 {

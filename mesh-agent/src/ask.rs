@@ -94,7 +94,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         }
     };
     say(&match args.output {
-        OutputFormat::Json => format!("{:#}\n", serde_json::to_value(&told)?),
+        OutputFormat::Json => serde_json::to_string_pretty(&told)? + "\n",
         OutputFormat::Text => told.text(style()),
     })?;
     Ok(match broken {

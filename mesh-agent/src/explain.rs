@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 
 use serde::Serialize;
+use serde::ser::SerializeMap;
 
 use crate::config::World;
 use crate::explain::asked::Asked;
@@ -215,15 +216,17 @@ impl Facts {
 
 impl Serialize for Facts {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map: serde_json::Map<String, serde_json::Value> = serde_json::Map::new();
-        for (label, text) in &self.0 {
-            // A label that comes again goes on.
-            let all = map.entry(*label).or_insert_with(|| serde_json::json!([]));
-            if let Some(all) = all.as_array_mut() {
-                all.push(text.as_str().into());
+        let mut map = serializer.serialize_map(None)?;
+        for (index, (label, _)) in self.0.iter().enumerate() {
+            // A label that comes again has been told already, with all of its sentences.
+            if self.0[..index].iter().any(|(before, _)| before == label) {
+                continue;
             }
+            let same = self.0.iter().filter(|(other, _)| other == label);
+            let texts: Vec<&String> = same.map(|(_, text)| text).collect();
+            map.serialize_entry(label, &texts)?;
         }
-        map.serialize(serializer)
+        map.end()
     }
 }
 

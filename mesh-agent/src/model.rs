@@ -185,6 +185,20 @@ pub struct InboundPort {
     pub pool: Arc<ConnectionPool>,
     /// `useClientProtocol` of that `connectionPool`, which holds there too; no other choice does.
     pub http: UpstreamHttp,
+    /// Where the app listens.
+    pub app: AppAddress,
+}
+
+/// Where a pod's app listens: `ingress[].defaultEndpoint` of a Sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppAddress {
+    /// Where the connection was headed.
+    #[default]
+    Dialled,
+    /// On this port of the loopback address.
+    Loopback(u16),
+    /// On this port of the pod's own address.
+    Pod(u16),
 }
 
 /// The protocol of a Service port, from `appProtocol`, the port's name, or a well-known number (`istio-routing.md` 1.8).

@@ -5,11 +5,12 @@
 //! accepted it, with that worker's pools and counters. The proxy does not know how connections come to its listeners,
 //! and changes nothing outside its own sockets.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,16 +20,20 @@ use tokio::sync::{mpsc, watch};
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::model::{PodId, Snapshot, SourceMode};
 use crate::netns::NetNs;
+use crate::proxy::dns::Resolver;
 use crate::proxy::record::Counters;
 use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::worker::{Command, Phase, Socket};
 
+pub use crate::proxy::dns::DnsFiles;
 pub use crate::proxy::http::plain_path;
 pub use crate::proxy::record::{Flag, Hop, HopStats, Stats};
 
 mod connection;
 mod detect;
+mod dns;
 mod http;
 mod record;
 mod respond;
@@ -56,20 +61,24 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// How long a connection may be idle: relayed ones, and clients between two requests.
     pub idle_timeout: Duration,
-    /// How long a connection to a server is kept for the next request.
+    /// How long a connection to a server that is no cluster's is kept for the next request.
     pub pool_idle_timeout: Duration,
     /// How many of them per server, pod and worker.
     pub pool_idle_connections: usize,
-    /// How many requests share one HTTP/2 connection, at most.
+    /// How many requests share one HTTP/2 connection, at most, where no cluster says otherwise.
     pub http2_streams: u32,
     /// The wait before the first retry; it doubles, up to ten times this, and is drawn evenly from 0 to that.
     pub retry_base: Duration,
+    /// Where the node keeps its settings of names.
+    pub names: DnsFiles,
 }
 
 /// The threads of the proxy. Dropping it ends them and every connection.
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<Thread>,
+    /// What is remembered of clusters for each pod, as long as it is served: the ports of a gateway share it.
+    clusters: Mutex<HashMap<PodId, Weak<Clusters>>>,
 }
 
 /// A pod whose connections are to be served.
@@ -135,6 +144,7 @@ impl Default for Settings {
             pool_idle_connections: 256,
             http2_streams: 100,
             retry_base: Duration::from_millis(25),
+            names: DnsFiles::default(),
         }
     }
 }
@@ -147,6 +157,7 @@ impl Workers {
         settings: Settings,
     ) -> io::Result<Self> {
         let tls = Arc::<tls::Configs>::default();
+        let resolver = Arc::new(Resolver::new(settings.names.clone()));
         let threads = (0..count.max(1))
             .map(move |index| {
                 Thread::start(
@@ -154,10 +165,14 @@ impl Workers {
                     Arc::clone(&world),
                     settings.clone(),
                     Arc::clone(&tls),
+                    Arc::clone(&resolver),
                 )
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { threads })
+        Ok(Self {
+            threads,
+            clusters: Mutex::default(),
+        })
     }
 
     /// Serves the connections of a pod. Fails where the listeners cannot be shared out.
@@ -221,6 +236,7 @@ impl Workers {
         let (phase, _) = watch::channel(Phase::Serving);
         let (alive, done) = mpsc::channel(1);
         let accepted = Arc::<Accepted>::default();
+        let clusters = self.clusters(who.pod());
         let mut commands = Vec::with_capacity(self.threads.len());
         for _ in &self.threads {
             let sockets = sockets
@@ -242,6 +258,7 @@ impl Workers {
                 phase: phase.subscribe(),
                 alive: alive.clone(),
                 accepted: Arc::clone(&accepted),
+                clusters: Arc::clone(&clusters),
             });
         }
         for (thread, command) in self.threads.iter().zip(commands) {
@@ -252,6 +269,16 @@ impl Workers {
             phase,
             done,
         })
+    }
+}
+
+impl Workers {
+    fn clusters(&self, pod: &PodId) -> Arc<Clusters> {
+        let mut all = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, clusters| clusters.strong_count() > 0);
+        let clusters = all.get(pod).and_then(Weak::upgrade).unwrap_or_default();
+        all.insert(pod.clone(), Arc::downgrade(&clusters));
+        clusters
     }
 }
 
@@ -313,6 +340,7 @@ impl Thread {
         world: Arc<ArcSwap<Snapshot>>,
         settings: Settings,
         tls: Arc<tls::Configs>,
+        resolver: Arc<Resolver>,
     ) -> io::Result<Self> {
         let counters = Arc::<Counters>::default();
         let (commands, received) = mpsc::unbounded_channel();
@@ -323,7 +351,9 @@ impl Thread {
         let shared = Arc::clone(&counters);
         let join = std::thread::Builder::new()
             .name(format!("proxy-{index}"))
-            .spawn(move || worker::run(&runtime, received, world, settings, shared, tls))?;
+            .spawn(move || {
+                worker::run(&runtime, received, world, settings, shared, tls, resolver);
+            })?;
         Ok(Self {
             commands: Some(commands),
             counters,

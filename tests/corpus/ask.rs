@@ -10,7 +10,8 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::backend::{ID, Seen, header, read_headers};
-use super::case::Request;
+use super::request::Request;
+use super::value::Text;
 use crate::http::read_chunks;
 
 /// Longer than anything that a case waits for.
@@ -132,7 +133,7 @@ fn render(request: &Request, id: u64) -> String {
         text += "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
                  sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     }
-    if let Some(body) = &request.body {
+    if let Some(Text(body)) = &request.body {
         text += &format!("content-length: {}\r\n\r\n{body}", body.len());
     } else {
         text += "\r\n";
@@ -194,7 +195,8 @@ async fn ask_http2(
             builder = builder.header(name, &value.0);
         }
     }
-    let body = Bytes::from(request.body.clone().unwrap_or_default());
+    let body = request.body.as_ref().map(|Text(body)| body.clone());
+    let body = Bytes::from(body.unwrap_or_default());
     sender.ready().await?;
     let response = sender.send_request(builder.body(Full::new(body))?).await?;
     let status = response.status().as_u16();
@@ -257,7 +259,6 @@ impl Answer {
         let pod = self.body.split_whitespace().nth(1)?;
         Some(Seen {
             pod: pod.to_owned(),
-            port: 0,
             method: String::new(),
             path: String::new(),
             host: String::new(),

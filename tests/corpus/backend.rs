@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_tests::Pod;
 
-use super::case::Reply;
+use super::request::Reply;
 use super::scenery::{ADMIN, HTTP, HTTP2, TCP, TLS};
 use crate::http::read_chunks;
 use crate::servers::{Server, any};
@@ -28,7 +28,6 @@ pub const ID: &str = "x-case-id";
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub pod: String,
-    pub port: u16,
     pub method: String,
     pub path: String,
     pub host: String,
@@ -115,9 +114,9 @@ impl Backend {
     pub fn start(pod: &Pod, ports: &[u16], book: &Book) -> Result<Self> {
         let mut servers = Vec::new();
         for port in [HTTP, ADMIN].iter().chain(ports) {
-            let (book, who, port) = (book.clone(), pod.name.clone(), *port);
-            let serve = move |stream| serve(stream, &who, port, &book);
-            servers.push(Server::start(pod, any(port), serve)?);
+            let (book, who) = (book.clone(), pod.name.clone());
+            let serve = move |stream| serve(stream, &who, &book);
+            servers.push(Server::start(pod, any(*port), serve)?);
         }
         for (port, word) in [(TCP, "tcp"), (TLS, "tls")] {
             let who = pod.name.clone();
@@ -141,11 +140,11 @@ fn introduce(mut stream: TcpStream, who: &str, word: &str) -> io::Result<String>
     Ok("fin".to_owned())
 }
 
-fn serve(stream: TcpStream, who: &str, port: u16, book: &Book) -> io::Result<String> {
+fn serve(stream: TcpStream, who: &str, book: &Book) -> io::Result<String> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.port();
     let mut stream = BufReader::new(stream);
-    while let Some(mut seen) = read_request(&mut stream, who, port)? {
+    while let Some(mut seen) = read_request(&mut stream, who)? {
         seen.peer = peer;
         let upgrade = header(&seen.headers, "upgrade").is_some_and(|value| value == "websocket");
         let reply = book.note(seen.clone());
@@ -197,7 +196,7 @@ fn serve(stream: TcpStream, who: &str, port: u16, book: &Book) -> io::Result<Str
     Ok("fin".to_owned())
 }
 
-fn read_request(stream: &mut impl BufRead, who: &str, port: u16) -> io::Result<Option<Seen>> {
+fn read_request(stream: &mut impl BufRead, who: &str) -> io::Result<Option<Seen>> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut first = String::new();
     if stream.read_line(&mut first)? == 0 {
@@ -218,7 +217,6 @@ fn read_request(stream: &mut impl BufRead, who: &str, port: u16) -> io::Result<O
     };
     Ok(Some(Seen {
         pod: who.to_owned(),
-        port,
         method,
         path,
         host: header(&headers, "host").unwrap_or_default().to_owned(),
@@ -332,7 +330,6 @@ async fn answer_http2(
     let path = head.uri.path_and_query().map(ToString::to_string);
     let reply = book.note(Seen {
         pod: who.clone(),
-        port: HTTP2,
         method: head.method.to_string(),
         path: path.unwrap_or_default(),
         host: head

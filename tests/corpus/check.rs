@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::ask::Answer;
 use super::backend::Seen;
-use super::case::{Request, text};
+use super::request::Request;
+use super::value::text;
 
 /// What came of one request.
 #[derive(Debug)]
@@ -196,14 +197,21 @@ pub fn many(request: &Request, outcomes: &[Outcome]) -> Vec<String> {
             _ => false,
         };
         if !good {
-            wrong.push(format!("{count} of {total} with {status}, not {range:?}"));
+            wrong.push(format!(
+                "{count} of {total} with {status}, not {:?}",
+                range.0
+            ));
         }
     }
     if request.sticky
         && let Some(first) = pods.first()
         && (pods.len() < outcomes.len() || pods.iter().any(|pod| pod != first))
     {
-        wrong.push(format!("not all to one pod: {pods:?}"));
+        let elsewhere = pods.iter().find(|pod| *pod != first);
+        wrong.push(match elsewhere {
+            Some(other) => format!("to {first} and to {other}, not always to one"),
+            None => format!("{} of {total} came to a pod", pods.len()),
+        });
     }
     if let Some(expected) = request.connections {
         let mut peers: Vec<(&str, u16)> = outcomes

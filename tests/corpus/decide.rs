@@ -21,8 +21,9 @@ use serde_json::Value;
 
 use super::ask::Answer;
 use super::backend::Seen;
-use super::case::{Case, From, Request, Topic};
+use super::case::{Case, From, Topic};
 use super::check::{Outcome, differences, many};
+use super::request::Request;
 use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, NOBODY, objects, target};
 
 /// Plays a topic. What went wrong, and how many requests were decided.
@@ -38,7 +39,7 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
         let snapshot = match world(case) {
             Ok(snapshot) => snapshot,
             Err(e) => {
-                wrong.push(format!("{}: {e:#}", case.name));
+                wrong.push(format!("{}: {e:#}", case.title()));
                 continue;
             }
         };
@@ -52,7 +53,7 @@ pub fn play(topic: &Topic) -> (Vec<String>, usize) {
                     ask(&snapshot, request, *from).unwrap_or_else(|e| vec![format!("{e:#}")]);
                 for difference in found {
                     let title = request.title();
-                    wrong.push(format!("{}: {from:?} {title}: {difference}", case.name));
+                    wrong.push(format!("{}: {from:?} {title}: {difference}", case.title()));
                 }
             }
         }
@@ -408,7 +409,6 @@ fn nothing(why: &str) -> Outcome {
 fn sent() -> Seen {
     Seen {
         pod: String::new(),
-        port: 0,
         method: String::new(),
         path: String::new(),
         host: String::new(),

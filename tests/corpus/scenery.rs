@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `a` | `a` | 80 `http` |
 //! | `b` | `b-v1`, `b-v2` (label `version`) | 80 `http`, 9000 `tcp`, 9443 `tls` |
-//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 85 `http` where HTTP/2 is spoken, 86 undeclared where none is, 9000 `tcp`, 9443 `tls` |
+//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 85 `http` where HTTP/2 is spoken, 86 undeclared where none is, 87 undeclared where HTTP/2 is, 9000 `tcp`, 9443 `tls` |
 //! | `d` | `d`, the only one with an agent before it | 80 `http` |
 //! | `empty` | none | 80 `http`, 83 `grpc` |
 //! | `down` | `a`, on a port where nobody listens | 80 `http`, 9000 `tcp` |
@@ -22,7 +22,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use mesh_tests::OUTSIDE_V4;
 use serde_json::{Value, json};
 
-use super::case::{From, Request};
+use super::case::From;
+use super::request::Request;
 
 /// A pod of the world.
 #[derive(Debug)]
@@ -143,6 +144,7 @@ pub const SERVICES: &[Storefront] = &[
             ("web", 84, HTTP),
             ("http-two", 85, HTTP2),
             ("db", 86, TCP),
+            ("any-two", 87, HTTP2),
             ("tcp", 9000, TCP),
             ("tls", 9443, TLS),
         ],

@@ -1,6 +1,7 @@
 //! The world of the corpus with an agent, or an Envoy, in it; and how a case is played there.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use mesh_tests::{Pod, PodOptions, World, WorldOptions};
 
 use super::ask::{Answer, Way};
 use super::backend::{Backend, Book, settled};
-use super::case::{Case, From, Request, Topic};
+use super::case::{Case, From, Topic};
 use super::check::{Outcome, differences, many};
 use super::envoy::Envoy;
+use super::request::Request;
 use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, PODS, SERVICES, objects, target};
 use crate::agent::{Agent, Mode, eventually};
 use crate::manifests::Manifests;
@@ -96,7 +98,7 @@ impl Stage {
                 continue;
             }
             if let Err(e) = self.front.apply(topic, case) {
-                wrong.push(format!("{}: {e:#}", case.name));
+                wrong.push(format!("{}: {e:#}", case.title()));
                 continue;
             }
             for request in requests {
@@ -108,7 +110,7 @@ impl Stage {
                     for difference in found {
                         wrong.push(format!(
                             "{}: {from:?} {}: {difference}",
-                            case.name,
+                            case.title(),
                             request.title()
                         ));
                     }
@@ -125,6 +127,9 @@ impl Stage {
         request: &Request,
         from: From,
     ) -> Result<Vec<String>> {
+        if let Some(pause) = request.pause {
+            std::thread::sleep(pause);
+        }
         let before = match &request.flag {
             Some(_) => self.front.flags()?,
             None => HashMap::new(),
@@ -154,8 +159,12 @@ impl Stage {
         }
         if times == 1 {
             let id = self.book.open(&request.server.0);
-            let mut way = Way::new(dial()?, request)?;
-            let answer = way.ask(request, id);
+            let answer = match dial() {
+                Ok(stream) => Way::new(stream, request)?.ask(request, id),
+                // The proxy has taken it, and ended it before anybody could look.
+                Err(e) if is_reset(&e) => Err(e),
+                Err(e) => return Err(e),
+            };
             let outcome = self.outcome(request, id, answer);
             let mut wrong = differences(request, &outcome);
             if let Some(flag) = &request.flag {
@@ -208,16 +217,21 @@ impl Stage {
                 seen.len() >= tries + copies || request.tcp || request.tls.is_some()
             })
         };
-        if request.tcp || request.tls.is_some() {
-            if let Ok(answer) = &answer {
-                seen.extend(answer.pod());
-            }
+        if let Ok(answer) = &answer
+            && (request.tcp || request.tls.is_some())
+        {
+            seen.extend(answer.pod());
         }
         Outcome {
             answer: answer.map_err(|e| format!("{e:#}")),
             seen,
         }
     }
+}
+
+fn is_reset(e: &anyhow::Error) -> bool {
+    let cause = e.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
 }
 
 /// An agent on the node and a gateway.
@@ -319,14 +333,18 @@ impl Front for Meshed {
     }
 
     fn flag_of(&self, _id: u64, before: &HashMap<String, u64>, wanted: &str) -> Result<(), String> {
-        let count = |flags: &HashMap<String, u64>| flags.get(wanted).copied().unwrap_or(0);
+        let count =
+            |flags: &HashMap<String, u64>, flag: &str| flags.get(flag).copied().unwrap_or(0);
         let counted = || {
-            self.flags()
-                .is_ok_and(|now| count(&now) == count(before) + 1)
+            self.flags().is_ok_and(|now| {
+                wanted
+                    .split(',')
+                    .all(|flag| count(&now, flag) == count(before, flag) + 1)
+            })
         };
         eventually(Duration::from_secs(1), counted).map_err(|_| {
             let mut now = self.flags().unwrap_or_default();
-            now.retain(|flag, count| before.get(flag).copied().unwrap_or(0) != *count);
+            now.retain(|flag, after| count(before, flag) != *after);
             let now: Vec<&String> = now.keys().collect();
             format!("counted as {now:?}, not {wanted}")
         })

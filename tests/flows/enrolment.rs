@@ -29,14 +29,47 @@ pub fn open_before(scene: &Scene) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Row 53: what the proxy carries when a pod is withdrawn goes on; new connections are direct.
+/// Row 53: what the proxy carries when a pod is withdrawn goes on, but not beyond the time that the agent gives it; new
+/// connections are direct.
 pub fn open_at_withdrawal(scene: &Scene) -> Result<Facts> {
-    let old = Ways::open(scene)?;
+    let (old, left) = (Ways::open(scene)?, Ways::open(scene)?);
+    let withdrawn = Instant::now();
     enrol(scene, false)?;
     let mut facts = Facts::default();
     Ways::open(scene)?.finish("new", &mut facts);
     old.finish("old", &mut facts);
+    let patience = match scene.agent {
+        Some(_) => DRAIN * 2,
+        None => Duration::from_millis(200),
+    };
+    for (name, stream) in [("out", left.out), ("in", left.inbound)] {
+        let state = match ended(stream, patience)? {
+            true if withdrawn.elapsed() < DRAIN => "cut-too-early",
+            true => "cut",
+            false => "open",
+        };
+        facts.note(format!("{name}-left"), state);
+    }
     Ok(facts)
+}
+
+/// How long the agent lets connections go on, if it is not told otherwise.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Whether a connection that was greeted ends before long without anybody saying a word.
+fn ended(mut stream: TcpStream, patience: Duration) -> io::Result<bool> {
+    stream.set_read_timeout(Some(patience))?;
+    let mut buffer = [0; 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(true),
+            // The answer to the greeting.
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(true),
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// Row 54: 200 connections per second, out and in together, and in the middle of it the pods are enrolled. Each is either

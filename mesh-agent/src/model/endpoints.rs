@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::model::{Endpoint, Locality};
 
 /// The endpoints of a cluster: those that may be picked, which is what this derefs to, and those that are not ready.
-/// Never changes; a new list is a new value.
+/// Never changes; a new list is a new value. It belongs to one cluster, whose policy is behind all that is worked out.
 #[derive(Default)]
 pub struct Endpoints {
     ready: Vec<Endpoint>,

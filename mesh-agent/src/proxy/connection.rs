@@ -1,6 +1,7 @@
 //! The life of one connection: where it was headed, whether it may, what is spoken, what is decided, where it goes,
 //! and what is remembered of it.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::intercept::ListenSpec;
-use crate::model::Protocol;
+use crate::model::{Protocol, ProxyProtocol};
 use crate::proxy::connection::relay::{Server, Target};
 use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
@@ -20,6 +21,7 @@ use crate::proxy::record::Hop;
 use crate::proxy::site::{Site, Who};
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::TlsFacts;
+use crate::proxy::upstream::announce::announcement;
 use crate::route::{AtGateway, HttpScope, Inbound, Outbound, StreamScope};
 use crate::sys::socket;
 
@@ -39,6 +41,19 @@ pub(super) struct Connection {
     pub(super) scope: Scope,
     /// What the client has shown, where its TLS was opened here.
     pub(super) tls: Option<TlsFacts>,
+    /// Whether servers were told of the client: connections that are kept to them are of no use to another.
+    announced: Cell<bool>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.announced.get() {
+            for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+                let announcement = announcement(version, self.peer, self.destination);
+                self.site.pool.forget(&announcement);
+            }
+        }
+    }
 }
 
 /// What is done with requests.
@@ -74,6 +89,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         destination,
         scope,
         tls: None,
+        announced: Cell::new(false),
     };
     match site.route_outbound(destination) {
         Outbound::Http(scope) => {
@@ -129,6 +145,7 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
         destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
         scope,
         tls: None,
+        announced: Cell::new(false),
     };
     match decided {
         AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
@@ -158,6 +175,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
             Inbound::Tcp => Scope::Relayed,
         },
         tls: None,
+        announced: Cell::new(false),
     };
     match decided {
         Inbound::Http(Protocol::Auto) => {

@@ -38,11 +38,13 @@ mod cors;
 mod date;
 mod decide;
 mod edit;
+mod exchange;
 mod finish;
 mod forward;
 pub(super) mod gate;
 mod headers;
 mod mirror;
+mod obtain;
 mod path;
 mod request;
 mod retry;
@@ -144,7 +146,7 @@ async fn serve_http2(
 }
 
 /// Answers one request.
-async fn answer(
+pub(super) async fn answer(
     connection: Rc<Connection>,
     activity: Arc<Activity>,
     request: Request<Incoming>,
@@ -177,8 +179,12 @@ async fn follow(
 ) -> Response<Body> {
     let asker = arrived.asker;
     let mut outgoing = match decide::decide(connection, &arrived) {
-        Verdict::App(protocol) => Outgoing::to_app(connection, arrived, protocol, &mut record),
-        Verdict::Passthrough => Outgoing::passthrough(connection, arrived, &mut record),
+        Verdict::App(protocol) => {
+            Outgoing::to_app(connection, arrived, protocol, &mut record).map(Box::new)
+        }
+        Verdict::Passthrough => {
+            Outgoing::passthrough(connection, arrived, &mut record).map(Box::new)
+        }
         Verdict::Reply(reply) => return refuse(&reply, asker, record),
         Verdict::Routed(routed) => {
             if let Some(delay) = routed.delay {

@@ -360,6 +360,25 @@ fn connect_reason(cause: Option<&str>) -> Cow<'static, str> {
     }
 }
 
+/// What a status of gRPC would be as one of HTTP.
+pub(super) fn http_status_of_grpc(status: u8) -> StatusCode {
+    match status {
+        0 => StatusCode::OK,
+        // Nginx's word for a client that has gone.
+        1 => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        3 | 9 | 11 => StatusCode::BAD_REQUEST,
+        4 => StatusCode::GATEWAY_TIMEOUT,
+        5 => StatusCode::NOT_FOUND,
+        6 | 10 => StatusCode::CONFLICT,
+        7 => StatusCode::FORBIDDEN,
+        8 => StatusCode::TOO_MANY_REQUESTS,
+        12 => StatusCode::NOT_IMPLEMENTED,
+        14 => StatusCode::SERVICE_UNAVAILABLE,
+        16 => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 fn grpc_status(status: StatusCode) -> u8 {
     match status.as_u16() {
         400 => 13,

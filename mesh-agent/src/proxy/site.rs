@@ -1,10 +1,11 @@
 //! What the connections of one pod or gateway share on one worker: whose they are, what is decided for them, and how
 //! they reach servers.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,20 +13,26 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout_at};
 
 use crate::intercept::ListenSpec;
-use crate::model::{Cluster, ConnectionPool, Pod, PodId, Snapshot, SourceMode};
+use crate::model::{
+    AppAddress, Cluster, ClusterKey, ConnectionPool, Discovery, Endpoints, Pod, PodId, Snapshot,
+    SourceMode,
+};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
+use crate::proxy::dns::{self, Name};
 use crate::proxy::record::Hop;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::Offer;
+use crate::proxy::upstream::clusters::{Clusters, Known, Local, Now, Reaches};
 use crate::proxy::upstream::pool::{Key, Limits, Pool};
 use crate::proxy::upstream::{self, ConnectError, Connector};
 use crate::proxy::worker::{Phase, Worker};
 use crate::route::{
-    self, AtGateway, Client, Condition, Decision, Flow, HttpScope, Inbound, Outbound, Request,
-    Secure, StreamDecision, StreamScope,
+    self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Pick, Request, Secure,
+    StreamDecision, StreamScope,
 };
 use crate::sys::socket::Source;
 
@@ -57,22 +64,56 @@ pub(super) struct Site {
     pub(super) accepted: Arc<Accepted>,
     /// Each copy of a request that is on its way to a mirror holds one.
     mirrors: Rc<()>,
-    /// How often an endpoint has been chosen.
-    turn: Cell<u64>,
+    /// What is remembered of clusters.
+    clusters: Local,
     _alive: mpsc::Sender<Infallible>,
 }
 
-/// What this site knows of endpoints: how busy they are from here. None is ever ejected.
-struct Now<'a>(&'a Site);
+/// The endpoints of a cluster, on their way from their names.
+pub(super) enum Resolving {
+    /// The cluster lists them.
+    Listed,
+    /// Here they are.
+    Done(Rc<Endpoints>),
+    /// There is no answer yet.
+    Waiting(Pin<Box<dyn Future<Output = Rc<Endpoints>>>>),
+}
+
+/// What an endpoint is chosen by, besides its cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Choice<'a> {
+    /// Of the request, where it has one.
+    pub(super) hash: Option<u64>,
+    /// Endpoints to be avoided.
+    pub(super) tried: &'a [SocketAddr],
+    /// Whether their priorities are to be avoided too.
+    pub(super) elsewhere: bool,
+    /// The endpoints, where the cluster does not list them.
+    pub(super) resolved: Option<&'a Endpoints>,
+}
 
 /// How long an idle client is left alone once its connection is to end: a request may be on its way.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long a request waits for names that were never looked up before.
+const NAMES: Duration = Duration::from_secs(5);
 
 /// So many copies of requests may be on their way to mirrors.
 const MIRRORS: usize = 128;
 
 /// How much a pod's call to itself may have on the way.
 const PIPE: usize = 64 * 1024;
+
+impl Resolving {
+    /// The endpoints, where the cluster does not list them.
+    pub(super) async fn endpoints(self) -> Option<Rc<Endpoints>> {
+        match self {
+            Self::Listed => None,
+            Self::Done(endpoints) => Some(endpoints),
+            Self::Waiting(endpoints) => Some(endpoints.await),
+        }
+    }
+}
 
 impl Who {
     /// The pod: the client's own, or the gateway's.
@@ -91,6 +132,7 @@ impl Site {
         phase: watch::Receiver<Phase>,
         accepted: Arc<Accepted>,
         alive: mpsc::Sender<Infallible>,
+        clusters: Arc<Clusters>,
     ) -> Self {
         Self {
             worker: Rc::clone(worker),
@@ -101,7 +143,7 @@ impl Site {
             last: RefCell::default(),
             accepted,
             mirrors: Rc::default(),
-            turn: Cell::default(),
+            clusters: Local::new(clusters),
             _alive: alive,
         }
     }
@@ -140,13 +182,58 @@ impl Site {
         *self.phase.borrow() != Phase::Serving
     }
 
-    pub(super) fn limits(&self) -> Limits {
+    /// How connections are kept that a cluster's policy is about, or none's.
+    pub(super) fn limits(&self, policy: Option<&ConnectionPool>) -> Limits {
         let settings = &self.worker.settings;
+        let streams = policy.and_then(|policy| policy.max_concurrent_streams);
         Limits {
             idle_per_key: settings.pool_idle_connections,
-            idle_for: settings.pool_idle_timeout,
-            streams: settings.http2_streams,
+            idle_for: match policy.map(|policy| policy.http_idle_timeout) {
+                None => settings.pool_idle_timeout,
+                Some(Duration::ZERO) => Duration::MAX,
+                Some(limit) => limit,
+            },
+            streams: streams.unwrap_or(settings.http2_streams).max(1),
+            requests: policy.and_then(|policy| policy.max_requests_per_connection),
+            age: policy.and_then(|policy| policy.max_connection_duration),
         }
+    }
+
+    /// What is remembered of a cluster; `None` where its policy asks for nothing of that.
+    pub(super) fn known(&self, cluster: &Arc<Cluster>) -> Option<Rc<Known>> {
+        self.clusters.of(cluster, || (&*self.worker).pick(u64::MAX))
+    }
+
+    /// What is remembered of the pod's own application behind a port: the limits that its Service's owner has set hold
+    /// here too.
+    pub(super) fn known_app(&self, port: u16) -> Option<Rc<Known>> {
+        let pod = self.pod()?;
+        let served = pod.inbound.get(&port)?;
+        let world = self.worker.world.load();
+        let service = ClusterKey {
+            host: Arc::clone(&served.service),
+            port: service_port(&world, &served.service, port)?,
+            subset: None,
+        };
+        let cluster = world.cluster(&service, &pod.id.namespace)?;
+        if cluster.policy.pool == ConnectionPool::default() {
+            return None;
+        }
+        let key = ClusterKey {
+            host: "inbound".into(),
+            port,
+            subset: None,
+        };
+        Some(self.clusters.named(&key, &cluster.policy, || 0))
+    }
+
+    /// Lets go of what nobody has used for a while.
+    pub(super) fn sweep(&self) {
+        self.pool.sweep();
+        let world = self.worker.world.load();
+        let namespace = &self.who.pod().namespace;
+        self.clusters
+            .sweep(|key| world.cluster(key, namespace).is_some());
     }
 
     /// Where a connection of the pod goes.
@@ -163,6 +250,13 @@ impl Site {
             Some(pod) => route::inbound(&pod, port),
             None => Inbound::Tcp,
         }
+    }
+
+    /// Where the pod's app listens for what is headed for a port.
+    pub(super) fn app(&self, port: u16) -> AppAddress {
+        let pod = self.pod();
+        let served = pod.as_ref().and_then(|pod| pod.inbound.get(&port));
+        served.map(|served| served.app).unwrap_or_default()
     }
 
     /// Where a request goes.
@@ -230,17 +324,92 @@ impl Site {
         self.pod()?.addresses.first().copied()
     }
 
+    /// The endpoints of a cluster whose names must be looked up; `None` for all others. Waits a moment for names that
+    /// are looked up for the first time.
+    pub(super) fn resolve(
+        self: &Rc<Self>,
+        cluster: &Arc<Cluster>,
+        known: Option<&Rc<Known>>,
+    ) -> Resolving {
+        let Discovery::Dns { .. } = &cluster.discovery else {
+            return Resolving::Listed;
+        };
+        let Some(known) = known else {
+            return Resolving::Listed;
+        };
+        let (site, cluster, known) = (Rc::clone(self), Arc::clone(cluster), Rc::clone(known));
+        match site.resolved(&cluster, &known) {
+            Ok(endpoints) => Resolving::Done(endpoints),
+            Err(_) => Resolving::Waiting(Box::pin(async move {
+                let deadline = Instant::now() + NAMES;
+                loop {
+                    match site.resolved(&cluster, &known) {
+                        Ok(endpoints) => return endpoints,
+                        Err(names) => {
+                            if timeout_at(deadline, dns::any_answered(&names))
+                                .await
+                                .is_err()
+                            {
+                                return Rc::default();
+                            }
+                        }
+                    }
+                }
+            })),
+        }
+    }
+
+    /// The endpoints that names stand for, or the names that there is no answer for yet and nothing else.
+    fn resolved(&self, cluster: &Cluster, known: &Known) -> Result<Rc<Endpoints>, Vec<Arc<Name>>> {
+        let Discovery::Dns {
+            names,
+            every_address,
+        } = &cluster.discovery
+        else {
+            return Ok(Rc::default());
+        };
+        let named: Vec<_> = names
+            .iter()
+            .map(|named| (named, self.worker.resolver.name(&named.name)))
+            .collect();
+        let own = self.pod().map(|pod| Reaches::from(&pod.addresses));
+        let reaches = own.unwrap_or_else(|| Reaches::from(&[]));
+        let endpoints = known.resolved(&named, *every_address, reaches);
+        let unanswered = named.iter().filter(|(_, name)| name.serial() == 0);
+        let unanswered: Vec<_> = unanswered.map(|(_, name)| Arc::clone(name)).collect();
+        match endpoints.is_empty() && !unanswered.is_empty() {
+            true => Err(unanswered),
+            false => Ok(endpoints),
+        }
+    }
+
     /// Which endpoint of a cluster takes a request or connection.
-    pub(super) fn endpoint(&self, cluster: &Cluster, tried: &[SocketAddr]) -> Option<SocketAddr> {
+    pub(super) fn endpoint(
+        &self,
+        cluster: &Cluster,
+        known: Option<&Known>,
+        choice: Choice<'_>,
+    ) -> Option<SocketAddr> {
+        let Choice {
+            hash,
+            tried,
+            elsewhere,
+            resolved,
+        } = choice;
         let world = self.worker.world.load();
+        let choose = match elsewhere {
+            true => route::endpoint_elsewhere,
+            false => route::endpoint,
+        };
+        let now = Now::of(known, |address| self.pool.load(address));
         self.as_client(&world, |client| {
-            route::endpoint(
+            choose(
                 cluster,
-                &cluster.endpoints,
+                resolved.unwrap_or(&cluster.endpoints),
                 client,
-                None,
+                hash,
                 tried,
-                &Now(self),
+                &now,
                 &mut &*self.worker,
             )
         })
@@ -268,10 +437,7 @@ impl Site {
         let pod = self.pod()?;
         let served = pod.inbound.get(&port)?;
         let world = self.worker.world.load();
-        let number = match world.services.get(&served.service)?.ports.as_slice() {
-            [only] => only.number,
-            _ => port,
-        };
+        let number = service_port(&world, &served.service, port)?;
         Some(format!("{}:{number}/*", served.service))
     }
 
@@ -344,27 +510,11 @@ impl Site {
     }
 }
 
-impl Condition for Now<'_> {
-    fn load(&self, address: SocketAddr) -> u32 {
-        self.0.pool.load(address)
-    }
-
-    fn any_ejected(&self) -> bool {
-        false
-    }
-
-    fn is_ejected(&self, _: SocketAddr) -> bool {
-        false
-    }
-
-    fn age(&self, _: SocketAddr) -> Duration {
-        Duration::MAX
-    }
-
-    fn turn(&self) -> u64 {
-        let turn = self.0.turn.get();
-        self.0.turn.set(turn.wrapping_add(1));
-        turn
+/// The port of a Service that leads to a container's port. Where there are several, their numbers are the same as a rule.
+fn service_port(world: &Snapshot, host: &str, port: u16) -> Option<u16> {
+    match world.services.get(host)?.ports.as_slice() {
+        [only] => Some(only.number),
+        _ => Some(port),
     }
 }
 

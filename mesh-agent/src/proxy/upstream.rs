@@ -19,6 +19,10 @@ use crate::proxy::tls::{self, Offer, Unusable, Upstream};
 use crate::sys::socket::{self, Source};
 
 pub(super) mod announce;
+pub(super) mod circuit;
+pub(super) mod clusters;
+pub(super) mod health;
+pub(super) mod lease;
 pub(super) mod pool;
 
 /// What comes between the opening of a connection and what the client has to say.

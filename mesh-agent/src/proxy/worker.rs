@@ -15,10 +15,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::model::Snapshot;
+use crate::proxy::dns::Resolver;
 use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
 use crate::proxy::tls::Configs;
 use crate::proxy::upstream::Connector;
+use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::{Accepted, Settings, connection};
 use crate::route::Pick;
 
@@ -42,6 +44,7 @@ pub(super) struct Command {
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) alive: mpsc::Sender<Infallible>,
     pub(super) accepted: Arc<Accepted>,
+    pub(super) clusters: Arc<Clusters>,
 }
 
 /// A listener and what arrives there.
@@ -58,6 +61,7 @@ pub(super) struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) world: Arc<ArcSwap<Snapshot>>,
     pub(super) tls: Arc<Configs>,
+    pub(super) resolver: Arc<Resolver>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
 }
@@ -77,12 +81,14 @@ pub(super) fn run(
     settings: Settings,
     counters: Arc<Counters>,
     tls: Arc<Configs>,
+    resolver: Arc<Resolver>,
 ) {
     let worker = Rc::new(Worker {
         settings,
         counters,
         world,
         tls,
+        resolver,
         chance: RefCell::new(fastrand::Rng::new()),
         server_first: RefCell::default(),
     });
@@ -102,6 +108,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         phase: mut orders,
         alive,
         accepted,
+        clusters,
     } = command;
     let (phase, local_phase) = watch::channel(Phase::Serving);
     let site = Rc::new(Site::new(
@@ -111,6 +118,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         local_phase,
         accepted,
         alive,
+        clusters,
     ));
     spawn_local(sweep(Rc::downgrade(&site)));
     for Socket { listener, hop } in sockets {
@@ -227,7 +235,7 @@ async fn sweep(site: Weak<Site>) {
         let Some(site) = site.upgrade() else {
             return;
         };
-        site.pool.sweep(site.limits());
+        site.sweep();
     }
 }
 

@@ -5,6 +5,8 @@ use crate::config::fixture::{istio, pod, service, sound_world, world};
 use crate::model::{Discovery, PodId};
 use crate::route::fixture::get;
 
+mod listeners;
+
 /// Draws from a seeded generator.
 pub(super) struct Seeded(pub(super) fastrand::Rng);
 

@@ -3,9 +3,11 @@
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::super::case::{duration, text};
 use super::super::scenery::{SERVICES, Storefront};
-use super::translate::{View, array, conditions, full_host, map, string_match};
+use super::super::value::{duration, text};
+use super::filters::{cors, fault};
+use super::translate::conditions;
+use super::view::{View, array, full_host, map};
 
 /// The retries of every route that does not say otherwise.
 pub fn default_retry() -> Value {
@@ -307,101 +309,6 @@ pub fn hash(
     }
 }
 
-fn fault(fault: &Value) -> Value {
-    let mut made =
-        json!({"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault"});
-    let share = |part: &Value| match &part["percentage"] {
-        Value::Null => part["percent"].as_f64().unwrap_or(0.0),
-        percentage => percentage["value"].as_f64().unwrap_or(0.0),
-    };
-    let delay = &fault["delay"];
-    if let Some(fixed) = delay["fixedDelay"].as_str().and_then(seconds) {
-        made["delay"] = json!({"fixed_delay": fixed, "percentage": millionths(share(delay))});
-    }
-    let abort = &fault["abort"];
-    if !abort.is_null() {
-        let mut made_abort = json!({"percentage": millionths(share(abort))});
-        if !abort["httpStatus"].is_null() {
-            made_abort["http_status"] = abort["httpStatus"].clone();
-        }
-        if let Some(name) = abort["grpcStatus"].as_str() {
-            made_abort["grpc_status"] = json!(grpc_status(name));
-        }
-        made["abort"] = made_abort;
-    }
-    made
-}
-
-fn grpc_status(name: &str) -> u32 {
-    let names = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let number = names.iter().position(|own| *own == name).unwrap_or(2);
-    u32::try_from(number).unwrap_or(2)
-}
-
-fn cors(policy: &Value) -> Value {
-    let mut made = json!({
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
-        "filter_enabled": {"default_value": {"numerator": 100}},
-    });
-    let mut origins: Vec<Value> = array(&policy["allowOrigins"])
-        .iter()
-        .filter_map(string_match)
-        .collect();
-    if origins.is_empty() {
-        origins = array(&policy["allowOrigin"])
-            .iter()
-            .map(|origin| json!({"exact": origin}))
-            .collect();
-    }
-    made["allow_origin_string_match"] = origins.into();
-    let joined = |key: &str| {
-        let parts: Vec<&str> = array(&policy[key])
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
-        (!parts.is_empty()).then(|| parts.join(","))
-    };
-    for (from, to) in [
-        ("allowMethods", "allow_methods"),
-        ("allowHeaders", "allow_headers"),
-        ("exposeHeaders", "expose_headers"),
-    ] {
-        if let Some(list) = joined(from) {
-            made[to] = json!(list);
-        }
-    }
-    if let Some(age) = policy["maxAge"].as_str().and_then(duration) {
-        made["max_age"] = json!(age.as_secs().to_string());
-    }
-    if policy["allowCredentials"] == true {
-        made["allow_credentials"] = json!(true);
-    }
-    match policy["unmatchedPreflights"].as_str() {
-        Some("IGNORE") => made["forward_not_matching_preflights"] = json!(false),
-        Some("FORWARD") => made["forward_not_matching_preflights"] = json!(true),
-        Some(_) | None => {}
-    }
-    made
-}
-
 /// Sets and adds of several levels one after the other; removals come before all of them.
 fn header_operations(levels: &[&Value], route: &mut Value) {
     for (direction, fields) in [
@@ -452,7 +359,8 @@ fn host_operation(headers: &Value) -> Option<String> {
     })
 }
 
-fn millionths(percent: f64) -> Value {
+/// Of a hundred, as Envoy draws them.
+pub fn millionths(percent: f64) -> Value {
     json!({"numerator": (percent * 10_000.0).round(), "denominator": "MILLION"})
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::scenery::SERVICES;
 use super::action::seconds;
-use super::translate::{View, array, map};
+use super::view::{View, array, map};
 
 /// The cluster of a name, where it exists: of a Service's port, and of a subset that is declared.
 pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {

@@ -19,7 +19,8 @@ pub(super) const ROWS: &[Row] = &[
         title: "connections open at withdrawal",
         act: Act::Do(enrolment::open_at_withdrawal),
         same: "out-old=intact in-old=intact out-new=intact in-new=intact",
-        mesh: "out=1 in=1",
+        none: "out-left=open in-left=open out=0 in=0",
+        mesh: "out-left=cut in-left=cut out=2 in=2",
         ..ROW
     },
     Row {

@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     Options, Tools, cost,
+    decide::Decisions,
     load::{self, Shape},
     report::{Measurement, Report},
     subject::{self, Subject},
@@ -26,6 +27,9 @@ const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Whom the chains let pass.
 const PROXY_UID: u32 = 1337;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What is said where the numbers cannot be trusted.
+pub(super) const BUSY: &str =
+    "Other work runs on this machine, or has until now: the numbers will be rough";
 
 /// Runs the bench, as root and before there is a second thread.
 pub fn run(screen: Screen, options: &Options, tools: &Tools) -> Result<ExitCode> {
@@ -43,7 +47,7 @@ pub fn run(screen: Screen, options: &Options, tools: &Tools) -> Result<ExitCode>
 fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> Result<()> {
     let load = load_average();
     if load.is_some_and(|load| load > 0.5) {
-        screen.warn("Other work runs on this machine, or has until now: the numbers will be rough");
+        screen.warn(BUSY);
     }
     let bench = Bench::set_up(screen, options, tools, folder)?;
     let _server = bench.start_server()?;
@@ -71,9 +75,11 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
             measurements.push(measurement);
         }
     }
+    let decisions = tools.decisions.as_deref().map(read_decisions).transpose()?;
     let report = Report {
         conditions: bench.conditions(load)?,
         measurements,
+        decisions,
     };
     screen.heading("Medians");
     println!("{}", report.table());
@@ -109,10 +115,7 @@ impl<'a> Bench<'a> {
         let server = world.pod("server", PodOptions::default())?;
         let mut clients = Vec::new();
         for subject in Subject::ALL {
-            if subject != Subject::Direct
-                && !options.only.is_empty()
-                && !options.only.contains(&subject)
-            {
+            if subject != Subject::Direct && !options.wants(subject) {
                 continue;
             }
             if let Some(reason) = lacking(subject, tools) {
@@ -322,22 +325,37 @@ impl<'a> Bench<'a> {
     }
 
     fn conditions(&self, load: Option<f64>) -> Result<Vec<String>> {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
-            .context("cannot read the kernel's version")?;
-        let processors = thread::available_parallelism().map_or(0, usize::from);
-        let load = load.map_or_else(|| "unknown".to_owned(), |load| load.to_string());
-        Ok(vec![
-            format!("Linux {}, {processors} processors, load at the start {load}", kernel.trim()),
+        let mut conditions = machine(load)?;
+        conditions.extend([
             "mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node".to_owned(),
             format!("wrk with 1 thread: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
             "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
             format!("CPU µs/req: user and system time of the proxy's processes; congestion control {} everywhere", self.congestion_control),
-        ])
+        ]);
+        Ok(conditions)
     }
 }
 
+/// The machine, and how much runs on it.
+pub(super) fn machine(load: Option<f64>) -> Result<Vec<String>> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
+        .context("cannot read the kernel's version")?;
+    let processors = thread::available_parallelism().map_or(0, usize::from);
+    let load = load.map_or_else(|| "unknown".to_owned(), |load| load.to_string());
+    Ok(vec![format!(
+        "Linux {}, {processors} processors, load at the start {load}",
+        kernel.trim()
+    )])
+}
+
+/// What was measured before this process was.
+fn read_decisions(file: &Path) -> Result<Decisions> {
+    let read = || -> Result<Decisions> { Ok(serde_json::from_slice(&fs::read(file)?)?) };
+    read().with_context(|| format!("cannot read {}", file.display()))
+}
+
 /// How much runs on this machine, over the last minute.
-fn load_average() -> Option<f64> {
+pub(super) fn load_average() -> Option<f64> {
     fs::read_to_string("/proc/loadavg")
         .ok()?
         .split(' ')
@@ -388,7 +406,7 @@ fn copy(from: &Path, to: &Path) -> Result<PathBuf> {
 }
 
 /// Now, as a file's name.
-fn stamp() -> Result<String> {
+pub(super) fn stamp() -> Result<String> {
     let output = Command::new("date")
         .args(["-u", "+%Y%m%d-%H%M%S"])
         .output()

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{load::Outcome, subject::Subject};
+use super::{decide::Decisions, load::Outcome, subject::Subject};
 
 /// One subject in one round.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +37,8 @@ pub struct Report {
     pub conditions: Vec<String>,
     /// Every number.
     pub measurements: Vec<Measurement>,
+    /// What decisions cost, if that was measured.
+    pub decisions: Option<Decisions>,
 }
 
 const HEADER: [&str; 10] = [
@@ -89,13 +91,18 @@ impl Report {
         for condition in &self.conditions {
             text.push_str(&format!("- {condition}\n"));
         }
-        text.push_str(&format!(
-            "\n| {} |\n|{}\n",
-            HEADER.join(" | "),
-            " --- |".repeat(HEADER.len())
-        ));
+        if !self.measurements.is_empty() {
+            text.push_str(&format!(
+                "\n| {} |\n|{}\n",
+                HEADER.join(" | "),
+                " --- |".repeat(HEADER.len())
+            ));
+        }
         for row in self.rows() {
             text.push_str(&format!("| {} |\n", row.join(" | ")));
+        }
+        if let Some(decisions) = &self.decisions {
+            text.push_str(&decisions.markdown());
         }
         text
     }
@@ -197,6 +204,7 @@ mod tests {
         let report = Report {
             conditions: vec!["quiet".into()],
             measurements,
+            decisions: None,
         };
         let row = report.row(Subject::Ebpf).unwrap();
         assert_eq!(row[1], "0.50");

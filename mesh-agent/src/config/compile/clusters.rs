@@ -187,7 +187,7 @@ impl<'a> Clusters<'a> {
                     backends,
                     names,
                 };
-                let cluster = cluster(&key, port.protocol, behind, wanted, manner);
+                let cluster = cluster(&key, port.protocol, &behind, wanted, manner);
                 clusters.push((key, Arc::new(cluster)));
             }
         }
@@ -205,7 +205,7 @@ struct Behind<'s> {
 fn cluster(
     key: &ClusterKey,
     protocol: Protocol,
-    behind: Behind<'_>,
+    behind: &Behind<'_>,
     wanted: Option<&Labels>,
     manner: Manner,
 ) -> Cluster {
@@ -213,7 +213,7 @@ fn cluster(
         found,
         backends,
         names,
-    } = behind;
+    } = *behind;
     let Manner { policy, original } = manner;
     let wanted = wanted.filter(|wanted| !wanted.is_empty());
     let fits = |labels: &Option<Arc<Labels>>| {

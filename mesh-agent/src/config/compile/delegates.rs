@@ -26,6 +26,10 @@ pub(super) type Resolved<'a> = (&'a Object, &'a VirtualService, Arc<[Ruled<'a>]>
 /// VirtualServices by namespace and name.
 type Known<'a> = HashMap<(&'a str, &'a str), (&'a Object, &'a VirtualService)>;
 
+/// So many match blocks one VirtualService may get from its delegates: each of theirs goes with each of its own, and that
+/// must not fill the memory.
+const MOST_BLOCKS: usize = 20_000;
+
 /// What is told of a VirtualService.
 pub(super) type Tell<'t> = &'t mut dyn FnMut(&Object, Problem);
 
@@ -57,6 +61,7 @@ fn resolve_rules<'a>(
     tell: Tell<'_>,
 ) -> Vec<Ruled<'a>> {
     let own = title(object);
+    let mut room = MOST_BLOCKS;
     let mut rules = Vec::with_capacity(service.rules.len());
     for (index, rule) in service.rules.iter().enumerate() {
         let Action::Delegate(delegate) = &rule.action else {
@@ -67,20 +72,22 @@ fn resolve_rules<'a>(
             continue;
         };
         let path = Path::of("spec.http").index(index).key("delegate");
-        let (other, found) = match find(object, delegate, known, &path) {
-            Ok(found) => found,
-            Err(problem) => {
-                tell(object, problem);
-                continue;
-            }
+        let Some((other, found)) = find(object, delegate, known, &path, tell) else {
+            continue;
         };
         let origin = title(other);
         for (index, theirs) in found.rules.iter().enumerate() {
+            let pairs = rule.blocks.len().saturating_mul(theirs.blocks.len());
+            if pairs > room {
+                tell(object, too_many(other, index, &path));
+                continue;
+            }
             match merge(rule, delegate, theirs) {
                 Ok(merged) => {
                     if loses_fault(&merged) {
                         tell(object, lost_fault(other, index, &path));
                     }
+                    room = room.saturating_sub(merged.blocks.len().max(1));
                     rules.push(Ruled {
                         rule: Cow::Owned(merged),
                         origin: (Arc::clone(&origin), index),
@@ -97,13 +104,14 @@ fn title(object: &Object) -> Arc<str> {
     format!("{}/{}", object.id.namespace, object.id.name).into()
 }
 
-/// The VirtualService that a rule of `object` names, or why it cannot serve as a delegate.
+/// The VirtualService that a rule of `object` names; `None`, with the reason told, where it cannot serve as a delegate.
 fn find<'a>(
     object: &Object,
     delegate: &Delegate,
     known: &Known<'a>,
     path: &Path,
-) -> Result<(&'a Object, &'a VirtualService), Problem> {
+    tell: Tell<'_>,
+) -> Option<(&'a Object, &'a VirtualService)> {
     let Delegate {
         namespace, name, ..
     } = delegate;
@@ -126,14 +134,16 @@ fn find<'a>(
                 Some(place),
             )
         }
-        Some(found) => return Ok(found),
+        Some(found) => return Some(found),
     };
     let message = format!("VirtualService {namespace}/{name} {what}, so this rule does nothing");
     let problem = Problem::breach(Code::Ist0101, path, message, remedy);
-    Err(match there {
+    let problem = match there {
         Some(place) => problem.see(place),
         None => problem,
-    })
+    };
+    tell(object, problem);
+    None
 }
 
 fn misfit(other: &Object, index: usize, conflict: Conflict, path: &Path) -> Problem {
@@ -150,6 +160,15 @@ fn misfit(other: &Object, index: usize, conflict: Conflict, path: &Path) -> Prob
     let remedy = "let the delegate match no more than this rule does";
     let problem = Problem::breach(Code::Mesh0007, path, message, remedy);
     problem.see(other.place(&place, "this does not fit"))
+}
+
+fn too_many(other: &Object, index: usize, path: &Path) -> Problem {
+    let message = format!(
+        "with http[{index}] of {}, delegation makes more than {MOST_BLOCKS} match blocks of this VirtualService, so it is not used here",
+        other.id
+    );
+    let remedy = "match less often here, or in the delegate";
+    Problem::breach(Code::Mesh0007, path, message, remedy)
 }
 
 /// A fault is part of sending a request on; a rule that answers has none.

@@ -1,9 +1,11 @@
 //! Pods that run, and where: what Services, EndpointSlices and rules look them up by.
 
+use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::DefaultHashBuilder;
 
 use crate::config::Inputs;
 use crate::config::compile::services::has_labels;
@@ -23,12 +25,16 @@ pub(super) struct Located<'a> {
     pub(super) locality: Option<Arc<Locality>>,
 }
 
+/// Hashed with less effort than std does: there may be a hundred thousand Pods, and whoever writes their names is trusted.
+type HashMap<K, V> = std::collections::HashMap<K, V, DefaultHashBuilder>;
+
 /// All of them.
 pub(super) struct LocatedPods<'a> {
     /// Oldest first.
     pub(super) list: Vec<Located<'a>>,
-    by_name: HashMap<(&'a str, &'a str), usize>,
-    by_address: HashMap<IpAddr, usize>,
+    /// Made when they are first asked for: only EndpointSlices look Pods up by name and address.
+    by_name: OnceCell<HashMap<(&'a str, &'a str), usize>>,
+    by_address: OnceCell<HashMap<IpAddr, usize>>,
     by_label: HashMap<&'a str, ByLabel<'a>>,
     places: Places<'a>,
     /// What serves and is no Pod.
@@ -65,9 +71,9 @@ impl<'a> LocatedPods<'a> {
         let found = inputs.pods();
         let mut pods = Self {
             list: Vec::with_capacity(found.len()),
-            by_name: HashMap::with_capacity(found.len()),
-            by_address: HashMap::with_capacity(found.len()),
-            by_label: HashMap::new(),
+            by_name: OnceCell::new(),
+            by_address: OnceCell::new(),
+            by_label: HashMap::default(),
             places: Places::gather(inputs),
             workloads: inputs.workload_entries(),
         };
@@ -82,18 +88,25 @@ impl<'a> LocatedPods<'a> {
     fn add(&mut self, object: &'a Object, pod: &'a Pod, keys: &HashSet<&str>) {
         let index = self.list.len();
         let namespace = &*object.id.namespace;
-        let selected = object
-            .labels
-            .iter()
-            .filter(|(key, _)| keys.contains(&***key));
         let by_label = self.by_label.entry(namespace).or_default();
-        for (key, value) in selected {
+        let mut add = |key: &'a Arc<str>, value: &'a Arc<str>| {
             by_label.entry((key, value)).or_default().push(index);
+        };
+        // Most meshes select by one label or two, and Pods have many.
+        if keys.len() < object.labels.len() {
+            for (key, value) in keys
+                .iter()
+                .filter_map(|key| object.labels.get_key_value(*key))
+            {
+                add(key, value);
+            }
+        } else {
+            for (key, value) in &*object.labels {
+                if keys.contains(&**key) {
+                    add(key, value);
+                }
+            }
         }
-        for address in &pod.addresses {
-            self.by_address.insert(*address, index);
-        }
-        self.by_name.insert((namespace, &object.id.name), index);
         let locality = self.places.of_pod(object, pod);
         self.list.push(Located {
             labels: self
@@ -141,11 +154,24 @@ impl<'a> LocatedPods<'a> {
     }
 
     pub(super) fn named(&self, id: &PodId) -> Option<usize> {
-        self.by_name.get(&(&*id.namespace, &*id.name)).copied()
+        let by_name = self.by_name.get_or_init(|| {
+            let pods = self.list.iter().map(|located| &located.object.id);
+            let names = pods.map(|id| (&*id.namespace, &*id.name));
+            names.zip(0..).collect()
+        });
+        by_name.get(&(&*id.namespace, &*id.name)).copied()
     }
 
     pub(super) fn at(&self, address: IpAddr) -> Option<usize> {
-        self.by_address.get(&address).copied()
+        let by_address = self.by_address.get_or_init(|| {
+            let pods = self.list.iter().zip(0..);
+            pods.flat_map(|(located, index)| {
+                let addresses = located.pod.addresses.iter();
+                addresses.map(move |address| (*address, index))
+            })
+            .collect()
+        });
+        by_address.get(&address).copied()
     }
 
     /// Where an address is of which no Pod is known: on a Node, or at least in a zone.
@@ -169,9 +195,9 @@ impl<'a> LocatedPods<'a> {
 impl<'a> Places<'a> {
     fn gather(inputs: &'a Inputs) -> Self {
         let mut places = Self {
-            nodes: HashMap::new(),
-            zones: HashMap::new(),
-            own: HashMap::new(),
+            nodes: HashMap::default(),
+            zones: HashMap::default(),
+            own: HashMap::default(),
             names: [REGION, ZONE, SUBZONE, HOSTNAME].map(Arc::from),
         };
         for (object, node) in inputs.nodes() {
@@ -222,12 +248,13 @@ impl<'a> Places<'a> {
         if values.iter().all(Option::is_none) {
             return Arc::clone(labels);
         }
-        let known = self.names.iter().zip(values);
-        let known = known.filter_map(|(name, value)| Some((Arc::clone(name), Arc::clone(value?))));
-        let own = labels
-            .iter()
-            .map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
-        Arc::new(own.chain(known).collect())
+        let mut labels = Labels::clone(labels);
+        for (name, value) in self.names.iter().zip(values) {
+            if let Some(value) = value {
+                labels.insert(Arc::clone(name), Arc::clone(value));
+            }
+        }
+        Arc::new(labels)
     }
 }
 

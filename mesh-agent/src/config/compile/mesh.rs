@@ -152,10 +152,9 @@ impl<'m> Port<'m> {
                 (None, _) | (_, None) => None,
             };
         }
-        if wildcards.peek().is_some() && !seen.as_ref().is_some_and(Vec::is_empty) {
-            if chain.push(vec![only_for(&own, &seen)]) {
-                return chain.finish();
-            }
+        let named = seen.as_ref().is_none_or(|seen| !seen.is_empty());
+        if named && wildcards.peek().is_some() && chain.push(vec![only_for(&own, &seen)]) {
+            return chain.finish();
         }
         for binding in wildcards {
             let seen = &self.mesh.bindings[binding].exported_to;
@@ -396,3 +395,6 @@ pub(super) fn add(table: &mut RouteTable, name: &Arc<str>, host: &Arc<VirtualHos
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

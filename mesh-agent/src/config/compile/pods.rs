@@ -13,9 +13,10 @@ use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, capture};
+use crate::config::object::sidecar::Ingress;
 use crate::config::object::{self, Object};
 use crate::config::problem::Problems;
-use crate::model::{InboundPort, LocalPod, Pod, Protocol, SharedMap};
+use crate::model::{AppAddress, InboundPort, LocalPod, Pod, Protocol, SharedMap};
 
 /// Where a Pod's network namespace is; makes it a Pod of this node.
 const NETNS: &str = "mesh-agent.io/netns";
@@ -48,7 +49,9 @@ pub(super) fn pods<'a>(
             outlook: groups.sights.of(namespace, &object.labels, groups.bindings),
             gateway: groups.gateways.of(&object.labels, namespace),
         };
-        let inbound = std::mem::take(&mut served[index]);
+        let served = std::mem::take(&mut served[index]);
+        let listeners = groups.sights.ingress(namespace, &object.labels);
+        let inbound = inbound(listeners, served);
         Arc::new(pod(located, place, inbound, options, report))
     });
     pods.collect()
@@ -126,12 +129,42 @@ pub(super) fn served_ports<'a>(
                         service: Arc::clone(&service.model.host),
                         pool: Arc::clone(&manner.pool),
                         http: manner.http,
+                        app: AppAddress::Dialled,
                     });
                 }
             }
         }
     }
     served
+}
+
+/// What a Pod serves, of what its Services say and its Sidecar lists.
+pub(super) fn inbound(
+    listeners: &[Ingress],
+    served: BTreeMap<u16, InboundPort>,
+) -> BTreeMap<u16, InboundPort> {
+    match listeners {
+        [] => served,
+        listeners => only(listeners, &served),
+    }
+}
+
+/// What a Pod serves where a Sidecar lists it: that, and nothing else. The Service in front of a port stays the same.
+fn only(listeners: &[Ingress], served: &BTreeMap<u16, InboundPort>) -> BTreeMap<u16, InboundPort> {
+    let listeners = listeners.iter().map(|listener| {
+        let known = served
+            .get(&listener.port)
+            .or_else(|| served.values().next());
+        let port = InboundPort {
+            protocol: listener.protocol,
+            service: known.map_or_else(Arc::default, |known| Arc::clone(&known.service)),
+            pool: known.map_or_else(Arc::default, |known| Arc::clone(&known.pool)),
+            http: known.map(|known| known.http).unwrap_or_default(),
+            app: listener.app,
+        };
+        (listener.port, port)
+    });
+    listeners.collect()
 }
 
 fn local(object: &Object, options: &CompileOptions, report: &mut Report) -> Option<LocalPod> {

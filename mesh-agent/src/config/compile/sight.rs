@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Registered, Services};
 use crate::config::object::name::ExportTo;
-use crate::config::object::sidecar::{Egress, OutboundPolicy};
+use crate::config::object::sidecar::{Egress, EgressHost, Ingress, OutboundPolicy};
 use crate::config::object::{Object, Sidecar};
 use crate::config::{CompileOptions, Inputs};
 use crate::model::Labels;
@@ -106,11 +106,7 @@ impl<'a> Sight<'a> {
                 .is_some_and(|own| export.allows(&service.model.namespace, own))
     }
 
-    fn imports(
-        &self,
-        host: &crate::config::object::sidecar::EgressHost,
-        service: &Registered<'_>,
-    ) -> bool {
+    fn imports(&self, host: &EgressHost, service: &Registered<'_>) -> bool {
         let own = self.namespace.unwrap_or_default();
         host.imports(own, &service.model.namespace, &service.model.host)
     }
@@ -176,6 +172,12 @@ impl<'a> Sights<'a> {
         self.restricted.push(sight);
         self.groups.insert(group, self.restricted.len() - 1);
         Some(self.restricted.len() - 1)
+    }
+
+    /// What a pod's Sidecar lists as served by it; nothing is what its Services say.
+    pub(super) fn ingress(&self, namespace: &str, labels: &Labels) -> &'a [Ingress] {
+        let sidecar = self.sidecar(namespace, labels);
+        sidecar.map_or(&[], |index| &self.sidecars[index].1.ingress)
     }
 
     /// The Sidecar of a pod: one that selects it, else the one of its namespace, else that of the root namespace.

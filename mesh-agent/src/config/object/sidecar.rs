@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::config::crd::sidecar::{Egress as WrittenEgress, OutboundTrafficPolicy, SidecarSpec};
+use crate::config::crd::sidecar::{
+    Egress as WrittenEgress, Ingress as WrittenIngress, OutboundTrafficPolicy, SidecarPort,
+    SidecarSpec,
+};
 use crate::config::crd::virtual_service::Destination;
-use crate::config::object::{self, Context, name};
+use crate::config::object::{self, Context, name, service};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
-use crate::model::Labels;
+use crate::model::{AppAddress, Labels, Protocol};
 
 /// A Sidecar.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,8 +19,21 @@ pub struct Sidecar {
     pub selector: Option<Labels>,
     /// What they know; `None`, as with nothing written, is everything.
     pub egress: Option<Vec<Egress>>,
+    /// What they serve; empty, as with nothing written, is what their Services say.
+    pub ingress: Vec<Ingress>,
     /// What becomes of what they do not know; `None` is what the mesh says.
     pub unknown: Option<OutboundPolicy>,
+}
+
+/// One of `ingress[]`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// The port that clients dial.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// `defaultEndpoint`.
+    pub app: AppAddress,
 }
 
 /// One of `egress[]`.
@@ -78,13 +94,6 @@ impl Sidecar {
             inbound_connection_pool,
         } = spec;
         let path = Path::of("spec");
-        if !ingress.is_empty() {
-            problems.left_out(
-                &path.key("ingress"),
-                "ingress is not supported yet",
-                "what the pods serve stays as their Services say; the rest of the Sidecar applies",
-            );
-        }
         if inbound_connection_pool.is_some() {
             problems.without_effect(&path.key("inboundConnectionPool"), "inboundConnectionPool");
         }
@@ -94,6 +103,7 @@ impl Sidecar {
                 .filter(|labels| !labels.is_empty()),
             egress: (!egress.is_empty())
                 .then(|| read_egress(egress, &path.key("egress"), problems)),
+            ingress: read_ingress(ingress, &path.key("ingress"), problems),
             unknown: outbound_traffic_policy.and_then(|policy| {
                 let path = path.key("outboundTrafficPolicy");
                 read_policy(policy, context, &path, problems)
@@ -111,6 +121,85 @@ impl EgressHost {
             EgressNamespace::Named(name) => **name == *namespace,
         };
         there && name::intersection(&self.host, host).is_some()
+    }
+}
+
+fn read_ingress(
+    written: Vec<WrittenIngress>,
+    path: &Path,
+    problems: &mut Problems,
+) -> Vec<Ingress> {
+    let mut ingress: Vec<Ingress> = Vec::new();
+    for (index, entry) in written.into_iter().enumerate() {
+        let path = path.index(index);
+        let WrittenIngress {
+            port,
+            bind,
+            capture_mode,
+            default_endpoint,
+            tls,
+            connection_pool,
+        } = entry;
+        if !bind.is_empty() || capture_mode.as_deref() == Some("NONE") || tls.is_some() {
+            let field = if tls.is_some() { "tls" } else { "bind" };
+            problems.left_out(
+                &path.key(field),
+                "a listener of its own is not supported yet",
+                "the port is served as its pods' addresses are",
+            );
+        }
+        if connection_pool.is_some() {
+            problems.without_effect(&path.key("connectionPool"), "connectionPool");
+        }
+        let SidecarPort {
+            number, protocol, ..
+        } = port.unwrap_or_default();
+        let port = path.key("port");
+        let Some(number) = object::port_number(number, &port.key("number"), problems) else {
+            continue;
+        };
+        if ingress.iter().any(|other| other.port == number) {
+            let message = format!("two entries are for port {number}");
+            problems.error(&port.key("number"), message, "keep one of them");
+        }
+        let declared = service::by_name(&protocol);
+        if declared.is_none() {
+            problems.error(
+                &port.key("protocol"),
+                format!("\"{protocol}\" is no protocol"),
+                "write HTTP, HTTPS, GRPC, HTTP2, MONGO, TCP or TLS",
+            );
+        }
+        ingress.push(Ingress {
+            port: number,
+            protocol: declared.unwrap_or(Protocol::Auto),
+            app: read_endpoint(&default_endpoint, &path.key("defaultEndpoint"), problems),
+        });
+    }
+    ingress
+}
+
+fn read_endpoint(text: &str, path: &Path, problems: &mut Problems) -> AppAddress {
+    if text.is_empty() {
+        return AppAddress::Dialled;
+    }
+    if text.starts_with("unix://") {
+        problems.unsupported(path, "a Unix socket");
+        return AppAddress::Dialled;
+    }
+    let parts = text.rsplit_once(':');
+    let port = parts.and_then(|(_, port)| port.parse().ok().filter(|port| *port > 0));
+    match (parts.map(|(host, _)| host), port) {
+        (Some("127.0.0.1" | "[::1]"), Some(port)) => AppAddress::Loopback(port),
+        (Some("0.0.0.0" | "[::]"), Some(port)) => AppAddress::Pod(port),
+        (_, _) => {
+            problems.error(
+                path,
+                format!("\"{text}\" is no endpoint"),
+                "write 127.0.0.1:PORT for the loopback address, or 0.0.0.0:PORT for the pod's own",
+            );
+            AppAddress::Dialled
+        }
     }
 }
 

@@ -51,8 +51,13 @@ impl PodEnrolment {
     pub(super) fn start(agent: &Arc<Agent>, target: &Target<'_>) -> Result<Self, InterceptError> {
         let name = target.pod.to_string();
         let in_pod = |step: &str| format!("{step} the namespace of {name}");
-        let cookie = netns_cookie(target.netns)
-            .map_err(|e| InterceptError::step(in_pod("asking for the cookie of"), e))?;
+        let cookie = netns_cookie(target.netns).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOPROTOOPT) => InterceptError::Unsupported {
+                what: "this kernel does not tell which network namespace is which".to_owned(),
+                remedy: "the eBPF mode needs Linux 5.14 or newer".to_owned(),
+            },
+            _ => InterceptError::step(in_pod("asking for the cookie of"), e),
+        })?;
         let netns = target
             .netns
             .try_clone()

@@ -10,6 +10,7 @@ use aya::programs::{CgroupSockAddr, Program, ProgramError, ProgramInfo, SkLookup
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mesh_ebpf::abi;
 
+use super::probe::in_one_line;
 use crate::intercept::InterceptError;
 use crate::netns::NetNs;
 
@@ -186,7 +187,10 @@ impl Object {
                 links.push((name, link));
                 reports.push(report(&instance, name)?);
             }
-            Err(e) => tracing::info!(error = ?e, "established connections are not counted"),
+            Err(e) => {
+                let reason = in_one_line(&e);
+                tracing::info!(reason, "established connections are not counted");
+            }
         }
         let maps = Maps::take(&mut instance)
             .map_err(|e| InterceptError::step("opening the BPF maps", e))?;

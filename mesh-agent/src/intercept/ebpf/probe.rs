@@ -87,7 +87,7 @@ fn connect(listener: &std::net::TcpListener) -> io::Result<()> {
 }
 
 /// An error and its causes, each in brief.
-fn in_one_line(error: &InterceptError) -> String {
+pub(super) fn in_one_line(error: &InterceptError) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -197,7 +197,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The sysctl as it is. The first use of nat loads connection tracking, and the sysctl with it.
+    /// The sysctl as it is. The first use of nat loads connection tracking, and the sysctl with it: for nf_tables that is
+    /// a chain that hangs on a hook, which by itself tracks nothing yet.
     fn loose(&self, programs: &Programs<'_>) -> Result<String, InterceptError> {
         let read = || kernel::tcp_loose(self.netns).map_err(setting);
         if let Some(value) = read()? {
@@ -205,7 +206,7 @@ impl<'a> Session<'a> {
         }
         programs.restore(
             Family::V4,
-            "*nat\n:ISTIO_INBOUND - [0:0]\nCOMMIT\n",
+            "*nat\n:OUTPUT ACCEPT [0:0]\n:ISTIO_INBOUND - [0:0]\nCOMMIT\n",
             &self.lock,
         )?;
         read()?.ok_or_else(|| InterceptError::Unsupported {

@@ -12,11 +12,18 @@ use crate::model::{ClientMatch, PathMatch, Route};
 /// has another condition on the path, or none, is looked at one by one.
 #[derive(Debug, Default)]
 pub struct Routes {
-    list: Vec<Arc<Route>>,
+    list: Few<Arc<Route>>,
     /// `None` where the list is so short that it is its own index.
     index: Option<Box<Index>>,
     /// Routes that between them have every condition on the client that any route has; one, where one takes anyone.
-    audiences: Vec<u32>,
+    audiences: Few<u32>,
+}
+
+/// A list that is not far away where it has one item, as most have.
+#[derive(Debug)]
+enum Few<T> {
+    One([T; 1]),
+    Any(Vec<T>),
 }
 
 /// So many routes are faster looked at than looked up.
@@ -27,17 +34,24 @@ const SHORT: usize = 8;
 struct Index {
     /// Of each exact path its part of `places`.
     exact: HashMap<Arc<str>, Range<u32>>,
-    /// In the order of their texts.
-    prefixes: Vec<Prefix>,
+    prefixes: Prefixes,
     places: Vec<u32>,
     /// Everything else.
     others: Vec<u32>,
 }
 
+/// Prefixes in the order of their texts, which lie side by side: a search stays in a small piece of memory.
+#[derive(Debug, Default)]
+struct Prefixes {
+    texts: Vec<u8>,
+    list: Vec<Prefix>,
+}
+
 /// A prefix.
 #[derive(Debug)]
 struct Prefix {
-    text: Arc<str>,
+    /// Its part of the texts.
+    text: Range<u32>,
     /// Its part of `places`.
     routes: Range<u32>,
     /// The longest of the others that it begins with itself.
@@ -65,12 +79,13 @@ impl Routes {
             consider(index.places(places));
         }
         let mut best = consider(&[]);
-        let mut next = index.longest(path);
+        let prefixes = &index.prefixes;
+        let mut next = prefixes.longest(path);
         while let Some(prefix) = next.filter(|prefix| prefix.first < best) {
-            if path.starts_with(&*prefix.text) {
+            if path.as_bytes().starts_with(prefixes.text(prefix)) {
                 best = consider(index.places(&prefix.routes));
             }
-            next = prefix.shorter.map(|place| &index.prefixes[place as usize]);
+            next = prefixes.shorter(prefix);
         }
         let best = consider(&index.others);
         self.list.get(best as usize)
@@ -111,24 +126,10 @@ impl Index {
             .into_iter()
             .map(|(text, routes)| (Arc::clone(text), keep(routes)))
             .collect();
-        let mut sorted: Vec<Prefix> = Vec::with_capacity(prefixes.len());
+        let mut sorted = Prefixes::default();
         for (text, routes) in prefixes {
-            // What a text begins with stands before it, and of those the last one is the longest.
-            let mut shorter = sorted.len().checked_sub(1).map(number);
-            while let Some(place) = shorter {
-                let other = &sorted[place as usize];
-                if text.starts_with(&*other.text) {
-                    break;
-                }
-                shorter = other.shorter;
-            }
-            let above = shorter.map_or(u32::MAX, |place| sorted[place as usize].first);
-            sorted.push(Prefix {
-                text: Arc::clone(text),
-                first: routes.first().copied().unwrap_or(u32::MAX).min(above),
-                routes: keep(routes),
-                shorter,
-            });
+            let first = routes.first().copied().unwrap_or(u32::MAX);
+            sorted.push(text, keep(routes), first);
         }
         Self {
             exact,
@@ -141,19 +142,76 @@ impl Index {
     fn places(&self, part: &Range<u32>) -> &[u32] {
         &self.places[part.start as usize..part.end as usize]
     }
+}
 
-    /// The prefix that `path` begins with, or one that begins with it: between a prefix of a path and the path itself
-    /// there stand only texts that have the prefix too.
+impl Prefixes {
+    /// Adds the next one in order.
+    fn push(&mut self, text: &str, routes: Range<u32>, first: u32) {
+        // What a text begins with stands before it, and of those the last one is the longest.
+        let mut shorter = self.list.len().checked_sub(1).map(number);
+        while let Some(place) = shorter {
+            let other = &self.list[place as usize];
+            if text.as_bytes().starts_with(self.text(other)) {
+                break;
+            }
+            shorter = other.shorter;
+        }
+        let above = shorter.map_or(u32::MAX, |place| self.list[place as usize].first);
+        let start = number(self.texts.len());
+        self.texts.extend_from_slice(text.as_bytes());
+        self.list.push(Prefix {
+            text: start..number(self.texts.len()),
+            routes,
+            shorter,
+            first: first.min(above),
+        });
+    }
+
+    fn text(&self, prefix: &Prefix) -> &[u8] {
+        &self.texts[prefix.text.start as usize..prefix.text.end as usize]
+    }
+
+    fn shorter(&self, prefix: &Prefix) -> Option<&Prefix> {
+        prefix.shorter.map(|place| &self.list[place as usize])
+    }
+
+    /// The longest prefix that `path` begins with, or one that begins with that: between a prefix of a path and the path
+    /// itself there stand only texts that have the prefix too.
     fn longest(&self, path: &str) -> Option<&Prefix> {
-        let behind = self
-            .prefixes
-            .partition_point(|prefix| *prefix.text <= *path);
-        self.prefixes.get(behind.checked_sub(1)?)
+        let before = |prefix: &Prefix| self.text(prefix) <= path.as_bytes();
+        let behind = self.list.partition_point(before);
+        self.list.get(behind.checked_sub(1)?)
     }
 }
 
 fn number(place: usize) -> u32 {
     u32::try_from(place).expect("nobody writes four billion routes")
+}
+
+impl<T> Deref for Few<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::One(one) => one,
+            Self::Any(list) => list,
+        }
+    }
+}
+
+impl<T> From<Vec<T>> for Few<T> {
+    fn from(list: Vec<T>) -> Self {
+        match <[T; 1]>::try_from(list) {
+            Ok(one) => Self::One(one),
+            Err(list) => Self::Any(list),
+        }
+    }
+}
+
+impl<T> Default for Few<T> {
+    fn default() -> Self {
+        Self::Any(Vec::new())
+    }
 }
 
 impl From<Vec<Arc<Route>>> for Routes {
@@ -170,8 +228,8 @@ impl From<Vec<Arc<Route>>> for Routes {
         };
         Self {
             index: (list.len() > SHORT).then(|| Box::new(Index::new(&list))),
-            audiences,
-            list,
+            audiences: audiences.into(),
+            list: list.into(),
         }
     }
 }
@@ -201,7 +259,7 @@ impl<'a> IntoIterator for &'a Routes {
 
 impl PartialEq for Routes {
     fn eq(&self, other: &Self) -> bool {
-        self.list == other.list
+        *self.list == *other.list
     }
 }
 

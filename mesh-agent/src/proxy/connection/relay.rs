@@ -11,12 +11,15 @@ use crate::model::Cluster;
 use crate::proxy::connection::Connection;
 use crate::proxy::record::Record;
 use crate::proxy::respond::Failure;
+use crate::proxy::site::Choice;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::Tunnel;
 use crate::proxy::tls::{self, Offer, Upstream};
 use crate::proxy::upstream::ConnectError;
+use crate::proxy::upstream::circuit::Permit;
+use crate::proxy::upstream::health::Outcome;
 use crate::proxy::upstream::pool::Load;
-use crate::route::{Flow, StreamDecision, StreamScope};
+use crate::route::{Flow, StreamDecision, StreamScope, hash_of_source};
 
 /// Where a relayed connection goes.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub(super) struct Server {
     pub(super) stream: Stream,
     address: SocketAddr,
     load: Load,
+    /// Leave for the connection, where its cluster has a limit.
+    place: Option<Permit>,
 }
 
 impl Connection {
@@ -59,17 +64,35 @@ impl Connection {
     }
 
     pub(super) async fn connect(&self, target: &Target) -> Result<Server, Failure> {
+        let mut place = None;
         let (address, connected) = match target {
             Target::Cluster(cluster) => {
-                let address = self.endpoint(cluster, &[]).ok_or(Failure::NoEndpoint)?;
+                let known = self.site.known(cluster);
+                if let Some(known) = &known {
+                    place = Some(known.connection().ok_or(Failure::Overflow)?);
+                }
+                let resolving = self.site.resolve(cluster, known.as_ref());
+                let resolved = resolving.endpoints().await;
+                let choice = Choice {
+                    hash: hash_of_source(&cluster.policy.balancer, self.peer.ip()),
+                    resolved: resolved.as_deref(),
+                    ..Choice::default()
+                };
+                let address = self
+                    .endpoint(cluster, known.as_deref(), choice)
+                    .ok_or(Failure::NoEndpoint)?;
                 let tls = cluster.policy.tls.as_ref();
                 let tls = tls.and_then(|tls| Upstream::for_service(tls, &cluster.key.host));
                 let key = self.key_before(cluster, address, tls);
                 let pool = &cluster.policy.pool;
-                (address, self.site.connect(&key, pool, Offer::Nothing).await)
+                let connected = self.site.connect(&key, pool, Offer::Nothing).await;
+                if let Some(known) = &known {
+                    known.report(address, Outcome::of_connecting(&connected));
+                }
+                (address, connected)
             }
             Target::Original => {
-                let address = self.destination;
+                let address = self.headed_for();
                 let connected = self.site.connect_beyond(address, self.source()).await;
                 (address, connected)
             }
@@ -82,6 +105,7 @@ impl Connection {
             stream,
             address,
             load: self.site.pool.busy(address),
+            place,
         })
     }
 
@@ -136,7 +160,7 @@ impl Connection {
         if let Some(line) = record.line() {
             line.upstream = Some(upstream.address);
         }
-        let _load = upstream.load;
+        let (_load, _place) = (upstream.load, upstream.place);
         let Limits { idle, whole } = self.relay_limits(target);
         let tunnel = Tunnel::new(client, upstream.stream, idle, record);
         match whole {

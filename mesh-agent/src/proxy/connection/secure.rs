@@ -38,7 +38,7 @@ const LAST_WORDS: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
 
 impl Connection {
     /// Serves a client on a port for TLS.
-    pub(super) async fn serve_secure(self, mut client: Stream, port: u16) {
+    pub(super) async fn serve_secure(mut self, mut client: Stream, port: u16) {
         let deadline = Instant::now() + self.site.worker.settings.handshake_timeout;
         let hello = tokio::select! {
             biased;
@@ -62,12 +62,9 @@ impl Connection {
             }
             Some(Secure::Http(opening, scope)) => {
                 if let Some((client, facts)) = self.open(client, &hello, &opening, deadline).await {
-                    let opened = Self {
-                        scope: Scope::Routed(scope),
-                        tls: Some(facts),
-                        ..self
-                    };
-                    opened.serve_http(client).await;
+                    self.scope = Scope::Routed(scope);
+                    self.tls = Some(facts);
+                    self.serve_http(client).await;
                 }
             }
             Some(Secure::Stream(opening, scope)) => {

@@ -14,133 +14,125 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
+use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
-use crate::proxy::http::Boxed;
 use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
-use crate::proxy::tls::Offer;
-use crate::proxy::upstream::pool::{Key, Lease, Version};
+use crate::proxy::site::{Choice, Resolving};
+use crate::proxy::upstream::lease::Lease;
+use crate::proxy::upstream::pool::{Key, Version};
 
-/// A try that brought a response.
-pub(super) struct Tried {
-    pub(super) response: Response<Incoming>,
-    pub(super) lease: Lease,
-    /// The request, where it may be sent once more.
-    pub(super) spare: Option<Parts>,
-}
-
-/// A try that brought none.
+/// A try that brought no response.
 pub(super) struct Failed {
     pub(super) failure: Failure,
     /// Whether a server may have seen some of the request.
     pub(super) begun: bool,
-    /// The request, where it may be sent once more.
-    pub(super) again: Option<Parts>,
-    /// Which server was tried; none where there is none.
-    pub(super) address: Option<SocketAddr>,
 }
 
 type SendError = TrySendError<Request<RequestBody>>;
 
-impl Tried {
-    /// Nobody wants the response: its connection is kept where it is at its end, and ended otherwise.
-    pub(super) fn discard(self, body: &RequestBody) {
-        let Self {
-            response, lease, ..
-        } = self;
-        if http_body::Body::is_end_stream(response.body()) && body.is_done() {
-            lease.give_back();
-        }
-    }
-}
-
 impl Outgoing {
-    /// One try. A kept connection that turns out to be closed is replaced by a fresh one within the same try.
+    /// One try. A kept connection that turns out to be closed is replaced by a fresh one within the same try. Where the
+    /// request may be sent again, its head is there afterwards.
     pub(super) async fn attempt(
-        &self,
+        &mut self,
         connection: &Rc<Connection>,
-        mut head: Parts,
-        tried: &[SocketAddr],
-    ) -> Result<Tried, Failed> {
-        let address = match &self.goal {
-            Goal::Original => Some(connection.destination),
-            Goal::Cluster(cluster) => connection.endpoint(cluster, tried),
-        };
-        let failed = |failure, begun, again| Failed {
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let unbegun = |failure| Failed {
             failure,
-            begun,
-            again,
-            address,
+            begun: false,
         };
-        let Some(address) = address else {
-            return Err(failed(Failure::NoEndpoint, false, None));
-        };
-        let key = match &self.goal {
-            Goal::Original => Some(connection.key(address)),
-            Goal::Cluster(cluster) => connection.key_of(cluster, address, host_of(&head)),
-        };
-        let Some(key) = key else {
-            return Err(failed(Failure::no_server_name(), false, None));
-        };
-        let idempotent = head.method.is_idempotent();
+        let resolved = self.resolve(connection).endpoints().await;
+        let address = self.choose(connection, resolved.as_deref());
+        let address = address.ok_or_else(|| unbegun(Failure::NoEndpoint))?;
+        self.progress.endpoint = Some(address);
+        let key = self.key(connection, address);
+        let key = key.ok_or_else(|| unbegun(Failure::no_server_name()))?;
+        let idempotent = |head: &Parts| head.method.is_idempotent();
+        let idempotent = self.head.as_ref().is_some_and(idempotent);
         let keep = self
             .tries
             .may_want_after_sending(self.version, self.is_grpc());
         let mut fresh = false;
         loop {
-            let mut lease = match self.obtain(connection, &key, fresh, idempotent).await {
-                Ok(lease) => lease,
-                Err(failure) => return Err(failed(failure, false, Some(head))),
-            };
+            let obtained = self.obtain(connection, &key, fresh, idempotent).await;
+            let mut lease = obtained.map_err(unbegun)?;
             if keep {
                 self.body.keep();
             }
             // The server may be closing a kept connection this very moment.
             let replaceable = lease.is_reused() && !fresh;
-            let spare = (keep || replaceable && idempotent).then(|| head.clone());
-            let error = match self.send_once(&mut lease, head).await {
-                Some(Ok(response)) => {
-                    return Ok(Tried {
-                        response,
-                        lease,
-                        spare,
-                    });
-                }
-                Some(Err(error)) => error,
-                None => return Err(failed(Failure::Timeout, true, spare)),
+            let Some(request) = self.request(keep || replaceable && idempotent) else {
+                return Err(unbegun(Failure::Closed));
             };
-            match self.judge(error) {
-                (failure, _) if failure == Failure::ClientClosed => {
-                    return Err(failed(failure, true, None));
-                }
-                (_, Some(unsent)) if replaceable => {
-                    fresh = true;
-                    head = unsent;
-                }
-                (failure, Some(unsent)) => return Err(failed(failure, false, Some(unsent))),
-                // It may have done its work before the connection ended.
-                (Failure::Closed, None) if replaceable && idempotent && self.body.can_repeat() => {
-                    let Some(spare) = spare else {
-                        return Err(failed(Failure::Closed, true, None));
-                    };
-                    fresh = true;
-                    head = spare;
-                }
-                (failure, None) => return Err(failed(failure, true, spare)),
+            self.progress.under_way = true;
+            let sent = self.send_once(&mut lease, request).await;
+            self.progress.under_way = false;
+            let Failed { failure, begun } = match sent {
+                None => Failed {
+                    failure: Failure::Timeout,
+                    begun: true,
+                },
+                Some(Ok(response)) => return Ok((response, lease)),
+                Some(Err(error)) => self.judge(error),
+            };
+            // What a server has seen it may have done before the connection ended.
+            let closed = failure == Failure::Closed && (!begun || idempotent);
+            if !(replaceable && closed && self.head.is_some() && self.body.can_repeat()) {
+                return Err(Failed { failure, begun });
+            }
+            fresh = true;
+        }
+    }
+
+    fn resolve(&self, connection: &Connection) -> Resolving {
+        match &self.goal {
+            Goal::Original => Resolving::Listed,
+            Goal::Cluster(cluster) => connection.site.resolve(cluster, self.known.as_ref()),
+        }
+    }
+
+    /// The server for a try.
+    fn choose(&self, connection: &Connection, resolved: Option<&Endpoints>) -> Option<SocketAddr> {
+        match &self.goal {
+            Goal::Original => Some(connection.headed_for()),
+            Goal::Cluster(cluster) => {
+                let choice = Choice {
+                    hash: self.hash,
+                    tried: &self.progress.tried,
+                    elsewhere: self.tries.avoid_previous_priorities(),
+                    resolved,
+                };
+                connection.endpoint(cluster, self.known.as_deref(), choice)
             }
         }
+    }
+
+    /// What its connection must be like. `None` where the cluster wants TLS and the Host is no name to ask for.
+    fn key(&self, connection: &Connection, address: SocketAddr) -> Option<Key> {
+        let key = match &self.goal {
+            Goal::Original => connection.key(address),
+            Goal::Cluster(cluster) => {
+                let host = self.head.as_ref().map_or("", host_of);
+                connection.key_of(cluster, address, host)?
+            }
+        };
+        Some(Key {
+            lane: self.known.as_ref().map_or(0, |known| known.lane()),
+            ..key
+        })
     }
 
     /// Sends the request and waits for the beginning of a response, as long as a try may take.
     async fn send_once(
         &self,
         lease: &mut Lease,
-        head: Parts,
+        request: Request<RequestBody>,
     ) -> Option<Result<Response<Incoming>, SendError>> {
         let mut deadline = Deadline::after(self.timeouts.per_try, Instant::now());
-        let mut sending = pin!(lease.send(self.request(head)));
+        let mut sending = pin!(lease.send(request));
         poll_fn(|cx| {
             if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Some(sent));
@@ -150,8 +142,13 @@ impl Outgoing {
         .await
     }
 
-    fn request(&self, head: Parts) -> Request<RequestBody> {
-        let mut request = Request::from_parts(head, self.body.for_try());
+    /// The request to send. `spare`: its head stays, for another try.
+    fn request(&mut self, spare: bool) -> Option<Request<RequestBody>> {
+        let head = match spare {
+            true => self.head.clone(),
+            false => self.head.take(),
+        };
+        let mut request = Request::from_parts(head?, self.body.for_try());
         if let Some(gate) = &self.gate {
             match self.version {
                 Version::Http1 => {
@@ -165,77 +162,24 @@ impl Outgoing {
                 Version::Http2 => gate.open(),
             }
         }
-        request
+        Some(request)
     }
 
-    /// A connection to the server: one that is kept, or a fresh one.
-    async fn obtain(
-        &self,
-        connection: &Rc<Connection>,
-        key: &Key,
-        fresh: bool,
-        idempotent: bool,
-    ) -> Result<Lease, Failure> {
-        let site = &connection.site;
-        let limits = site.limits();
-        if !fresh && !idempotent {
-            // Lets the connections' own tasks see an end that has arrived: this request could not be sent twice.
-            tokio::task::yield_now().await;
-        }
-        if !fresh && let Some(lease) = site.pool.reuse(key, self.version, limits).await {
-            return Ok(lease);
-        }
-        let opening = match self.version {
-            Version::Http1 => None,
-            Version::Http2 => Some(site.pool.opening(key)),
+    /// What an error means. A head that no server has seen comes back.
+    fn judge(&mut self, mut error: SendError) -> Failed {
+        let unsent = error.take_message();
+        let begun = unsent.is_none();
+        let failure = match &unsent {
+            _ if self.body.has_failed() => Failure::ClientClosed,
+            Some(_) => Failure::Closed,
+            None => Failure::of(error.error()),
         };
-        let _opening = match &opening {
-            None => None,
-            Some(opening) => {
-                let guard = opening.lock().await;
-                if let Some(lease) = site.pool.reuse(key, self.version, limits).await {
-                    return Ok(lease);
-                }
-                Some(guard)
-            }
-        };
-        let connected: Boxed<_> = match &self.goal {
-            Goal::Original => {
-                let (site, key) = (Rc::clone(site), key.clone());
-                Box::pin(async move { site.connect_beyond(key.address, key.source).await })
-            }
-            Goal::Cluster(cluster) => {
-                let (site, key, policy) =
-                    (Rc::clone(site), key.clone(), Arc::clone(&cluster.policy));
-                let offer = match self.version {
-                    Version::Http1 => Offer::Http1,
-                    Version::Http2 => Offer::Http2,
-                };
-                Box::pin(async move { site.connect(&key, &policy.pool, offer).await })
-            }
-        };
-        let stream = connected.await.map_err(|error| Failure::Connect {
-            cause: error.cause(),
-        })?;
-        site.pool
-            .adopt(stream, key, self.version, limits)
-            .await
-            .map_err(|error| Failure::of(&error))
-    }
-
-    /// What an error means, and the request, where no server has seen it.
-    fn judge(&self, mut error: SendError) -> (Failure, Option<Parts>) {
-        if self.body.has_failed() {
-            return (Failure::ClientClosed, None);
+        if let Some(unsent) = unsent {
+            let (mut head, _) = unsent.into_parts();
+            head.extensions.clear();
+            self.head = Some(head);
         }
-        match error.take_message() {
-            Some(unsent) => {
-                let (mut head, _) = unsent.into_parts();
-                head.extensions.clear();
-                (Failure::Closed, Some(head))
-            }
-            None => (Failure::of(error.error()), None),
-        }
+        Failed { failure, begun }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::{Flag, Record};
 use crate::proxy::stream::Busy;
-use crate::proxy::upstream::pool::Lease;
+use crate::proxy::upstream::lease::Lease;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]

@@ -71,7 +71,7 @@ pub(super) fn take(headers: &mut HeaderMap) -> Control {
         words.filter(|word| !word.is_empty()).collect()
     };
     let control = Control {
-        retry_on: retry_on(words(&RETRY_ON), words(&RETRY_GRPC_ON)),
+        retry_on: retry_on(&words(&RETRY_ON), &words(&RETRY_GRPC_ON)),
         retries: number(&MAX_RETRIES)
             .map(|n: u64| u32::try_from(n).unwrap_or(u32::MAX).min(MOST_RETRIES)),
         statuses: words(&STATUSES)
@@ -94,9 +94,9 @@ fn text(value: &HeaderValue) -> Option<&str> {
 }
 
 /// `None` where no word of either list is known.
-fn retry_on(http: Vec<String>, grpc: Vec<String>) -> Option<RetryOn> {
+fn retry_on(http: &[String], grpc: &[String]) -> Option<RetryOn> {
     let mut on = RetryOn::default();
-    for word in &http {
+    for word in http {
         let RetryOn {
             server_error_5xx,
             gateway_error,
@@ -123,7 +123,7 @@ fn retry_on(http: Vec<String>, grpc: Vec<String>) -> Option<RetryOn> {
         };
         *known = true;
     }
-    for word in &grpc {
+    for word in grpc {
         let known = match word.as_str() {
             "cancelled" => &mut on.grpc_cancelled,
             "deadline-exceeded" => &mut on.grpc_deadline_exceeded,
@@ -142,19 +142,19 @@ fn retry_on(http: Vec<String>, grpc: Vec<String>) -> Option<RetryOn> {
 mod tests {
     use super::*;
 
-    fn check(headers: &[(&'static str, &'static str)], expected: Control) {
+    fn check(headers: &[(&'static str, &'static str)], expected: &Control) {
         let mut map = HeaderMap::new();
         map.insert("x-envoy-other", HeaderValue::from_static("stays"));
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
-        assert_eq!(take(&mut map), expected, "{headers:?}");
+        assert_eq!(&take(&mut map), expected, "{headers:?}");
         assert_eq!(map.len(), 1, "{map:?}");
     }
 
     #[test]
     fn reads_what_a_client_asks_for() {
-        check(&[], Control::default());
+        check(&[], &Control::default());
         check(
             &[
                 ("x-envoy-retry-on", "5xx, reset,nonsense"),
@@ -166,7 +166,7 @@ mod tests {
                 ("x-envoy-upstream-rq-per-try-timeout-ms", "250"),
                 ("x-envoy-expected-rq-timeout-ms", "9"),
             ],
-            Control {
+            &Control {
                 retry_on: Some(RetryOn {
                     server_error_5xx: true,
                     reset: true,
@@ -186,14 +186,14 @@ mod tests {
                 ("x-envoy-max-retries", "4294967296"),
                 ("x-envoy-upstream-rq-timeout-ms", "-1"),
             ],
-            Control {
+            &Control {
                 retries: Some(MOST_RETRIES),
                 ..Control::default()
             },
         );
         check(
             &[("x-envoy-retry-on", "retriable-status-codes")],
-            Control {
+            &Control {
                 retry_on: Some(RetryOn::default()),
                 ..Control::default()
             },

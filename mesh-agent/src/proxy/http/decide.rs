@@ -31,9 +31,13 @@ pub(super) enum Verdict {
 }
 
 /// What became of a request that a route took.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and a box would cost an allocation"
+)]
 pub(super) enum Taken {
     /// It is on its way.
-    Sent(Outgoing),
+    Sent(Box<Outgoing>),
     /// It was answered here, as the route wants it.
     Answered(Response<Body>),
     /// It cannot be sent, or is not to be.
@@ -47,8 +51,20 @@ pub(super) fn decide(connection: &Connection, arrived: &Arrived) -> Verdict {
         Scope::App(protocol) => return Verdict::App(*protocol),
         Scope::Relayed => return Verdict::Passthrough,
     };
+    let request = request(connection, arrived);
+    match connection.site.decide(scope, &request) {
+        Decision::Routed(routed) => Verdict::Routed(routed),
+        // A gateway has no original destination to pass anything to.
+        Decision::Passthrough if connection.hop == Hop::Gateway => Verdict::Reply(Reply::NoRoute),
+        Decision::Passthrough => Verdict::Passthrough,
+        Decision::Reply(reply) => Verdict::Reply(reply),
+    }
+}
+
+/// What is known of a request before anything was done to it.
+pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> route::Request<'a> {
     let head = &arrived.head;
-    let request = route::Request {
+    route::Request {
         authority: arrived.authority.as_str(),
         path: &arrived.path,
         query: head.uri.query(),
@@ -56,13 +72,6 @@ pub(super) fn decide(connection: &Connection, arrived: &Arrived) -> Verdict {
         scheme: headers::scheme(&head.headers),
         headers: &head.headers,
         source: connection.peer.ip(),
-    };
-    match connection.site.decide(scope, &request) {
-        Decision::Routed(routed) => Verdict::Routed(routed),
-        // A gateway has no original destination to pass anything to.
-        Decision::Passthrough if connection.hop == Hop::Gateway => Verdict::Reply(Reply::NoRoute),
-        Decision::Passthrough => Verdict::Passthrough,
-        Decision::Reply(reply) => Verdict::Reply(reply),
     }
 }
 
@@ -94,6 +103,7 @@ pub(super) fn take_route(
             Act::Redirect(_) | Act::Respond | Act::NoCluster(_) => None,
         },
         origin: None,
+        cookie: None,
         asked: None,
         version: arrived.head.version,
         began: arrived.began,
@@ -122,7 +132,7 @@ pub(super) fn take_route(
     match (act, &finish.route.action) {
         (Act::Forward(forwarding), _) => {
             match Outgoing::forward(connection, arrived, forwarding, &mut finish, record) {
-                Ok(outgoing) => Taken::Sent(outgoing.finished_by(finish)),
+                Ok(outgoing) => Taken::Sent(Box::new(outgoing.finished_by(finish))),
                 Err(failure) => Taken::Failed(failure, finish),
             }
         }

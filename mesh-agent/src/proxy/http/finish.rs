@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
@@ -22,6 +23,8 @@ pub(super) struct Finish {
     pub(super) cluster: Option<Arc<Cluster>>,
     /// `origin`, where the response is to say that it is allowed.
     pub(super) origin: Option<HeaderValue>,
+    /// `set-cookie` of a cookie that the balancer wants the client to have.
+    pub(super) cookie: Option<HeaderValue>,
     /// The request as it was sent, where the response's headers name something of it.
     pub(super) asked: Option<Box<Parts>>,
     pub(super) version: Version,
@@ -61,6 +64,13 @@ impl Finish {
             && let Some(policy) = &self.route.cors
         {
             cors::allow(headers, policy, origin);
+        }
+    }
+
+    /// Gives the client its cookie, with a response that a server gave.
+    pub(super) fn give_cookie(&self, headers: &mut HeaderMap) {
+        if let Some(cookie) = &self.cookie {
+            headers.append(SET_COOKIE, cookie.clone());
         }
     }
 

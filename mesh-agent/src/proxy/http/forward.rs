@@ -1,61 +1,55 @@
-//! One request on its way: what its server is to see, how often it is tried, and how its response comes back.
+//! A request that is about to leave: where it goes, and what its server is to see.
 
-use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::time::Duration;
 
+use http::HeaderValue;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderValue, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::model::{Cluster, Protocol, RouteAction, UpstreamHttp};
 use crate::proxy::connection::Connection;
-use crate::proxy::http::attempt::{Failed, Tried};
-use crate::proxy::http::body::Body;
-use crate::proxy::http::finish::{Finish, Given};
+use crate::proxy::http::decide;
+use crate::proxy::http::exchange::Progress;
+use crate::proxy::http::finish::Finish;
 use crate::proxy::http::gate::Gate;
 use crate::proxy::http::headers::{self, RequestFacts};
 use crate::proxy::http::request::Arrived;
-use crate::proxy::http::retry::{Outcome, Tries};
+use crate::proxy::http::retry::Tries;
 use crate::proxy::http::rewrite::{Rewriting, address_head};
-use crate::proxy::http::timeout::{Deadline, Timeouts};
-use crate::proxy::http::upgrade;
+use crate::proxy::http::timeout::Timeouts;
 use crate::proxy::http::upload::RequestBody;
-use crate::proxy::record::{Flag, Hop, Record};
-use crate::proxy::respond::{self, Asker, Failure};
-use crate::proxy::stream::Busy;
-use crate::proxy::upstream::pool::{Lease, Version};
-use crate::route::Forwarding;
+use crate::proxy::record::Record;
+use crate::proxy::respond::{Asker, Failure};
+use crate::proxy::upstream::clusters::Known;
+use crate::proxy::upstream::pool::Version;
+use crate::route::{self, Forwarding, HashOutcome};
 
 /// A request on its way.
 pub(super) struct Outgoing {
-    /// What the server is to see; none while a try has it.
-    head: Option<Parts>,
+    /// What the server is to see, as long as it may be sent, or sent again.
+    pub(super) head: Option<Parts>,
     pub(super) body: RequestBody,
     pub(super) gate: Option<Arc<Gate>>,
-    upgrade: Option<(HeaderValue, OnUpgrade)>,
-    asker: Asker,
-    facts: RequestFacts,
+    pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
+    pub(super) asker: Asker,
+    pub(super) facts: RequestFacts,
     pub(super) goal: Goal,
+    /// What is remembered of where it goes.
+    pub(super) known: Option<Rc<Known>>,
+    /// What its endpoint is chosen by, where the cluster takes a hash.
+    pub(super) hash: Option<u64>,
     pub(super) version: Version,
     pub(super) tries: Tries,
     pub(super) timeouts: Timeouts,
-    finish: Option<Finish>,
+    pub(super) finish: Option<Finish>,
     /// What mirrors get.
-    copies: Vec<Outgoing>,
+    pub(super) copies: Vec<Outgoing>,
     pub(super) started: Instant,
-    /// Tries so far.
-    attempts: u32,
-    /// Which server the last of them went to.
-    endpoint: Option<SocketAddr>,
-    /// What the end of the tries was due to, besides their failure.
-    ended_by: Option<Flag>,
+    pub(super) progress: Progress,
 }
 
 /// Where a request goes.
@@ -85,7 +79,9 @@ impl Outgoing {
         // Whoever declares gRPC speaks it, and its ports are not told from others of HTTP/2.
         let tries = Tries::inbound(protocol == Protocol::Http2 && arrived.asker.is_grpc());
         let tries = tries.with(&arrived.control);
-        Self::unchanged(arrived, version, tries)
+        let mut outgoing = Self::unchanged(arrived, version, tries)?;
+        outgoing.known = connection.site.known_app(connection.destination.port());
+        Ok(outgoing)
     }
 
     /// A request to where its connection was headed.
@@ -117,41 +113,45 @@ impl Outgoing {
         finish: &mut Finish,
         record: &mut Record,
     ) -> Result<Self, Failure> {
-        let RouteAction::Forward(forward) = &finish.route.action else {
+        let route = Arc::clone(&finish.route);
+        let RouteAction::Forward(forward) = &route.action else {
             // The mesh's own way out for what nobody knows has no other.
             return Err(Failure::NoRoute);
         };
         if let Some(line) = record.line() {
             line.cluster = forwarding.cluster.key.to_string();
         }
+        let hash = hash_of(connection, &arrived, &forwarding.cluster, finish);
         let grpc = arrived.asker.is_grpc();
         let timeouts = Timeouts::of(forward, &arrived.control, &arrived.head.headers, grpc);
         let tries = Tries::of(forward.retry.clone()).with(&arrived.control);
         headers::mark_request(&mut arrived.head.headers, &forwarding.cluster.key);
         headers::set_attempt(&mut arrived.head.headers, 1);
-        timeouts.tell(&mut arrived.head.headers, std::time::Duration::ZERO);
+        timeouts.tell(&mut arrived.head.headers, Duration::ZERO);
         let rewriting = Rewriting {
             connection,
             forward,
             forwarding: &forwarding,
-            route: &finish.route.name,
+            route: &route.name,
             flags: record.flags(),
         };
         let (path, authority) = rewriting.apply(&mut arrived)?;
         let client = client_version(&arrived);
         let version = version_for(&forwarding.cluster, client);
+        let known = connection.site.known(&forwarding.cluster);
         let goal = Goal::Cluster(forwarding.cluster);
         let mut outgoing = Self::new(arrived, goal, version, tries);
         outgoing.timeouts = timeouts;
+        outgoing.known = known;
+        outgoing.hash = hash;
         outgoing.address(&authority, &path)?;
         // A connection that ceases to be HTTP cannot be copied.
         if !forwarding.mirrors.is_empty() && outgoing.upgrade.is_none() {
-            let own = connection.site.address();
             let mirrors = forwarding.mirrors.into_iter();
             outgoing.copies = mirrors
                 .map(|mirror| {
                     let version = version_for(&mirror, client);
-                    outgoing.copy(mirror, version, own, &authority, &path)
+                    outgoing.copy(connection, mirror, version, &authority, &path)
                 })
                 .collect::<Result<_, _>>()?;
         }
@@ -181,14 +181,14 @@ impl Outgoing {
             asker: arrived.asker,
             facts: arrived.facts,
             goal,
+            known: None,
+            hash: None,
             tries,
             timeouts: Timeouts::default(),
             finish: None,
             copies: Vec::new(),
             started: Instant::now(),
-            attempts: 0,
-            endpoint: None,
-            ended_by: None,
+            progress: Progress::default(),
         }
     }
 
@@ -207,60 +207,25 @@ impl Outgoing {
         self.asker.is_grpc()
     }
 
-    /// Sends the request until there is a response, or the route's timeout, and makes of it what the client is to see.
-    pub(super) async fn exchange(
-        &mut self,
-        connection: &Rc<Connection>,
-        mut record: Record,
-        busy: Busy,
-    ) -> Response<Body> {
-        for copy in std::mem::take(&mut self.copies) {
-            copy.mirror(connection);
-        }
-        let mut deadline = Deadline::after(self.timeouts.whole, self.started);
-        let body = self.body.watch();
-        let sent = {
-            let mut sending = pin!(self.send(connection));
-            poll_fn(|cx| {
-                if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-                    return Poll::Ready(sent);
-                }
-                deadline.poll(cx, &body).map(|()| Err(Failure::Timeout))
-            })
-            .await
-        };
-        if let Some(line) = record.line() {
-            line.upstream = self.endpoint;
-            line.attempts = self.attempts;
-        }
-        if let Some(flag) = self.ended_by {
-            record.flag(flag);
-        }
-        match sent {
-            Ok((response, lease)) => {
-                self.respond(connection, response, lease, deadline, record, busy)
-            }
-            Err(failure) => self.fail(connection, &failure, record),
-        }
-    }
-
     /// The same request for a mirror, with a copy of the body.
     fn copy(
         &self,
+        connection: &Connection,
         mirror: Arc<Cluster>,
         version: Version,
-        own: Option<IpAddr>,
         authority: &Authority,
         path: &str,
     ) -> Result<Self, Failure> {
         let mut head = self.head.clone();
         if let Some(head) = &mut head {
-            headers::mark_copy(&mut head.headers, own);
+            headers::mark_copy(&mut head.headers, connection.site.address());
             address_head(head, version, authority, path)?;
         }
         Ok(Self {
             head,
             body: self.body.copy(),
+            known: connection.site.known(&mirror),
+            hash: None,
             gate: None,
             upgrade: None,
             asker: self.asker,
@@ -272,150 +237,28 @@ impl Outgoing {
             finish: None,
             copies: Vec::new(),
             started: self.started,
-            attempts: 0,
-            endpoint: None,
-            ended_by: None,
+            progress: Progress::default(),
         })
     }
+}
 
-    /// Sends the request until there is a response or no more hope.
-    pub(super) async fn send(
-        &mut self,
-        connection: &Rc<Connection>,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let mut tried = Vec::new();
-        loop {
-            // A try gives it back where another one is possible.
-            let mut head = self.head.take().ok_or(Failure::Closed)?;
-            self.attempts += 1;
-            if self.attempts > 1 && matches!(self.goal, Goal::Cluster(_)) {
-                headers::set_attempt(&mut head.headers, self.attempts);
-                let elapsed = self.body.since_end(self.started);
-                self.timeouts.tell(&mut head.headers, elapsed);
-            }
-            let result = self.attempt(connection, head, &tried).await;
-            let wanted = match &result {
-                Ok(Tried { response, .. }) => self.tries.want(Outcome::Answered {
-                    status: response.status(),
-                    headers: response.headers(),
-                }),
-                Err(Failed { failure, begun, .. }) => self.tries.want(Outcome::Failed {
-                    failure,
-                    begun: *begun,
-                }),
-            };
-            let again = match result {
-                Ok(mut answered) if wanted && self.may_try_again(answered.spare.is_some()) => {
-                    self.endpoint = Some(answered.lease.address());
-                    let spare = answered.spare.take();
-                    answered.discard(&self.body);
-                    spare
-                }
-                Ok(answered) => {
-                    self.body.release();
-                    self.endpoint = Some(answered.lease.address());
-                    return Ok((answered.response, answered.lease));
-                }
-                Err(failed) => {
-                    self.endpoint = failed.address.or(self.endpoint);
-                    if !wanted || !self.may_try_again(failed.again.is_some()) {
-                        return Err(failed.failure);
-                    }
-                    failed.again
-                }
-            };
-            self.head = again;
-            if self.tries.avoid_previous() {
-                tried.extend(self.endpoint);
-            }
-            let worker = &connection.site.worker;
-            worker.counters.retries.add(1);
-            sleep(worker.back_off(self.attempts, self.tries.backoff())).await;
+/// The hash of a request, where the cluster's balancer takes one. Where it is that of a cookie which the client lacks,
+/// the response gives it to it.
+fn hash_of(
+    connection: &Connection,
+    arrived: &Arrived,
+    cluster: &Cluster,
+    finish: &mut Finish,
+) -> Option<u64> {
+    let request = decide::request(connection, arrived);
+    match route::hash_of(&cluster.policy.balancer, &request) {
+        HashOutcome::None => None,
+        HashOutcome::Hash(hash) => Some(hash),
+        HashOutcome::NewCookie(cookie) => {
+            let value = cookie.value(connection.peer, connection.destination);
+            finish.cookie = HeaderValue::try_from(cookie.header(&value)).ok();
+            Some(route::hash_of_text(&value))
         }
-    }
-
-    /// Whether a try that calls for another one gets it.
-    fn may_try_again(&mut self, possible: bool) -> bool {
-        if !possible || !self.body.can_repeat() {
-            return false;
-        }
-        if !self.tries.allow(self.attempts) {
-            self.ended_by = Some(Flag::RetriesExhausted);
-            return false;
-        }
-        true
-    }
-
-    /// Makes a server's response what the client is to see.
-    fn respond(
-        &mut self,
-        connection: &Rc<Connection>,
-        mut response: Response<Incoming>,
-        lease: Lease,
-        deadline: Deadline,
-        mut record: Record,
-        busy: Busy,
-    ) -> Response<Body> {
-        record.status(response.status());
-        let switched = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
-            .then(|| headers::wanted_upgrade(response.headers()))
-            .flatten();
-        let server_side = hyper::upgrade::on(&mut response);
-        let (mut head, incoming) = response.into_parts();
-        head.extensions.clear();
-        headers::receive_response(
-            &mut head.headers,
-            u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        );
-        if let Some(finish) = &self.finish {
-            let given = Given {
-                endpoint: self.endpoint,
-                status: Some(head.status),
-                flags: record.flags(),
-            };
-            finish.edit(&mut head.headers, connection, given);
-        }
-        let operation = match connection.hop {
-            Hop::Inbound => connection.site.operation(connection.destination.port()),
-            Hop::Outbound | Hop::Gateway => None,
-        };
-        let hop = connection.hop;
-        headers::send_response(&mut head.headers, hop, self.facts, operation.as_deref());
-        if let (Some(protocol), Some((_, client_side))) = (switched, self.upgrade.take()) {
-            headers::set_upgrade(&mut head.headers, protocol);
-            record.complete();
-            let limit = self.timeouts.whole.map(|whole| self.started + whole);
-            upgrade::spawn(connection, client_side, server_side, lease, limit);
-            return Response::from_parts(head, Body::Empty);
-        }
-        let upload = std::mem::replace(&mut self.body, RequestBody::Empty);
-        let body = Body::upstream(incoming, lease, upload, deadline, record, busy);
-        Response::from_parts(head, body)
-    }
-
-    /// Answers in the place of a server.
-    fn fail(
-        &self,
-        connection: &Connection,
-        failure: &Failure,
-        mut record: Record,
-    ) -> Response<Body> {
-        record.flag(failure.flag());
-        self.body.bar();
-        let given = Given {
-            endpoint: self.endpoint,
-            status: None,
-            flags: record.flags(),
-        };
-        let retried = self.attempts > 1;
-        let response = respond::failure(failure, retried, self.asker, |headers| {
-            if let Some(finish) = &self.finish {
-                finish.edit(headers, connection, given);
-            }
-        });
-        record.status(response.status());
-        record.complete();
-        response
     }
 }
 

@@ -40,12 +40,16 @@ const PEER_METADATA: [HeaderName; 2] = [
 ];
 
 /// What else a request from outside the mesh must not bring along.
-const EDGE_ONLY: [HeaderName; 7] = [
+const EDGE_ONLY: [HeaderName; 5] = [
     DECORATOR,
     HeaderName::from_static("x-envoy-downstream-service-cluster"),
     HeaderName::from_static("x-envoy-downstream-service-node"),
     ORIGINAL_PATH,
     ORIGINAL_HOST,
+];
+
+/// What nobody may bring along who is not internal.
+const INTERNAL_ONLY: [HeaderName; 2] = [
     HeaderName::from_static("x-envoy-force-trace"),
     HeaderName::from_static("x-envoy-ip-tags"),
 ];
@@ -86,6 +90,7 @@ pub(super) fn receive_request(
         headers.insert(INTERNAL, HeaderValue::from_static("true"));
     } else {
         control::strip(headers);
+        remove_all(headers, &INTERNAL_ONLY);
     }
     if edge {
         remove_all(headers, &EDGE_ONLY);
@@ -139,8 +144,10 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 /// `http` or `https`, as far as the hops so far have said.
 pub(super) fn scheme(headers: &HeaderMap) -> &str {
     let scheme = headers.get(FORWARDED_PROTO);
+    // Whatever else stands there is passed on, and counts as nothing.
     scheme
         .and_then(|scheme| scheme.to_str().ok())
+        .filter(|scheme| matches!(*scheme, "http" | "https"))
         .unwrap_or("http")
 }
 

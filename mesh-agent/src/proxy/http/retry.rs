@@ -92,6 +92,11 @@ impl Tries {
         self.policy.avoid_previous
     }
 
+    /// Whether their priorities are.
+    pub(super) fn avoid_previous_priorities(&self) -> bool {
+        self.policy.avoid_previous_priorities
+    }
+
     /// The base of the wait before another try.
     pub(super) fn backoff(&self) -> Option<Duration> {
         self.policy.backoff

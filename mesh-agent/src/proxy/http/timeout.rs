@@ -184,7 +184,7 @@ mod tests {
         route: Option<Duration>,
         per_try: Option<Duration>,
         header: Option<&'static str>,
-        control: Control,
+        control: &Control,
         expected: (Option<Duration>, Option<Duration>),
     ) {
         let mut forward = crate::proxy::tests::forwarding();
@@ -194,30 +194,30 @@ mod tests {
         if let Some(value) = header {
             headers.insert(GRPC_TIMEOUT, HeaderValue::from_static(value));
         }
-        let timeouts = Timeouts::of(&forward, &control, &headers, header.is_some());
+        let timeouts = Timeouts::of(&forward, control, &headers, header.is_some());
         assert_eq!((timeouts.whole, timeouts.per_try), expected);
     }
 
     #[test]
     fn the_shorter_holds() {
-        let none = Control::default;
-        check(None, None, None, none(), (None, None));
-        check(ms(100), None, None, none(), (ms(100), None));
-        check(None, None, Some("5S"), none(), (ms(5000), None));
-        check(ms(100), None, Some("5S"), none(), (ms(100), None));
-        check(ms(100), None, Some("20m"), none(), (ms(20), None));
-        check(ms(100), None, Some("nonsense"), none(), (ms(100), None));
-        check(ms(100), None, Some("0m"), none(), (ms(100), None));
-        check(ms(100), ms(30), None, none(), (ms(100), ms(30)));
-        check(ms(100), ms(100), None, none(), (ms(100), None));
-        check(None, ms(100), None, none(), (None, ms(100)));
+        let none = &Control::default();
+        check(None, None, None, none, (None, None));
+        check(ms(100), None, None, none, (ms(100), None));
+        check(None, None, Some("5S"), none, (ms(5000), None));
+        check(ms(100), None, Some("5S"), none, (ms(100), None));
+        check(ms(100), None, Some("20m"), none, (ms(20), None));
+        check(ms(100), None, Some("nonsense"), none, (ms(100), None));
+        check(ms(100), None, Some("0m"), none, (ms(100), None));
+        check(ms(100), ms(30), None, none, (ms(100), ms(30)));
+        check(ms(100), ms(100), None, none, (ms(100), None));
+        check(None, ms(100), None, none, (None, ms(100)));
         let asked = |timeout, per_try_timeout| Control {
             timeout,
             per_try_timeout,
             ..Control::default()
         };
-        check(ms(100), ms(30), None, asked(ms(0), ms(7)), (None, ms(7)));
-        check(ms(100), ms(30), None, asked(ms(20), None), (ms(20), None));
+        check(ms(100), ms(30), None, &asked(ms(0), ms(7)), (None, ms(7)));
+        check(ms(100), ms(30), None, &asked(ms(20), None), (ms(20), None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::proxy::connection::Connection;
 use crate::proxy::record::Record;
 use crate::proxy::stream::{Stream, Timed};
 use crate::proxy::tcp::Tunnel;
-use crate::proxy::upstream::pool::Lease;
+use crate::proxy::upstream::lease::Lease;
 
 /// Relays between both sides once each has left HTTP. `lease` counts as a load on the server until the end, which comes
 /// at `limit` at the latest: the route's timeout holds for all that its request became.

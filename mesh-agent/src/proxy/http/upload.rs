@@ -140,7 +140,7 @@ impl RequestBody {
         match self {
             Self::Empty | Self::Copy(_) => Self::Empty,
             Self::Streaming(reader) => {
-                let (source, copy) = copy::copy(reader.upload.hint.clone());
+                let (source, copy) = copy::copy(reader.upload.hint);
                 reader.upload.copies.borrow_mut().push(source);
                 Self::Copy(copy)
             }
@@ -336,7 +336,7 @@ impl HttpBody for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streaming(reader) => reader.upload.hint.clone(),
+            Self::Streaming(reader) => reader.upload.hint,
             Self::Copy(copy) => copy.size_hint(),
         }
     }

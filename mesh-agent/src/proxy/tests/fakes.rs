@@ -40,12 +40,16 @@ pub(super) struct Plan {
     pub(super) subset_protocol: Option<Protocol>,
     pub(super) routes: Vec<Route>,
     pub(super) policy: TrafficPolicy,
+    pub(super) discovery: Discovery,
     pub(super) unknown: Unknown,
+    /// Where the pod's own app listens.
+    pub(super) app: AppAddress,
     pub(super) https_redirect: bool,
     /// Where connections to the listener's own address really go.
     pub(super) original: Option<SocketAddr>,
     pub(super) moved: HashMap<SocketAddr, SocketAddr>,
     pub(super) known: bool,
+    pub(super) workers: usize,
     /// What the gateway's port is instead of HTTP in the clear.
     pub(super) listener: Option<Box<dyn Fn() -> GatewayListener>>,
     /// Routes of what is not HTTP.
@@ -65,11 +69,14 @@ impl Plan {
             subset_protocol: None,
             routes: vec![forward_to(None)],
             policy: TrafficPolicy::default(),
+            discovery: Discovery::Listed,
             unknown: Unknown::default(),
+            app: AppAddress::Dialled,
             https_redirect: false,
             original: None,
             moved: HashMap::new(),
             known: true,
+            workers: 1,
             listener: None,
             streams: Vec::new(),
             settings: Settings {
@@ -106,7 +113,8 @@ impl Plan {
     pub(super) fn start_on(mut self, listener: TcpListener) -> Mesh {
         let address = listener.local_addr().unwrap();
         let world = Arc::new(ArcSwap::from_pointee(self.snapshot(address)));
-        let workers = Workers::start(1, Arc::clone(&world), self.settings.clone()).unwrap();
+        let workers =
+            Workers::start(self.workers, Arc::clone(&world), self.settings.clone()).unwrap();
         if let Some(original) = self.original {
             self.moved.insert(address, original);
         }
@@ -174,7 +182,7 @@ impl Plan {
                         (Some(_), Some(protocol)) => protocol,
                         (_, _) => self.cluster_protocol,
                     },
-                    discovery: Discovery::Listed,
+                    discovery: self.discovery.clone(),
                     endpoints: endpoints.iter().copied().map(Endpoint::at).collect(),
                     policy: Arc::new(self.policy.clone()),
                 };
@@ -238,6 +246,7 @@ impl Plan {
 
     fn pod(&self, port: u16) -> Pod {
         let served = InboundPort {
+            app: self.app,
             protocol: self.protocol,
             service: HOST.into(),
             pool: Arc::default(),
@@ -413,7 +422,13 @@ pub(super) struct Server {
 impl Server {
     /// Does as `serve` says with the connection of each client.
     pub(super) fn start(serve: impl Fn(&mut Client) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), serve)
+    }
+
+    fn start_on(
+        listener: TcpListener,
+        serve: impl Fn(&mut Client) + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let accepted = Arc::<AtomicUsize>::default();
         let heard = Arc::<Mutex<Vec<String>>>::default();
@@ -445,11 +460,21 @@ impl Server {
 
     /// Answers 200 with this body.
     pub(super) fn saying(body: &str) -> Self {
+        Self::saying_on(TcpListener::bind("127.0.0.1:0").unwrap(), body)
+    }
+
+    /// Likewise at this address, unless it is taken.
+    pub(super) fn try_start_at(address: SocketAddr, body: &str) -> Option<Self> {
+        let listener = TcpListener::bind(address).ok()?;
+        Some(Self::saying_on(listener, body))
+    }
+
+    fn saying_on(listener: TcpListener, body: &str) -> Self {
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        Self::start(move |client| {
+        Self::start_on(listener, move |client| {
             while client.request().is_some() {
                 client.send(&answer);
             }

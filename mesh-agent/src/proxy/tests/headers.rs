@@ -1,7 +1,7 @@
 //! The table of `istio-routing.md` 3.1, hop by hop, on the wire.
 
 use super::fakes::*;
-use crate::model::Protocol;
+use crate::model::{AppAddress, Protocol};
 
 const PLAIN: &str = "HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nX-Envoy-Upstream-Service-Time: 777\r\nX-Envoy-Decorator-Operation: theirs\r\n\r\nok";
 
@@ -130,4 +130,16 @@ fn route_timeouts_are_told() {
         heard.contains("x-envoy-expected-rq-timeout-ms: 1500\r\n"),
         "{heard}"
     );
+}
+
+#[test]
+fn an_app_may_listen_elsewhere() {
+    for protocol in [Protocol::Http, Protocol::Tcp] {
+        let app = Server::answering(PLAIN);
+        let nobody = "127.0.0.1:1".parse().unwrap();
+        let mut plan = Plan::inbound(protocol, nobody);
+        plan.app = AppAddress::Loopback(app.address.port());
+        let answer = plan.start().ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{protocol:?}: {answer}");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::fakes::*;
 use crate::model::Protocol;
-use crate::proxy::connection;
+use crate::proxy::{connection, http};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
 
@@ -156,4 +156,7 @@ fn a_connection_costs_little_memory() {
     for (name, size) in sizes {
         assert!(size <= 4096, "{name}: {size} bytes: {sizes:?}");
     }
+    // One of these for each request under way, and one kept for each connection of HTTP/1.1.
+    let request = size(http::answer);
+    assert!(request <= 4608, "a request: {request} bytes");
 }

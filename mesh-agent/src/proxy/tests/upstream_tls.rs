@@ -261,13 +261,16 @@ fn relayed_connections_get_tls_as_well() {
 
 #[test]
 fn clients_are_announced_before_all_else() {
-    let seen = Server::start(|client| {
+    let endings = Arc::<std::sync::atomic::AtomicUsize>::default();
+    let ending = Arc::clone(&endings);
+    let seen = Server::start(move |client| {
         while client.until("\r\n\r\n").is_some_and(|head| {
             client.note(&head);
             true
         }) {
             client.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
         }
+        ending.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     });
     let mut plan = Plan::outbound(Protocol::Http, &[seen.address]);
     plan.policy.proxy_protocol = Some(ProxyProtocol::V1);
@@ -292,6 +295,11 @@ fn clients_are_announced_before_all_else() {
         "{heard:?}"
     );
     assert_eq!(seen.accepted(), 2);
+    // Once a client is gone, nobody has any use for the connection that it was announced on.
+    let ended = || endings.load(std::sync::atomic::Ordering::SeqCst);
+    eventually(|| ended() == 1);
+    drop(first);
+    eventually(|| ended() == 2);
 }
 
 #[test]

@@ -1,22 +1,26 @@
 //! Connections to HTTP servers that are kept for the next request. Each pod has its own on each worker: a connection
 //! bears its pod's address, and must never carry another pod's request.
+//!
+//! Where a cluster allows only so many connections, requests wait here for their turn: a connection that becomes free is
+//! handed to the one that has waited longest, and one that ends lets it open another.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::stream::Stream;
 use crate::proxy::upstream::Before;
+use crate::proxy::upstream::circuit::Permit;
+use crate::proxy::upstream::lease::{Lease, Next, Sender};
 use crate::sys::socket::Source;
 
 /// Where a connection leads, from which address, and what was said on it first.
@@ -24,6 +28,8 @@ use crate::sys::socket::Source;
 pub(in crate::proxy) struct Key {
     pub(in crate::proxy) address: SocketAddr,
     pub(in crate::proxy) source: Source,
+    /// Tells clusters apart whose connections must not be used for one another; 0 for all others.
+    pub(in crate::proxy) lane: u32,
     /// `None` for nothing.
     pub(in crate::proxy) before: Option<Rc<Before>>,
 }
@@ -40,10 +46,23 @@ pub(in crate::proxy) enum Version {
 /// The connections of one pod on one worker.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Pool {
-    idle: RefCell<HashMap<Key, Vec<Idle>>>,
-    shared: RefCell<HashMap<Key, Vec<Shared>>>,
-    opening: RefCell<HashMap<Key, Rc<tokio::sync::Mutex<()>>>>,
+    hosts: RefCell<HashMap<(Key, Version), Rc<Host>>>,
     load: RefCell<HashMap<SocketAddr, Rc<Cell<u32>>>>,
+}
+
+/// The connections that can be used for one another.
+#[derive(Debug)]
+pub(in crate::proxy) struct Host {
+    address: SocketAddr,
+    version: Version,
+    limits: Cell<Limits>,
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<Shared>>,
+    /// Whoever holds this opens the HTTP/2 connection that others then share.
+    opening: tokio::sync::Mutex<()>,
+    /// How many there are, those that are being opened included.
+    open: Cell<u32>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Turn>>>,
 }
 
 /// How many connections are kept, and for how long.
@@ -51,34 +70,28 @@ pub(in crate::proxy) struct Pool {
 pub(in crate::proxy) struct Limits {
     pub(in crate::proxy) idle_per_key: usize,
     pub(in crate::proxy) idle_for: Duration,
+    /// Of one HTTP/2 connection at a time.
     pub(in crate::proxy) streams: u32,
+    /// Of one connection in all.
+    pub(in crate::proxy) requests: Option<u32>,
+    /// How long one may be used.
+    pub(in crate::proxy) age: Option<Duration>,
 }
 
-/// A connection for one request.
+/// What becomes of a request that has waited.
 #[derive(Debug)]
-pub(in crate::proxy) struct Lease {
-    sender: Sender,
-    key: Key,
-    pool: Weak<Pool>,
-    keep: usize,
-    /// Somebody used the connection before.
-    reused: bool,
-    _load: Load,
-}
-
-#[derive(Debug)]
-enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    Http2 {
-        sender: http2::SendRequest<RequestBody>,
-        _stream: Load,
-    },
+enum Turn {
+    /// It has this connection.
+    Idle(Idle),
+    /// It may look again.
+    Again,
 }
 
 #[derive(Debug)]
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    since: Instant,
+pub(super) struct Idle {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) since: Instant,
+    pub(super) past: Past,
 }
 
 #[derive(Debug)]
@@ -86,6 +99,27 @@ struct Shared {
     sender: http2::SendRequest<RequestBody>,
     streams: Rc<Cell<u32>>,
     used: Instant,
+    past: Past,
+}
+
+/// What a connection has behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Past {
+    opened: Instant,
+    requests: u32,
+}
+
+/// A request that waits for its turn.
+struct Waiting<'a> {
+    host: &'a Host,
+    told: oneshot::Receiver<Turn>,
+}
+
+/// A connection that is open, or about to be. Others may take its place once this is dropped.
+#[derive(Debug)]
+pub(in crate::proxy) struct Place {
+    host: Weak<Host>,
+    _permit: Option<Permit>,
 }
 
 /// Counts one more, until it is dropped.
@@ -117,74 +151,161 @@ impl Pool {
         Load::new(load.entry(address).or_default())
     }
 
-    /// The connection that was used last, if it still lives.
-    pub(in crate::proxy) async fn reuse(
-        self: &Rc<Self>,
-        key: &Key,
-        version: Version,
-        limits: Limits,
-    ) -> Option<Lease> {
-        let sender = match version {
-            Version::Http1 => Sender::Http1(self.reuse_http1(key, limits).await?),
-            Version::Http2 => self.reuse_http2(key, limits)?,
-        };
-        Some(self.lease(sender, key, limits, true))
+    /// The connections that may serve a request.
+    pub(in crate::proxy) fn host(&self, key: &Key, version: Version, limits: Limits) -> Rc<Host> {
+        let mut hosts = self.hosts.borrow_mut();
+        let host = hosts
+            .entry((key.clone(), version))
+            .or_insert_with(|| Rc::new(Host::new(key.address, version, limits)));
+        host.limits.set(limits);
+        Rc::clone(host)
     }
 
-    async fn reuse_http1(
-        &self,
-        key: &Key,
-        limits: Limits,
-    ) -> Option<http1::SendRequest<RequestBody>> {
-        loop {
-            let idle = self.idle.borrow_mut().get_mut(key)?.pop()?;
-            let mut sender = idle.sender;
-            if sender.is_closed() || idle.since.elapsed() >= limits.idle_for {
-                continue;
-            }
-            // The connection's task may still be tidying up after its last exchange.
-            if sender.is_ready() || sender.ready().await.is_ok() {
-                return Some(sender);
-            }
+    /// Lets go of connections whose client was announced so: it is gone.
+    pub(in crate::proxy) fn forget(&self, announcement: &[u8]) {
+        self.hosts.borrow_mut().retain(|(key, _), _| {
+            let before = key.before.as_ref();
+            before.is_none_or(|before| before.announcement != announcement)
+        });
+    }
+
+    /// Lets go of what nobody has used for a while.
+    pub(in crate::proxy) fn sweep(&self) {
+        self.hosts.borrow_mut().retain(|_, host| {
+            host.sweep();
+            Rc::strong_count(host) > 1 || host.is_in_use()
+        });
+        self.load.borrow_mut().retain(|_, load| load.get() > 0);
+    }
+}
+
+impl Host {
+    fn new(address: SocketAddr, version: Version, limits: Limits) -> Self {
+        Self {
+            address,
+            version,
+            limits: Cell::new(limits),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            opening: tokio::sync::Mutex::default(),
+            open: Cell::new(0),
+            waiting: RefCell::default(),
         }
     }
 
-    fn reuse_http2(&self, key: &Key, limits: Limits) -> Option<Sender> {
-        let mut shared = self.shared.borrow_mut();
-        let connections = shared.get_mut(key)?;
-        connections.retain(|connection| !connection.sender.is_closed());
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The connection that was used last, if it still lives.
+    pub(in crate::proxy) async fn reuse(self: &Rc<Self>) -> Option<Lease> {
+        match self.version {
+            Version::Http1 => loop {
+                let idle = self.idle.borrow_mut().pop()?;
+                if let Some(lease) = self.revive(idle).await {
+                    return Some(lease);
+                }
+            },
+            Version::Http2 => self.join(),
+        }
+    }
+
+    /// A kept connection, unless it has ended or outlived its time.
+    async fn revive(self: &Rc<Self>, idle: Idle) -> Option<Lease> {
+        let limits = self.limits.get();
+        let Idle {
+            mut sender,
+            since,
+            past,
+        } = idle;
+        if sender.is_closed() || since.elapsed() >= limits.idle_for || past.is_over(limits) {
+            return None;
+        }
+        // The connection's task may still be tidying up after its last exchange.
+        if !sender.is_ready() && sender.ready().await.is_err() {
+            return None;
+        }
+        Some(Lease::new(
+            Sender::Http1(sender),
+            self,
+            past.one_more(),
+            true,
+        ))
+    }
+
+    /// A stream on a connection that others use too.
+    fn join(self: &Rc<Self>) -> Option<Lease> {
+        let limits = self.limits.get();
+        let mut connections = self.shared.borrow_mut();
+        connections.retain(|connection| {
+            !connection.sender.is_closed() && !connection.past.is_over(limits)
+        });
         // A server that allows fewer makes the rest wait in line.
         let connection = connections
             .iter_mut()
             .find(|connection| connection.streams.get() < limits.streams)?;
         connection.used = Instant::now();
-        Some(Sender::Http2 {
+        connection.past = connection.past.one_more();
+        let sender = Sender::Http2 {
             sender: connection.sender.clone(),
             _stream: Load::new(&connection.streams),
-        })
+            _next: Next(Rc::clone(self)),
+        };
+        Some(Lease::new(sender, self, connection.past, true))
     }
 
-    /// Whoever holds this opens the HTTP/2 connection that others then share.
-    pub(in crate::proxy) fn opening(&self, key: &Key) -> Rc<tokio::sync::Mutex<()>> {
-        Rc::clone(self.opening.borrow_mut().entry(key.clone()).or_default())
+    /// Waits until nobody else opens a connection that could be shared; `None` where none can.
+    pub(in crate::proxy) async fn opening(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.version {
+            Version::Http1 => None,
+            Version::Http2 => Some(self.opening.lock().await),
+        }
+    }
+
+    /// Whether there is no connection at all, so that nobody could hand one over.
+    pub(in crate::proxy) fn has_none(&self) -> bool {
+        self.open.get() == 0
+    }
+
+    /// Takes the place of a connection that is about to be opened.
+    pub(in crate::proxy) fn place(self: &Rc<Self>, permit: Option<Permit>) -> Place {
+        self.open.set(self.open.get() + 1);
+        Place {
+            host: Rc::downgrade(self),
+            _permit: permit,
+        }
+    }
+
+    /// Waits for a connection that becomes free. `None` where it is time to look again.
+    pub(in crate::proxy) async fn wait(self: &Rc<Self>) -> Option<Lease> {
+        let (turn, told) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(turn);
+        let mut waiting = Waiting { host: self, told };
+        match (&mut waiting.told).await {
+            Ok(Turn::Idle(idle)) => self.revive(idle).await,
+            Ok(Turn::Again) | Err(_) => None,
+        }
     }
 
     /// Speaks HTTP over a fresh connection.
     pub(in crate::proxy) async fn adopt(
         self: &Rc<Self>,
         stream: Stream,
-        key: &Key,
-        version: Version,
-        limits: Limits,
+        place: Place,
     ) -> hyper::Result<Lease> {
-        let sender = match version {
+        let address = self.address;
+        let past = Past {
+            opened: Instant::now(),
+            requests: 1,
+        };
+        let sender = match self.version {
             Version::Http1 => {
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(64 * 1024)
                     .handshake(TokioIo::new(stream))
                     .await?;
-                let address = key.address;
                 tokio::task::spawn_local(async move {
+                    let _place = place;
                     if let Err(error) = connection.with_upgrades().await {
                         tracing::debug!(%error, %address, "a server's connection ended badly");
                     }
@@ -200,100 +321,122 @@ impl Pool {
                     .max_header_list_size(60 * 1024)
                     .handshake(TokioIo::new(stream))
                     .await?;
-                let address = key.address;
                 tokio::task::spawn_local(async move {
+                    let _place = place;
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, %address, "a server's connection ended badly");
                     }
                 });
                 let streams = Rc::default();
-                let load = Load::new(&streams);
-                self.shared
-                    .borrow_mut()
-                    .entry(key.clone())
-                    .or_default()
-                    .push(Shared {
-                        sender: sender.clone(),
-                        streams,
-                        used: Instant::now(),
-                    });
+                let stream = Load::new(&streams);
+                self.shared.borrow_mut().push(Shared {
+                    sender: sender.clone(),
+                    streams,
+                    used: Instant::now(),
+                    past,
+                });
                 Sender::Http2 {
                     sender,
-                    _stream: load,
+                    _stream: stream,
+                    _next: Next(Rc::clone(self)),
                 }
             }
         };
-        Ok(self.lease(sender, key, limits, false))
+        Ok(Lease::new(sender, self, past, false))
     }
 
-    fn lease(self: &Rc<Self>, sender: Sender, key: &Key, limits: Limits, reused: bool) -> Lease {
-        Lease {
+    /// Takes a connection back for the next request, which may have waited for it.
+    pub(super) fn give_back(&self, sender: http1::SendRequest<RequestBody>, past: Past) {
+        let limits = self.limits.get();
+        if sender.is_closed() || past.is_over(limits) {
+            return;
+        }
+        let mut idle = Idle {
             sender,
-            key: key.clone(),
-            pool: Rc::downgrade(self),
-            keep: limits.idle_per_key,
-            reused,
-            _load: self.busy(key.address),
+            since: Instant::now(),
+            past,
+        };
+        while let Some(turn) = self.next_turn() {
+            match turn.send(Turn::Idle(idle)) {
+                Ok(()) => return,
+                // It waits no longer.
+                Err(Turn::Idle(unwanted)) => idle = unwanted,
+                Err(Turn::Again) => return,
+            }
+        }
+        let mut kept = self.idle.borrow_mut();
+        if kept.len() < limits.idle_per_key {
+            kept.push(idle);
         }
     }
 
-    /// Lets go of what nobody has used for a while.
-    pub(in crate::proxy) fn sweep(&self, limits: Limits) {
-        self.idle.borrow_mut().retain(|_, idle| {
-            idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < limits.idle_for);
-            !idle.is_empty()
+    /// Has the one that has waited longest look again.
+    pub(super) fn call_next(&self) {
+        while let Some(turn) = self.next_turn() {
+            if turn.send(Turn::Again).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn next_turn(&self) -> Option<oneshot::Sender<Turn>> {
+        self.waiting.borrow_mut().pop_front()
+    }
+
+    fn sweep(&self) {
+        let limits = self.limits.get();
+        self.idle.borrow_mut().retain(|idle| {
+            !idle.sender.is_closed()
+                && idle.since.elapsed() < limits.idle_for
+                && !idle.past.is_over(limits)
         });
-        self.shared.borrow_mut().retain(|_, shared| {
-            shared.retain(|shared| {
-                !shared.sender.is_closed()
-                    && (shared.streams.get() > 0 || shared.used.elapsed() < limits.idle_for)
-            });
-            !shared.is_empty()
+        self.shared.borrow_mut().retain(|shared| {
+            !shared.sender.is_closed()
+                && !shared.past.is_over(limits)
+                && (shared.streams.get() > 0 || shared.used.elapsed() < limits.idle_for)
         });
-        self.opening
-            .borrow_mut()
-            .retain(|_, opening| Rc::strong_count(opening) > 1);
-        self.load.borrow_mut().retain(|_, load| load.get() > 0);
+    }
+
+    fn is_in_use(&self) -> bool {
+        !self.idle.borrow().is_empty()
+            || !self.shared.borrow().is_empty()
+            || self.open.get() > 0
+            || !self.waiting.borrow().is_empty()
     }
 }
 
-impl Lease {
-    /// Whether the connection served before, so that the server may be closing it this very moment.
-    pub(in crate::proxy) fn is_reused(&self) -> bool {
-        self.reused
+impl Past {
+    /// Whether no further request may be sent.
+    fn is_over(self, limits: Limits) -> bool {
+        limits.requests.is_some_and(|most| self.requests >= most)
+            || limits.age.is_some_and(|age| self.opened.elapsed() >= age)
     }
 
-    pub(in crate::proxy) fn address(&self) -> SocketAddr {
-        self.key.address
-    }
-
-    pub(in crate::proxy) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2 { sender, .. } => sender.try_send_request(request).await,
+    fn one_more(self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(1),
+            ..self
         }
     }
+}
 
-    /// Puts the connection back for the next request.
-    pub(in crate::proxy) fn give_back(self) {
-        let Sender::Http1(sender) = self.sender else {
-            return;
-        };
-        if sender.is_closed() {
-            return;
+impl Drop for Waiting<'_> {
+    /// Whose turn it is when it has just given up must not keep it from the others.
+    fn drop(&mut self) {
+        self.told.close();
+        match self.told.try_recv() {
+            Ok(Turn::Idle(Idle { sender, past, .. })) => self.host.give_back(sender, past),
+            Ok(Turn::Again) => self.host.call_next(),
+            Err(_) => {}
         }
-        if let Some(pool) = self.pool.upgrade() {
-            let mut idle = pool.idle.borrow_mut();
-            let idle = idle.entry(self.key).or_default();
-            if idle.len() < self.keep {
-                idle.push(Idle {
-                    sender,
-                    since: Instant::now(),
-                });
-            }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(host) = self.host.upgrade() {
+            host.open.set(host.open.get() - 1);
+            host.call_next();
         }
     }
 }

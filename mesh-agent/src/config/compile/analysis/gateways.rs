@@ -1,5 +1,6 @@
 //! Gateways: those that VirtualServices name and that are not there (IST0101) or serve none of their hosts (IST0132), those
-//! without Pods (IST0101), ports that no Service has (IST0162), and Gateways for the same hosts (IST0145).
+//! without Pods (IST0101), ports that no Service has (IST0162), and Gateways for the same hosts (IST0145) or with the same
+//! certificate (IST0138).
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,6 +14,7 @@ use crate::config::path::Path;
 use crate::config::problem::{Code, Problem};
 use crate::model::Labels;
 
+mod certificate;
 mod conflict;
 
 type Found<'a> = (&'a Object, &'a Gateway);
@@ -41,6 +43,7 @@ pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Fin
         }
     }
     conflict::check(&gateways, findings);
+    certificate::check(&gateways, findings);
     if !registry.pods.is_empty() {
         check_pods(&gateways, registry, findings);
     }

@@ -494,6 +494,46 @@ fn a_gateway_has_pods_and_its_ports_a_service() {
 }
 
 #[test]
+fn gateways_of_the_same_pods_should_not_share_a_certificate() {
+    let gateway = |name: &str, selector: &str, tls: &str| {
+        let port = "port: {number: 443, name: a, protocol: HTTPS}";
+        let spec = format!(
+            "{{selector: {{{selector}}}, servers: [{{{port}, hosts: [{name}.com], tls: {{mode: SIMPLE, {tls}}}}}]}}"
+        );
+        istio("Gateway", name, &spec)
+    };
+    let check = |of_a: (&str, &str), of_b: (&str, &str), expected: &[&str]| {
+        let text = gateway("a", of_a.0, of_a.1) + &gateway("b", of_b.0, of_b.1);
+        check(&text, &text, expected);
+    };
+    let said = |one: &str, field: &str, other: &str| {
+        format!(
+            "IST0138 Gateway {one} spec.servers[0].tls.{field}: Gateway {other} shows the same certificate"
+        )
+    };
+    let (c, d) = ("credentialName: c", "credentialName: d");
+    let (a, b) = (
+        said("a", "credentialName", "b"),
+        said("b", "credentialName", "a"),
+    );
+    check(("app: gw", c), ("app: gw", c), &[&a, &b]);
+    check(("app: gw", c), ("app: gw", d), &[]);
+    check(("app: gw", c), ("app: other", c), &[]);
+    check(("app: gw", c), ("app: gw, tier: edge", c), &[&a]);
+    let files = "serverCertificate: /c, privateKey: /k";
+    let (a, b) = (
+        said("a", "serverCertificate", "b"),
+        said("b", "serverCertificate", "a"),
+    );
+    check(("app: gw", files), ("app: gw", files), &[&a, &b]);
+    check(
+        ("app: gw", files),
+        ("app: gw", &files.replace("/k", "/l")),
+        &[],
+    );
+}
+
+#[test]
 fn a_destination_rule_has_a_service_and_its_subsets_pods() {
     let rule = |spec: &str| istio("DestinationRule", "r", &format!("{{{spec}}}"));
     let v1 = rule("host: a, subsets: [{name: v1, labels: {version: v1}}]");

@@ -344,3 +344,25 @@ fn a_rule_whose_delegate_cannot_be_had_is_gone_and_the_others_stay() {
     let (routes, _) = ask(&root(""), "");
     assert_eq!(routes, [DEFAULT]);
 }
+
+#[test]
+fn delegation_does_not_fill_the_memory() {
+    let blocks = |prefix: &str, count: usize| {
+        let blocks = (0..count).map(|number| format!("{{headers: {{{prefix}{number}: {{}}}}}}"));
+        format!("match: [{}]", blocks.collect::<Vec<_>>().join(", "))
+    };
+    let theirs = format!(
+        "{{{}, {ROUTE}}}, {{{}, {ROUTE}}}, {{{ROUTE}}}",
+        blocks("a", 19),
+        blocks("b", 2)
+    );
+    let (routes, said) = ask(&root(&blocks("r", 1_000)), &delegate(&theirs));
+    assert_eq!(routes.len(), 20_000);
+    assert_eq!(
+        said,
+        [
+            "MESH0007 root spec.http[0].delegate: with http[1] of VirtualService default/d, delegation makes more than 20000 \
+             match blocks of this VirtualService, so it is not used here"
+        ]
+    );
+}

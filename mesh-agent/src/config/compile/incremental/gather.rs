@@ -17,8 +17,8 @@ const MAX_ALIASES: usize = 16;
 /// Those that decide over Services, clusters, Pods, and who owns an address.
 pub(super) fn endpoints(scope: &Scope, view: View<'_>) -> Result<Inputs, Everything> {
     let mut found = Inputs::default();
-    // There are few of them, and any may say where a Pod is, or stand behind a Service.
-    for kind in [Kind::Node, Kind::WorkloadEntry] {
+    // There are few of them, and any may say where a Pod is or what it serves, or stand behind a Service.
+    for kind in [Kind::Node, Kind::WorkloadEntry, Kind::Sidecar] {
         for object in view.inputs.of_kind(kind) {
             found.insert(Arc::clone(object));
         }

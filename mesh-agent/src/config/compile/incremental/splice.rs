@@ -15,7 +15,7 @@ use crate::config::compile::located::LocatedPods;
 use crate::config::compile::pods::{self, Place};
 use crate::config::compile::rules::Rules;
 use crate::config::compile::services::{Services, has_labels, pod_id};
-use crate::config::compile::sight::Sight;
+use crate::config::compile::sight::{Sight, Sights};
 use crate::config::compile::{Report, mesh, routes, streams};
 use crate::config::object::{Body, Kind, Object, ObjectId};
 use crate::config::problem::Rejected;
@@ -62,6 +62,7 @@ impl<'v> Splice<'v> {
             put(&mut self.made.snapshot.common.addresses, address, owner);
         }
         self.clusters(&scope.clusters, &clusters);
+        let sights = Sights::new(&inputs, &services, options);
         let mut served = pods::served_ports(located.list.len(), &services, &mut clusters);
         let mut found: HashMap<&ObjectId, usize> = HashMap::new();
         for (index, pod) in located.list.iter().enumerate() {
@@ -72,8 +73,10 @@ impl<'v> Splice<'v> {
             let place = self.place(id, index.map(|index| located.list[index].object), changes)?;
             let mut report = Report::default();
             let pod = index.map(|index| {
-                let inbound = std::mem::take(&mut served[index]);
                 let located = &located.list[index];
+                let labels = &located.object.labels;
+                let listeners = sights.ingress(&located.object.id.namespace, labels);
+                let inbound = pods::inbound(listeners, std::mem::take(&mut served[index]));
                 Arc::new(pods::pod(located, place, inbound, options, &mut report))
             });
             let key = PodId {

@@ -368,6 +368,10 @@ fn gateway(chance: &mut Rng) -> String {
 
 fn sidecar(chance: &mut Rng) -> String {
     let hosts = pick(chance, &["'./*'", "'n1/*'", "'*/a.n1.svc.cluster.local'"]);
+    if chance.bool() {
+        let port = "{number: 8080, name: http, protocol: HTTP}";
+        return format!("spec: {{ingress: [{{port: {port}, defaultEndpoint: '127.0.0.1:80'}}]}}\n");
+    }
     format!("spec: {{egress: [{{hosts: [{hosts}]}}]}}\n")
 }
 

@@ -3,7 +3,7 @@
 use super::entries::{goes, pod_of};
 use super::*;
 use crate::config::OutboundTrafficPolicy;
-use crate::model::Unknown;
+use crate::model::{AppAddress, Protocol, Unknown};
 
 fn check(text: &str, cases: &[(&str, &str, u16, &str, &str)]) {
     let (snapshot, rejected) = world(text);
@@ -171,6 +171,32 @@ fn the_rest_can_be_refused_or_sent_to_a_proxy() {
 }
 
 #[test]
+fn a_sidecar_says_what_its_pods_serve() {
+    let text = services()
+        + &pod("a-1", "10.1.0.9", "app=a")
+        + &istio(
+            "Sidecar",
+            "serve",
+            "{workloadSelector: {labels: {app: a}}, ingress: [{port: {number: 8080, protocol: HTTP2, name: x}, defaultEndpoint: '127.0.0.1:9000'}, {port: {number: 7000, protocol: TCP, name: other}, defaultEndpoint: '0.0.0.0:7001'}, {port: {number: 6000, protocol: HTTP, name: z}}]}",
+        );
+    let (snapshot, rejected) = world(&text);
+    assert_eq!(rejected, []);
+    let served: Vec<_> = pod_of(&snapshot, "default", "a-1")
+        .inbound
+        .iter()
+        .map(|(port, served)| (*port, served.protocol, served.app))
+        .collect();
+    assert_eq!(
+        served,
+        [
+            (6000, Protocol::Http, AppAddress::Dialled),
+            (7000, Protocol::Tcp, AppAddress::Pod(7001)),
+            (8080, Protocol::Http2, AppAddress::Loopback(9000)),
+        ]
+    );
+}
+
+#[test]
 fn what_is_wrong_with_a_sidecar_is_said() {
     let cases: &[(&str, &[&str])] = &[
         (
@@ -192,6 +218,14 @@ fn what_is_wrong_with_a_sidecar_is_said() {
         (
             "{egress: [{}]}",
             &["spec.egress[0].hosts: an egress entry needs hosts"],
+        ),
+        (
+            "{ingress: [{port: {number: 1, protocol: HTTP}, defaultEndpoint: '10.0.0.1:80'}, {port: {number: 1, protocol: X}}]}",
+            &[
+                "spec.ingress[0].defaultEndpoint: \"10.0.0.1:80\" is no endpoint",
+                "spec.ingress[1].port.number: two entries are for port 1",
+                "spec.ingress[1].port.protocol: \"X\" is no protocol",
+            ],
         ),
         (
             "{outboundTrafficPolicy: {mode: MAYBE}}",

@@ -152,6 +152,6 @@ impl http_body::Body for Copy {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }

