@@ -68,6 +68,7 @@ impl<'v> Splice<'v> {
         for (index, pod) in located.list.iter().enumerate() {
             found.insert(&pod.object.id, index);
         }
+        let mut complaints = Vec::new();
         for id in &scope.pods {
             let index = found.get(id).copied();
             let place = self.place(id, index.map(|index| located.list[index].object), changes)?;
@@ -84,8 +85,9 @@ impl<'v> Splice<'v> {
                 name: Arc::clone(&id.name),
             };
             put(&mut self.made.snapshot.pods, &key, pod);
-            self.complain(id, report.rejected);
+            complaints.push(report.rejected);
         }
+        self.complain(&scope.pods, complaints);
         self.pod_addresses(scope);
         Ok(())
     }
@@ -172,18 +174,21 @@ impl<'v> Splice<'v> {
         Ok(Place::default())
     }
 
-    /// Puts what is wrong with a Pod in its place: first comes what is wrong with Pods, the oldest first.
-    fn complain(&mut self, id: &ObjectId, now: Vec<(ObjectId, Rejected)>) {
+    /// Puts what is wrong with some Pods in its place: first comes what is wrong with Pods, the oldest first.
+    fn complain(&mut self, of: &BTreeSet<ObjectId>, now: Vec<Vec<(ObjectId, Rejected)>>) {
         let told = &mut self.made.rejected;
-        told.retain(|(other, _)| other != id);
-        if now.is_empty() {
-            return;
-        }
+        // What was said of them stands where they were, which may be out of order by now.
+        told.retain(|(other, _)| !of.contains(other));
         let inputs = self.view.inputs;
-        let place = told.partition_point(|(other, _)| {
-            other.kind == Kind::Pod && by_age(inputs, other, id).is_lt()
-        });
-        told.splice(place..place, now);
+        for now in now {
+            let Some((id, _)) = now.first() else {
+                continue;
+            };
+            let place = told.partition_point(|(other, _)| {
+                other.kind == Kind::Pod && by_age(inputs, other, id).is_lt()
+            });
+            told.splice(place..place, now);
+        }
     }
 
     fn pod_addresses(&mut self, scope: &Scope) {
