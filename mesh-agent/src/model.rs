@@ -141,7 +141,7 @@ pub struct Pod {
     pub uid: Option<Arc<str>>,
     /// `metadata.labels`, and what Istio adds to them: where the pod runs, as `topology.kubernetes.io/region`,
     /// `topology.kubernetes.io/zone`, `topology.istio.io/subzone` and `kubernetes.io/hostname`.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// `status.podIPs`, first the primary one.
     pub addresses: Vec<IpAddr>,
     /// Whether the pod counts as an endpoint: the `Ready` condition, true where the object has none.

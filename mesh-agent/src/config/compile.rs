@@ -10,12 +10,13 @@ use crate::config::compile::located::LocatedPods;
 use crate::config::compile::rules::Rules;
 use crate::config::compile::services::Services;
 use crate::config::compile::sight::{Sight, Sights};
-use crate::config::object::Object;
-use crate::config::problem::{Problems, Rejected};
+use crate::config::object::{Object, ObjectId};
+use crate::config::problem::{Problem, Problems, Rejected};
 use crate::config::{CompileOptions, Inputs};
 use crate::model::Snapshot;
 
 pub use crate::config::compile::analysis::analyze;
+pub use crate::config::compile::incremental::Compiler;
 
 mod analysis;
 mod capture;
@@ -25,6 +26,7 @@ mod delegates;
 mod entries;
 mod gateways;
 mod hosts;
+mod incremental;
 mod located;
 mod mesh;
 mod outlooks;
@@ -40,6 +42,12 @@ mod streams;
 /// Makes the world of these objects. What is wrong between them comes beside it; what is wrong within one was found when
 /// it was read.
 pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Rejected>) {
+    let (snapshot, report) = whole(inputs, options);
+    let rejected = report.rejected.into_iter();
+    (snapshot, rejected.map(|(_, rejected)| rejected).collect())
+}
+
+fn whole(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Report) {
     let mut report = Report::default();
     let located = LocatedPods::gather(inputs);
     let services = Services::gather(inputs, &located, options);
@@ -80,19 +88,26 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
         pods_by_address: pods::by_address(&pods),
         pods: pods.into_iter().map(|pod| (pod.id.clone(), pod)).collect(),
     };
-    (snapshot, report.rejected)
+    (snapshot, report)
 }
 
 /// What is wrong between objects.
 #[derive(Default)]
 struct Report {
-    rejected: Vec<Rejected>,
+    /// First that of Pods, the oldest first.
+    rejected: Vec<(ObjectId, Rejected)>,
 }
 
 impl Report {
     fn take(&mut self, object: &Object, problems: Problems) {
+        for problem in problems {
+            self.add(object, problem);
+        }
+    }
+
+    fn add(&mut self, object: &Object, problem: Problem) {
         self.rejected
-            .extend(problems.into_iter().map(|problem| object.reject(problem)));
+            .push((object.id.clone(), object.reject(problem)));
     }
 }
 

@@ -24,6 +24,16 @@ impl Inputs {
         self.objects.insert(object.id.clone(), object)
     }
 
+    /// Takes an object out of force. It comes back where it was in force.
+    pub fn remove(&mut self, id: &ObjectId) -> Option<Arc<Object>> {
+        self.objects.remove(id)
+    }
+
+    /// All of them, by kind and name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> + Clone {
+        self.objects.values()
+    }
+
     /// The object in force under a name.
     pub fn get(&self, id: &ObjectId) -> Option<&Arc<Object>> {
         self.objects.get(id)
@@ -137,22 +147,26 @@ impl Inputs {
         })
     }
 
-    /// The objects of a kind. They stand together, as an object's name begins with its kind.
-    fn by_age<'a, T>(
-        &'a self,
-        kind: Kind,
-        body: impl Fn(&'a Body) -> Option<&'a T>,
-    ) -> Vec<(&'a Object, &'a T)> {
+    /// The objects of a kind, by name. They stand together, as an object's name begins with its kind.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
         let first = ObjectId {
             kind,
             namespace: Arc::default(),
             name: Arc::default(),
         };
+        let from = self.objects.range(first..);
+        from.take_while(move |(id, _)| id.kind == kind)
+            .map(|(_, object)| object)
+    }
+
+    fn by_age<'a, T>(
+        &'a self,
+        kind: Kind,
+        body: impl Fn(&'a Body) -> Option<&'a T>,
+    ) -> Vec<(&'a Object, &'a T)> {
         let objects = self
-            .objects
-            .range(first..)
-            .take_while(|(id, _)| id.kind == kind)
-            .filter_map(|(_, object)| Some((&**object, body(&object.body)?)));
+            .of_kind(kind)
+            .filter_map(|object| Some((&**object, body(&object.body)?)));
         let objects: Vec<(&Object, &T)> = objects.collect();
         let files = Files::of(objects.iter().map(|(object, _)| &object.age));
         let mut ranked: Vec<(Rank, (&Object, &T))> = objects

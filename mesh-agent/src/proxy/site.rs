@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
-use crate::model::{AppAddress, ConnectionPool, Labels, Pod, PodId, Snapshot, SourceMode};
+use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
@@ -366,7 +366,7 @@ fn unknown(id: &PodId) -> Pod {
     Pod {
         id: id.clone(),
         uid: None,
-        labels: Labels::new(),
+        labels: Arc::default(),
         addresses: Vec::new(),
         ready: true,
         local: None,

@@ -88,6 +88,14 @@ impl<'a> Selections<'a> {
     }
 }
 
+impl Gateway {
+    /// Whether a server of it names a Secret.
+    pub(super) fn names_secret(&self) -> bool {
+        let mut servers = self.servers.iter();
+        servers.any(|server| !credentials(server).is_empty())
+    }
+}
+
 /// The Secrets that a server names.
 fn credentials(server: &Server) -> Vec<&Arc<str>> {
     let (ServerKind::Https(tls) | ServerKind::Tls(tls)) = &server.service else {

@@ -1,9 +1,11 @@
 //! Pods that run, and where: what Services, EndpointSlices and rules look them up by.
 
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use hashbrown::DefaultHashBuilder;
 
 use crate::config::Inputs;
 use crate::config::compile::services::has_labels;
@@ -22,6 +24,9 @@ pub(super) struct Located<'a> {
     pub(super) labels: Arc<Labels>,
     pub(super) locality: Option<Arc<Locality>>,
 }
+
+/// Hashed with less effort than std does: there may be a hundred thousand Pods, and whoever writes their names is trusted.
+type HashMap<K, V> = std::collections::HashMap<K, V, DefaultHashBuilder>;
 
 /// All of them.
 pub(super) struct LocatedPods<'a> {
@@ -68,7 +73,7 @@ impl<'a> LocatedPods<'a> {
             list: Vec::with_capacity(found.len()),
             by_name: OnceCell::new(),
             by_address: OnceCell::new(),
-            by_label: HashMap::new(),
+            by_label: HashMap::default(),
             places: Places::gather(inputs),
             workloads: inputs.workload_entries(),
         };
@@ -190,9 +195,9 @@ impl<'a> LocatedPods<'a> {
 impl<'a> Places<'a> {
     fn gather(inputs: &'a Inputs) -> Self {
         let mut places = Self {
-            nodes: HashMap::new(),
-            zones: HashMap::new(),
-            own: HashMap::new(),
+            nodes: HashMap::default(),
+            zones: HashMap::default(),
+            own: HashMap::default(),
             names: [REGION, ZONE, SUBZONE, HOSTNAME].map(Arc::from),
         };
         for (object, node) in inputs.nodes() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::CompileOptions;
 use crate::config::compile::clusters::Clusters;
 use crate::config::compile::gateways::Selections;
-use crate::config::compile::located::LocatedPods;
+use crate::config::compile::located::{Located, LocatedPods};
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
@@ -16,7 +16,7 @@ use crate::config::compile::{Report, capture};
 use crate::config::object::sidecar::Ingress;
 use crate::config::object::{self, Object};
 use crate::config::problem::Problems;
-use crate::model::{AppAddress, InboundPort, Labels, LocalPod, Pod, Protocol, SharedMap};
+use crate::model::{AppAddress, InboundPort, LocalPod, Pod, Protocol, SharedMap};
 
 /// Where a Pod's network namespace is; makes it a Pod of this node.
 const NETNS: &str = "mesh-agent.io/netns";
@@ -43,27 +43,56 @@ pub(super) fn pods<'a>(
     let mut served = served_ports(located.list.len(), services, clusters);
     let pods = located.list.iter().enumerate().map(|(index, located)| {
         let object = located.object;
-        Arc::new(Pod {
-            id: pod_id(object),
-            uid: object.uid.clone(),
-            labels: Labels::clone(&located.labels),
-            addresses: located.pod.addresses.clone(),
-            ready: located.pod.ready && !object.terminating,
-            local: local(object, options, report),
-            locality: located.locality.clone(),
-            node: located.pod.node.clone(),
-            view: clusters.selected_view(&object.id.namespace, &located.labels),
-            outlook: groups
-                .sights
-                .of(&object.id.namespace, &object.labels, groups.bindings),
-            gateway: groups.gateways.of(&object.labels, &object.id.namespace),
-            inbound: match groups.sights.ingress(&object.id.namespace, &object.labels) {
-                [] => std::mem::take(&mut served[index]),
-                listeners => only(listeners, &served[index]),
-            },
-        })
+        let namespace = &object.id.namespace;
+        let place = Place {
+            view: clusters.selected_view(namespace, &located.labels),
+            outlook: groups.sights.of(namespace, &object.labels, groups.bindings),
+            gateway: groups.gateways.of(&object.labels, namespace),
+        };
+        let served = std::mem::take(&mut served[index]);
+        let listeners = groups.sights.ingress(namespace, &object.labels);
+        let inbound = inbound(listeners, served);
+        Arc::new(pod(located, place, inbound, options, report))
     });
     pods.collect()
+}
+
+/// What a Pod has in common with others, each as a place in a list of the snapshot's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) view: Option<usize>,
+    pub(super) outlook: Option<usize>,
+    pub(super) gateway: usize,
+}
+
+/// One Pod, with what it serves.
+pub(super) fn pod(
+    located: &Located<'_>,
+    place: Place,
+    inbound: BTreeMap<u16, InboundPort>,
+    options: &CompileOptions,
+    report: &mut Report,
+) -> Pod {
+    let object = located.object;
+    let Place {
+        view,
+        outlook,
+        gateway,
+    } = place;
+    Pod {
+        id: pod_id(object),
+        uid: object.uid.clone(),
+        labels: Arc::clone(&located.labels),
+        addresses: located.pod.addresses.clone(),
+        ready: located.pod.ready && !object.terminating,
+        local: local(object, options, report),
+        locality: located.locality.clone(),
+        node: located.pod.node.clone(),
+        view,
+        outlook,
+        gateway,
+        inbound,
+    }
 }
 
 /// The Pod that has an address; one of this node where several claim it, else the oldest.
@@ -80,7 +109,7 @@ pub(super) fn by_address(pods: &[Arc<Pod>]) -> SharedMap<IpAddr, Arc<Pod>> {
 
 /// What each Pod serves, by container port; the Pods in the order of their list. The oldest Service decides where
 /// several stand in front of one.
-fn served_ports<'a>(
+pub(super) fn served_ports<'a>(
     count: usize,
     services: &Services<'a>,
     clusters: &mut Clusters<'a>,
@@ -107,6 +136,17 @@ fn served_ports<'a>(
         }
     }
     served
+}
+
+/// What a Pod serves, of what its Services say and its Sidecar lists.
+pub(super) fn inbound(
+    listeners: &[Ingress],
+    served: BTreeMap<u16, InboundPort>,
+) -> BTreeMap<u16, InboundPort> {
+    match listeners {
+        [] => served,
+        listeners => only(listeners, &served),
+    }
 }
 
 /// What a Pod serves where a Sidecar lists it: that, and nothing else. The Service in front of a port stays the same.

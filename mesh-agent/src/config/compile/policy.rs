@@ -8,6 +8,7 @@ use crate::config::compile::credentials::{Audience, client_tls};
 use crate::config::compile::rules::{Merged, RuleId, Rules};
 use crate::config::compile::secrets::Secrets;
 use crate::config::compile::services::Registered;
+use crate::config::object::DestinationRule;
 use crate::config::object::destination_rule::{
     Blocks, LoadBalancer, LocalitySetting, Method, Policy, Pool, Tls,
 };
@@ -140,11 +141,23 @@ impl Merged<'_> {
             .subsets
             .iter()
             .filter_map(|subset| subset.policy.as_ref());
-        let policies = self.policy.into_iter().chain(subsets);
-        let mut blocks = policies
-            .flat_map(|policy| std::iter::once(&policy.blocks).chain(policy.ports.values()));
-        blocks.any(|blocks| blocks.tls.as_deref().is_some_and(Tls::names_secret))
+        name_secret(self.policy.into_iter().chain(subsets))
     }
+}
+
+impl DestinationRule {
+    /// Whether any part of it names a Secret.
+    pub(super) fn names_secret(&self) -> bool {
+        let subsets = self.subsets.iter();
+        let subsets = subsets.filter_map(|subset| subset.policy.as_ref());
+        name_secret(self.policy.iter().chain(subsets))
+    }
+}
+
+fn name_secret<'p>(policies: impl Iterator<Item = &'p Policy>) -> bool {
+    let mut blocks =
+        policies.flat_map(|policy| std::iter::once(&policy.blocks).chain(policy.ports.values()));
+    blocks.any(|blocks| blocks.tls.as_deref().is_some_and(Tls::names_secret))
 }
 
 /// A policy at a port. Settings for the port replace everything, and what they do not have is not inherited.

@@ -236,7 +236,7 @@ impl<'a> ByHost<'a> {
 
 /// What the rules for a host stand under, the most specific first: the host itself, and of wildcards `.b.c` for `*.b.c`
 /// and nothing for `*`. No host begins with a dot, so the two are never taken for one another.
-fn keys(host: &str) -> impl Iterator<Item = &str> {
+pub(super) fn keys(host: &str) -> impl Iterator<Item = &str> {
     let wide = host.strip_prefix('*');
     let name = wide.unwrap_or(host);
     let own = wide.is_none().then_some(host);

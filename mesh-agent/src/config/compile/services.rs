@@ -276,7 +276,7 @@ fn register<'a>(
 }
 
 /// Who sees a Service, by its annotation.
-fn exported(object: &Object) -> ExportTo {
+pub(super) fn exported(object: &Object) -> ExportTo {
     let written = object.annotations.get(EXPORT_TO);
     let names: Vec<String> = written
         .into_iter()

@@ -1,7 +1,7 @@
 //! What each file said when it was last understood, and which of it is in force.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,11 +9,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::document::{self, Document, Outcome};
 use crate::config::file::scan::{self, Entry, Stamp};
+use crate::config::file::store::versions::Versions;
 use crate::config::object::{Object, ObjectId};
 use crate::config::path::Path as FieldPath;
 use crate::config::problem::{Code, Problem, Severity};
 use crate::config::yaml::Location;
 use crate::config::{CompileOptions, Inputs, Rejected};
+
+mod versions;
 
 /// How long a file may be gone, or empty, before that is believed: some editors remove before they write.
 const GRACE: Duration = Duration::from_millis(60);
@@ -22,7 +25,17 @@ const GRACE: Duration = Duration::from_millis(60);
 #[derive(Debug, Default)]
 pub(super) struct Store {
     files: BTreeMap<PathBuf, FileState>,
+    versions: Versions,
+    /// Objects that may have another version in force than before.
+    dirty: BTreeSet<ObjectId>,
+    /// The files with which something is wrong.
+    wrong: BTreeSet<PathBuf>,
+    /// What is wrong with objects that have several versions.
+    shadowed: BTreeMap<ObjectId, Vec<Rejected>>,
 }
+
+/// An object, and the version of it that is in force now.
+pub(super) type Change = (ObjectId, Option<Arc<Object>>);
 
 /// What a look at the directory brought.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +53,9 @@ struct FileState {
     stamp: Option<(Stamp, bool)>,
     text_hash: Option<u64>,
     /// The objects, each in the version that was last good.
-    objects: Vec<Written>,
+    objects: Vec<Arc<Written>>,
+    /// The objects that it had before, until the store knows.
+    replaced: Option<Vec<Arc<Written>>>,
     rejected: Vec<Rejected>,
     /// Whether an object of it is in force in an older version than it has.
     behind: bool,
@@ -49,7 +64,7 @@ struct FileState {
 }
 
 /// An object and how late it was written.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Written {
     object: Arc<Object>,
     rank: Rank,
@@ -59,7 +74,7 @@ struct Written {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     modified: SystemTime,
-    file: PathBuf,
+    file: Arc<Path>,
     position: usize,
 }
 
@@ -78,54 +93,112 @@ impl Store {
         options: &CompileOptions,
     ) -> Refreshed {
         let mut refreshed = Refreshed::default();
+        let mut changed: Vec<&Path> = Vec::new();
         for entry in listing {
             if busy.contains(&entry.path) {
                 continue;
             }
             let file = self.files.entry(entry.path.clone()).or_default();
             let looked = file.look(entry, now, options);
+            if looked.changed {
+                changed.push(entry.path.as_path());
+            }
             refreshed.join(looked);
         }
         let listed: HashSet<&Path> = listing.iter().map(|entry| entry.path.as_path()).collect();
-        self.files.retain(|path, file| {
+        let mut gone = Vec::new();
+        for (path, file) in &mut self.files {
             if listed.contains(path.as_path()) {
-                return true;
+                continue;
             }
             let looked = file.miss(now);
-            let keep = !looked.changed;
+            if looked.changed {
+                gone.push(path.clone());
+            }
             refreshed.join(looked);
-            keep
-        });
+        }
+        for path in changed {
+            self.note(path);
+        }
+        for path in gone {
+            if let Some(file) = self.files.remove(&path) {
+                self.swap(&file.objects, &[]);
+                self.wrong.remove(&path);
+            }
+        }
         refreshed
     }
 
-    /// The objects in force, and everything that is wrong with the files.
-    pub(super) fn resolve(&self) -> (Inputs, Vec<Rejected>) {
-        let mut rejected: Vec<Rejected> = Vec::new();
-        let mut versions: HashMap<&ObjectId, Vec<&Written>> = HashMap::new();
-        for file in self.files.values() {
-            rejected.extend(file.rejected.iter().cloned());
-            for written in &file.objects {
-                versions
-                    .entry(&written.object.id)
-                    .or_default()
-                    .push(written);
-            }
+    /// Takes note of what is new in a file.
+    fn note(&mut self, path: &Path) {
+        let Some(file) = self.files.get_mut(path) else {
+            return;
+        };
+        match file.rejected.is_empty() {
+            true => self.wrong.remove(path),
+            false => self.wrong.insert(path.to_path_buf()),
+        };
+        if let Some(before) = file.replaced.take() {
+            let after = file.objects.clone();
+            self.swap(&before, &after);
         }
-        let mut inputs = Inputs::default();
-        let mut shadowed = Vec::new();
-        for (_, mut versions) in versions {
-            versions.sort_by_key(|written| Reverse(&written.rank));
-            let mut versions = versions.into_iter();
-            if let Some(winner) = versions.next() {
-                shadowed.extend(versions.map(|loser| shadowed_by(loser, winner)));
-                inputs.insert(Arc::clone(&winner.object));
-            }
-        }
-        rejected.extend(shadowed);
-        Rejected::sort(&mut rejected);
-        (inputs, rejected)
     }
+
+    fn swap(&mut self, before: &[Arc<Written>], after: &[Arc<Written>]) {
+        for written in before {
+            self.versions.remove(written);
+        }
+        for written in after {
+            self.versions.add(written);
+        }
+        let both = before.iter().chain(after);
+        self.dirty
+            .extend(both.map(|written| written.object.id.clone()));
+    }
+
+    /// The objects that have had another version in force since this was last asked.
+    pub(super) fn changes(&mut self) -> Vec<Change> {
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let changes = dirty.map(|id| {
+            let (winner, shadowed) = in_force(self.versions.get(&id));
+            match shadowed.is_empty() {
+                true => self.shadowed.remove(&id),
+                false => self.shadowed.insert(id.clone(), shadowed),
+            };
+            (id, winner)
+        });
+        changes.collect()
+    }
+
+    /// Everything that is wrong with the files. What changed must have been asked for before.
+    pub(super) fn rejected(&self) -> Vec<Rejected> {
+        let wrong = self.wrong.iter().filter_map(|path| self.files.get(path));
+        let wrong = wrong.flat_map(|file| &file.rejected);
+        let mut rejected: Vec<Rejected> = wrong
+            .chain(self.shadowed.values().flatten())
+            .cloned()
+            .collect();
+        Rejected::sort(&mut rejected);
+        rejected
+    }
+
+    /// The objects in force, and everything that is wrong with the files.
+    pub(super) fn resolve(&mut self) -> (Inputs, Vec<Rejected>) {
+        self.changes();
+        let winners = self.versions.iter().filter_map(|all| in_force(all).0);
+        (winners.collect(), self.rejected())
+    }
+}
+
+/// Of several versions of an object the one that was written last, and what is to be said of the others.
+fn in_force(versions: &[Arc<Written>]) -> (Option<Arc<Object>>, Vec<Rejected>) {
+    let mut versions: Vec<&Written> = versions.iter().map(|written| &**written).collect();
+    versions.sort_by_key(|written| Reverse(&written.rank));
+    let Some((winner, others)) = versions.split_first() else {
+        return (None, Vec::new());
+    };
+    let shadowed = others.iter().map(|loser| shadowed_by(loser, winner));
+    (Some(Arc::clone(&winner.object)), shadowed.collect())
 }
 
 impl Refreshed {
@@ -169,7 +242,10 @@ impl FileState {
                 self.stamp = None;
                 let looked = self.miss(now);
                 if looked.changed {
-                    *self = Self::default();
+                    *self = Self {
+                        replaced: Some(std::mem::take(&mut self.objects)),
+                        ..Self::default()
+                    };
                 }
                 looked
             }
@@ -231,13 +307,20 @@ impl FileState {
 
     /// The same text, written again: what is good in it is newer now.
     fn touch(&mut self, modified: SystemTime) -> Refreshed {
-        let newer = |written: &Written| written.rank.modified != modified;
+        let newer = |written: &Arc<Written>| written.rank.modified != modified;
         if self.behind || !self.objects.iter().any(newer) {
             return Refreshed::default();
         }
-        for written in &mut self.objects {
-            written.rank.modified = modified;
-        }
+        let again = self.objects.iter().map(|written| {
+            let rank = Rank {
+                modified,
+                ..written.rank.clone()
+            };
+            let object = Arc::clone(&written.object);
+            Arc::new(Written { object, rank })
+        });
+        let again = again.collect();
+        self.replaced = Some(std::mem::replace(&mut self.objects, again));
         Refreshed::changed()
     }
 
@@ -245,6 +328,7 @@ impl FileState {
     /// so does all that a document may be of which not even a name can be told.
     fn replace(&mut self, documents: Vec<Document>, path: &Path, modified: SystemTime) {
         let before = std::mem::take(&mut self.objects);
+        let file: Arc<Path> = path.into();
         self.rejected.clear();
         self.behind = documents
             .iter()
@@ -258,10 +342,10 @@ impl FileState {
                     mentioned.insert(object.id.clone());
                     let rank = Rank {
                         modified,
-                        file: path.to_path_buf(),
+                        file: Arc::clone(&file),
                         position,
                     };
-                    self.objects.push(Written { object, rank });
+                    self.objects.push(Arc::new(Written { object, rank }));
                 }
                 Outcome::Broken(Some(id)) => {
                     if mentioned.insert(id.clone()) {
@@ -275,10 +359,11 @@ impl FileState {
         }
         if nameless {
             let kept = before
-                .into_iter()
+                .iter()
                 .filter(|written| !mentioned.contains(&written.object.id));
-            self.objects.extend(kept);
+            self.objects.extend(kept.cloned());
         }
+        self.replaced = Some(before);
     }
 }
 

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::config::compile::Compiler;
 use crate::config::file::settle::Settle;
 use crate::config::file::store::Store;
 use crate::config::file::watcher::Watcher;
 use crate::config::file::{OpenError, Signal, Update, scan};
-use crate::config::{CompileOptions, Inputs, Rejected, analyze, compile, document};
+use crate::config::{CompileOptions, Rejected, analyze, document};
 use crate::model::Snapshot;
 
 /// How often the directory is looked at though nobody told of a change: network file systems tell nothing.
@@ -28,6 +29,7 @@ pub(super) struct Worker {
     directory: PathBuf,
     options: CompileOptions,
     store: Store,
+    compiler: Compiler,
     watcher: Watcher,
     settle: Settle,
     inbox: Receiver<Signal>,
@@ -44,7 +46,6 @@ pub(super) struct Worker {
 
 /// What it takes to add to an update what analysis finds.
 struct Fresh {
-    inputs: Inputs,
     snapshot: Arc<Snapshot>,
     rejected: Vec<Rejected>,
 }
@@ -68,6 +69,7 @@ impl Worker {
         store.refresh(&listing, &options);
         let mut worker = Self {
             directory: directory.to_path_buf(),
+            compiler: Compiler::new(options.clone()),
             options,
             store,
             watcher,
@@ -86,6 +88,8 @@ impl Worker {
 
     /// Runs until nobody listens.
     pub(super) fn run(mut self, publish: &watch::Sender<Update>) {
+        // For the first change. Nobody waits for anything yet.
+        self.compiler.prepare();
         while !publish.is_closed() {
             let wake = self
                 .settle
@@ -153,30 +157,26 @@ impl Worker {
 
     /// The world as it is now. What does not fit together in it is said later: until then, what did not before.
     fn world(&mut self) -> Update {
-        let (inputs, mut rejected) = self.store.resolve();
+        for (id, object) in self.store.changes() {
+            self.compiler.change(&id, object);
+        }
+        let mut rejected = self.store.rejected();
         rejected.extend(self.unreadable.clone());
-        let (mut snapshot, more) = compile(&inputs, &self.options);
+        let (mut snapshot, more) = self.compiler.world();
         rejected.extend(more);
         self.generation += 1;
         snapshot.generation = self.generation;
         let snapshot = Arc::new(snapshot);
         let update = self.update(&snapshot, &rejected);
-        self.fresh = Some(Fresh {
-            inputs,
-            snapshot,
-            rejected,
-        });
+        self.fresh = Some(Fresh { snapshot, rejected });
         update
     }
 
     /// Analyzes the world in force, where that has not been done. What comes back says what is new by it.
     fn analyze(&mut self) -> Option<Update> {
-        let Fresh {
-            inputs,
-            snapshot,
-            rejected,
-        } = self.fresh.take()?;
-        let found = analyze(&inputs, &self.options);
+        let Fresh { snapshot, rejected } = self.fresh.take()?;
+        let found = analyze(self.compiler.inputs(), &self.options);
+        self.compiler.prepare();
         if found == self.analyzed {
             return None;
         }

@@ -19,6 +19,29 @@ impl Suffixes {
         self.by_text.get_or_insert_with(suffix, || Arc::clone(host));
     }
 
+    /// What a suffix has.
+    pub fn get(&self, suffix: &str) -> Option<&Arc<VirtualHost>> {
+        self.by_text.get(suffix)
+    }
+
+    /// Gives a suffix another virtual host, or none.
+    pub fn put(&mut self, suffix: Arc<str>, host: Option<Arc<VirtualHost>>) {
+        let length = suffix.len();
+        match host {
+            Some(host) => {
+                self.longest = self.longest.max(length);
+                self.by_text.insert(suffix, host);
+            }
+            None => {
+                self.by_text.remove(&suffix);
+                if length == self.longest {
+                    let lengths = self.by_text.keys().map(|suffix| suffix.len());
+                    self.longest = lengths.max().unwrap_or_default();
+                }
+            }
+        }
+    }
+
     /// Those that cover a name, the longest first: `.foo.com` covers `a.foo.com` and `a.b.foo.com`, not `.foo.com`.
     pub fn covering<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a Arc<VirtualHost>> {
         let from = match self.longest {

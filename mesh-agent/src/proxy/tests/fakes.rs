@@ -255,7 +255,7 @@ impl Plan {
         Pod {
             id: pod_id(),
             uid: None,
-            labels: Labels::new(),
+            labels: Arc::default(),
             addresses: vec![POD],
             ready: true,
             local: None,

@@ -97,7 +97,7 @@ impl Bed {
                     name: "client".into(),
                 },
                 uid: None,
-                labels: Labels::new(),
+                labels: Arc::default(),
                 addresses: Vec::new(),
                 ready: true,
                 local: None,
@@ -605,7 +605,7 @@ fn failover_by_labels() {
         let mut bed = Bed::new(ROUND_ROBIN, endpoints.clone())
             .with(|policy| policy.locality = wanted(list))
             .ejecting(0);
-        bed.client.labels = labels(own);
+        bed.client.labels = Arc::new(labels(own));
         bed.eject(ejected.iter().copied());
         let taken: Vec<u8> = bed.shares(50).into_keys().collect();
         assert_eq!(taken, expected, "{list:?} {own} {ejected:?}");

@@ -35,7 +35,8 @@ fn pod(labels: &[(&str, &str)]) -> Pod {
         labels: labels
             .iter()
             .map(|(key, value)| ((*key).into(), (*value).into()))
-            .collect(),
+            .collect::<Labels>()
+            .into(),
         addresses: Vec::new(),
         ready: true,
         local: None,

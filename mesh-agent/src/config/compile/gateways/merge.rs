@@ -350,7 +350,7 @@ impl<'a> Merger<'a, '_, '_> {
             problem.message.clone(),
         );
         if self.told.insert(what) {
-            self.report.rejected.push(object.reject(problem));
+            self.report.add(object, problem);
         }
     }
 }
