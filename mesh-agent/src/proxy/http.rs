@@ -34,7 +34,6 @@ pub use crate::proxy::http::path::normalize as plain_path;
 mod ahead;
 mod attempt;
 pub(super) mod body;
-mod control;
 mod cors;
 mod date;
 mod decide;

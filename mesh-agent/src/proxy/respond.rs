@@ -49,6 +49,8 @@ pub(super) enum Failure {
     ClientClosed,
     /// A request that is not fit to be sent on.
     BadRequest,
+    /// The head is larger than anybody needs.
+    HeadTooLarge,
     /// A body in an encoding that is not understood.
     Encoding,
     /// HTTP/1.0.
@@ -123,7 +125,7 @@ impl Failure {
     /// For counters and the log.
     pub(super) fn flag(&self) -> Flag {
         match self {
-            Self::NoRoute => Flag::NoRoute,
+            Self::NoRoute | Self::Connected => Flag::NoRoute,
             Self::NoCluster => Flag::NoCluster,
             Self::NoEndpoint => Flag::NoEndpoint,
             Self::Aborted(_) => Flag::Aborted,
@@ -134,7 +136,7 @@ impl Failure {
             Self::UpstreamProtocol => Flag::UpstreamProtocol,
             Self::Timeout => Flag::Timeout,
             Self::ClientClosed => Flag::ClientClosed,
-            Self::BadRequest | Self::Encoding | Self::OldVersion | Self::Connected => {
+            Self::BadRequest | Self::HeadTooLarge | Self::Encoding | Self::OldVersion => {
                 Flag::ClientProtocol
             }
         }
@@ -142,7 +144,8 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoRoute => StatusCode::NOT_FOUND,
+            // As with Envoy: no route is for CONNECT.
+            Self::NoRoute | Self::Connected => StatusCode::NOT_FOUND,
             Self::NoCluster
             | Self::NoEndpoint
             | Self::Overflow
@@ -156,9 +159,9 @@ impl Failure {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             // Nobody is there to read it.
             Self::ClientClosed | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Encoding => StatusCode::NOT_IMPLEMENTED,
             Self::OldVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::Connected => StatusCode::FORBIDDEN,
         }
     }
 
@@ -179,6 +182,7 @@ impl Failure {
             | Self::NoCluster
             | Self::ClientClosed
             | Self::BadRequest
+            | Self::HeadTooLarge
             | Self::Encoding
             | Self::OldVersion
             | Self::Connected => Bytes::new(),
@@ -190,6 +194,7 @@ impl Failure {
         match self {
             Self::ClientClosed
             | Self::BadRequest
+            | Self::HeadTooLarge
             | Self::Encoding
             | Self::OldVersion
             | Self::Connected => true,

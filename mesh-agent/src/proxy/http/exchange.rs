@@ -189,6 +189,7 @@ impl Outgoing {
                 | Failure::Overflow
                 | Failure::ClientClosed
                 | Failure::BadRequest
+                | Failure::HeadTooLarge
                 | Failure::Encoding
                 | Failure::OldVersion
                 | Failure::Connected => return,

@@ -83,7 +83,6 @@ impl Outgoing {
         };
         // Whoever declares gRPC speaks it, and its ports are not told from others of HTTP/2.
         let tries = Tries::inbound(protocol == Protocol::Http2 && arrived.asker.is_grpc());
-        let tries = tries.with(&arrived.control);
         let mut outgoing = Self::unchanged(arrived, version, tries)?;
         outgoing.known = connection.site.known_app(port);
         Ok(outgoing)
@@ -128,8 +127,8 @@ impl Outgoing {
         }
         let hash = hash_of(connection, &arrived, &forwarding.cluster, finish);
         let grpc = arrived.asker.is_grpc();
-        let timeouts = Timeouts::of(forward, &arrived.control, &arrived.head.headers, grpc);
-        let tries = Tries::of(forward.retry.clone()).with(&arrived.control);
+        let timeouts = Timeouts::of(forward, &arrived.head.headers, grpc);
+        let tries = Tries::of(forward.retry.clone());
         headers::mark_request(&mut arrived.head.headers, &forwarding.cluster.key);
         headers::set_attempt(&mut arrived.head.headers, 1);
         timeouts.tell(&mut arrived.head.headers, Duration::ZERO);

@@ -14,7 +14,6 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
 
 use crate::model::ClusterKey;
-use crate::proxy::http::control;
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
 use crate::proxy::tls::TlsFacts;
@@ -40,6 +39,22 @@ const PEER_METADATA: [HeaderName; 2] = [
     HeaderName::from_static("x-envoy-peer-metadata-id"),
 ];
 
+/// With these a client would steer the proxy. Envoy lets clients that are internal do so; since 1.36 none is, unless it is
+/// told which addresses are.
+const CLIENT_CONTROL: [HeaderName; 11] = [
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+];
+
 /// What else a request from outside the mesh must not bring along.
 const EDGE_ONLY: [HeaderName; 5] = [
     DECORATOR,
@@ -49,7 +64,7 @@ const EDGE_ONLY: [HeaderName; 5] = [
     ORIGINAL_HOST,
 ];
 
-/// What nobody may bring along who is not internal.
+/// What nobody may bring along.
 const INTERNAL_ONLY: [HeaderName; 2] = [
     HeaderName::from_static("x-envoy-force-trace"),
     HeaderName::from_static("x-envoy-ip-tags"),
@@ -103,21 +118,15 @@ pub(super) fn receive_request(
     } else if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, scheme);
     }
-    let internal = is_internal(headers);
-    let edge = hop == Hop::Gateway && !internal;
-    if internal {
-        headers.insert(INTERNAL, HeaderValue::from_static("true"));
-    } else {
-        control::strip(headers);
-        remove_all(headers, &INTERNAL_ONLY);
-    }
-    if edge {
+    remove_all(headers, &CLIENT_CONTROL);
+    remove_all(headers, &INTERNAL_ONLY);
+    if hop == Hop::Gateway {
         remove_all(headers, &EDGE_ONLY);
         if let Ok(address) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
             headers.insert(EXTERNAL_ADDRESS, address);
         }
     }
-    if edge || !headers.contains_key(REQUEST_ID) {
+    if hop == Hop::Gateway || !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, new_id());
     }
     let decorated = headers.contains_key(DECORATOR);
@@ -299,25 +308,6 @@ fn may_be_named(name: &HeaderName) -> bool {
         || name.starts_with("x-forwarded-")
         || name.starts_with("x-envoy-")
         || name == REQUEST_ID.as_str())
-}
-
-/// Internal is what came over one private address alone; no address is external, as with Envoy.
-fn is_internal(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(FORWARDED_FOR).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return false;
-    };
-    let Some(address) = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse::<IpAddr>().ok())
-    else {
-        return false;
-    };
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_loopback(),
-    }
 }
 
 /// Appends without a space, as Envoy does.

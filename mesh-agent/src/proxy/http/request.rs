@@ -14,7 +14,6 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::proxy::connection::Connection;
 use crate::proxy::http::ahead::Ahead;
-use crate::proxy::http::control::{self, Control};
 use crate::proxy::http::gate::Gate;
 use crate::proxy::http::headers::{self, RequestFacts};
 use crate::proxy::http::path;
@@ -22,6 +21,9 @@ use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::Record;
 use crate::proxy::respond::{Asker, Failure};
 use crate::proxy::stream::Activity;
+
+/// As with Envoy; hyper's own limit is a little above it.
+const HEAD_LIMIT: usize = 60 * 1024;
 
 /// A request that is fit to be sent on.
 pub(super) struct Arrived {
@@ -35,7 +37,6 @@ pub(super) struct Arrived {
     pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
-    pub(super) control: Control,
     pub(super) authority: Authority,
     /// In its plain form, without query.
     pub(super) path: String,
@@ -80,7 +81,6 @@ impl Arrived {
         }
         Ok(Self {
             ahead: (head.version == Version::HTTP_11).then(|| Ahead::new(activity)),
-            control: control::take(&mut head.headers),
             head,
             body,
             gate,
@@ -102,6 +102,9 @@ fn admit(request: &Request<Incoming>) -> Result<(Authority, String), Failure> {
     if request.method() == Method::CONNECT {
         return Err(Failure::Connected);
     }
+    if size_of_head(request) > HEAD_LIMIT {
+        return Err(Failure::HeadTooLarge);
+    }
     admit_encoding(request.headers())?;
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -121,10 +124,22 @@ fn admit(request: &Request<Incoming>) -> Result<(Authority, String), Failure> {
     }
     let path = match request.uri().path() {
         "" => "/",
+        // No route is for `OPTIONS *`, which is about the server and not about anything on it.
+        "*" => return Err(Failure::NoRoute),
         path => path,
     };
     let path = path::normalize(path).ok_or(Failure::BadRequest)?;
     Ok((authority, path.into_owned()))
+}
+
+/// What Envoy counts: names and values, the first line's among them.
+fn size_of_head(request: &Request<Incoming>) -> usize {
+    let target = request.uri().path_and_query();
+    let first = target.map_or(0, |target| target.as_str().len()) + request.method().as_str().len();
+    let headers = request.headers().iter();
+    headers.fold(first, |sum, (name, value)| {
+        sum + name.as_str().len() + value.len()
+    })
 }
 
 /// `chunked` is the only encoding that is understood here, and once is enough.

@@ -5,17 +5,14 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::model::{Retry, RetryOn};
-use crate::proxy::http::control::Control;
 use crate::proxy::respond::Failure;
 use crate::proxy::upstream::pool::Version;
 
 /// The retries that one request is entitled to.
+///
+/// `retriable-headers` is one of the words, and means nothing here: nobody can say which headers those are.
 #[derive(Debug)]
-pub(super) struct Tries {
-    policy: Retry,
-    /// Of a response that calls for another try: only clients can name them.
-    headers: Vec<HeaderName>,
-}
+pub(super) struct Tries(Retry);
 
 /// How a try ended, before anything of it was shown to the client.
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +44,7 @@ impl Tries {
 
     /// As many as a route says.
     pub(super) fn of(policy: Retry) -> Self {
-        Self {
-            policy,
-            headers: Vec::new(),
-        }
+        Self(policy)
     }
 
     /// Those of an inbound hop: an application that is just being restarted.
@@ -65,46 +59,29 @@ impl Tries {
         })
     }
 
-    /// With what the client asks for besides.
-    pub(super) fn with(mut self, control: &Control) -> Self {
-        if let Some(on) = control.retry_on {
-            if self.policy.attempts == 0 {
-                self.policy.on = RetryOn::default();
-                self.policy.attempts = 1;
-            }
-            self.policy.on = union(self.policy.on, on);
-        }
-        if self.policy.attempts > 0 {
-            self.policy.attempts = control.retries.unwrap_or(self.policy.attempts);
-            self.policy.statuses.extend_from_slice(&control.statuses);
-            self.headers.clone_from(&control.headers);
-        }
-        self
-    }
-
     /// Whether there is any, and whether there is another one after so many tries.
     pub(super) fn allow(&self, tries: u32) -> bool {
-        tries <= self.policy.attempts
+        tries <= self.0.attempts
     }
 
     /// Whether endpoints that were tried are avoided.
     pub(super) fn avoid_previous(&self) -> bool {
-        self.policy.avoid_previous
+        self.0.avoid_previous
     }
 
     /// Whether their priorities are.
     pub(super) fn avoid_previous_priorities(&self) -> bool {
-        self.policy.avoid_previous_priorities
+        self.0.avoid_previous_priorities
     }
 
     /// The base of the wait before another try.
     pub(super) fn backoff(&self) -> Option<Duration> {
-        self.policy.backoff
+        self.0.backoff
     }
 
     /// Whether an outcome calls for another try, should there be one left.
     pub(super) fn want(&self, outcome: Outcome<'_>) -> bool {
-        if self.policy.attempts == 0 {
+        if self.0.attempts == 0 {
             return false;
         }
         match outcome {
@@ -120,7 +97,7 @@ impl Tries {
             on,
             statuses,
             ..
-        } = &self.policy;
+        } = &self.0;
         *attempts > 0
             && (!statuses.is_empty()
                 || on.server_error_5xx
@@ -128,13 +105,12 @@ impl Tries {
                 || on.reset
                 || on.envoy_ratelimited
                 || on.retriable_4xx
-                || on.retriable_headers
                 || on.refused_stream && version == Version::Http2
                 || grpc && any_grpc(on))
     }
 
     fn want_after_failure(&self, failure: &Failure, begun: bool) -> bool {
-        let on = &self.policy.on;
+        let on = &self.0.on;
         let any_reset = on.reset || on.server_error_5xx || on.gateway_error;
         match failure {
             Failure::Connect { .. } => on.connect_failure || on.reset_before_request || any_reset,
@@ -151,6 +127,7 @@ impl Tries {
             | Failure::Overflow
             | Failure::ClientClosed
             | Failure::BadRequest
+            | Failure::HeadTooLarge
             | Failure::Encoding
             | Failure::OldVersion
             | Failure::Connected => false,
@@ -158,7 +135,7 @@ impl Tries {
     }
 
     fn want_after_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let Retry { on, statuses, .. } = &self.policy;
+        let Retry { on, statuses, .. } = &self.0;
         if headers.contains_key(RATELIMITED) {
             return on.envoy_ratelimited;
         }
@@ -166,7 +143,6 @@ impl Tries {
             || on.gateway_error && is_gateway_error(status)
             || on.retriable_4xx && status == StatusCode::CONFLICT
             || statuses.contains(&status)
-            || on.retriable_headers && self.headers.iter().any(|name| headers.contains_key(name))
             || any_grpc(on) && grpc_status(headers).is_some_and(|status| wants_grpc(on, status))
     }
 }
@@ -198,25 +174,6 @@ fn any_grpc(on: &RetryOn) -> bool {
         || on.grpc_internal
         || on.grpc_resource_exhausted
         || on.grpc_unavailable
-}
-
-fn union(a: RetryOn, b: RetryOn) -> RetryOn {
-    RetryOn {
-        server_error_5xx: a.server_error_5xx || b.server_error_5xx,
-        gateway_error: a.gateway_error || b.gateway_error,
-        reset: a.reset || b.reset,
-        reset_before_request: a.reset_before_request || b.reset_before_request,
-        connect_failure: a.connect_failure || b.connect_failure,
-        envoy_ratelimited: a.envoy_ratelimited || b.envoy_ratelimited,
-        retriable_4xx: a.retriable_4xx || b.retriable_4xx,
-        refused_stream: a.refused_stream || b.refused_stream,
-        retriable_headers: a.retriable_headers || b.retriable_headers,
-        grpc_cancelled: a.grpc_cancelled || b.grpc_cancelled,
-        grpc_deadline_exceeded: a.grpc_deadline_exceeded || b.grpc_deadline_exceeded,
-        grpc_internal: a.grpc_internal || b.grpc_internal,
-        grpc_resource_exhausted: a.grpc_resource_exhausted || b.grpc_resource_exhausted,
-        grpc_unavailable: a.grpc_unavailable || b.grpc_unavailable,
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderValue, Uri};
 
 use crate::model::{Forward, HeaderEdits};
 use crate::proxy::connection::Connection;
@@ -119,11 +119,7 @@ pub(super) fn address_head(
             head.version = http::Version::HTTP_2;
         }
     }
-    head.uri = match (version, path) {
-        // `OPTIONS *` has no path to put behind an authority.
-        (Version::Http2, "*") if head.method == Method::OPTIONS => Uri::from_static("*"),
-        (_, _) => Uri::from_parts(uri).map_err(|_| Failure::BadRequest)?,
-    };
+    head.uri = Uri::from_parts(uri).map_err(|_| Failure::BadRequest)?;
     head.extensions.clear();
     Ok(())
 }

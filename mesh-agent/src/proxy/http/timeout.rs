@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::model::Forward;
-use crate::proxy::http::control::Control;
 use crate::proxy::http::upload::RequestBody;
 
 /// The limits of one request.
@@ -40,12 +39,7 @@ const GRPC_DIGITS: usize = 8;
 
 impl Timeouts {
     /// What holds for a request that a route sends on.
-    pub(super) fn of(
-        forward: &Forward,
-        control: &Control,
-        headers: &HeaderMap,
-        grpc: bool,
-    ) -> Self {
+    pub(super) fn of(forward: &Forward, headers: &HeaderMap, grpc: bool) -> Self {
         let asked = headers.get(GRPC_TIMEOUT).filter(|_| grpc);
         let asked = asked
             .and_then(|value| grpc_timeout(value.as_bytes()))
@@ -54,12 +48,12 @@ impl Timeouts {
             (Some(route), Some(asked)) => Some(route.min(asked)),
             (route, asked) => route.or(asked),
         };
-        let whole = control.timeout.or(whole).filter(|limit| !limit.is_zero());
-        let per_try = control.per_try_timeout.or(forward.retry.per_try_timeout);
         Self {
             whole,
-            per_try: per_try
-                .filter(|limit| !limit.is_zero() && whole.is_none_or(|whole| *limit < whole)),
+            per_try: forward
+                .retry
+                .per_try_timeout
+                .filter(|limit| whole.is_none_or(|whole| *limit < whole)),
             grpc,
         }
     }
@@ -184,7 +178,6 @@ mod tests {
         route: Option<Duration>,
         per_try: Option<Duration>,
         header: Option<&'static str>,
-        control: &Control,
         expected: (Option<Duration>, Option<Duration>),
     ) {
         let mut forward = crate::proxy::tests::forwarding();
@@ -194,30 +187,22 @@ mod tests {
         if let Some(value) = header {
             headers.insert(GRPC_TIMEOUT, HeaderValue::from_static(value));
         }
-        let timeouts = Timeouts::of(&forward, control, &headers, header.is_some());
+        let timeouts = Timeouts::of(&forward, &headers, header.is_some());
         assert_eq!((timeouts.whole, timeouts.per_try), expected);
     }
 
     #[test]
     fn the_shorter_holds() {
-        let none = &Control::default();
-        check(None, None, None, none, (None, None));
-        check(ms(100), None, None, none, (ms(100), None));
-        check(None, None, Some("5S"), none, (ms(5000), None));
-        check(ms(100), None, Some("5S"), none, (ms(100), None));
-        check(ms(100), None, Some("20m"), none, (ms(20), None));
-        check(ms(100), None, Some("nonsense"), none, (ms(100), None));
-        check(ms(100), None, Some("0m"), none, (ms(100), None));
-        check(ms(100), ms(30), None, none, (ms(100), ms(30)));
-        check(ms(100), ms(100), None, none, (ms(100), None));
-        check(None, ms(100), None, none, (None, ms(100)));
-        let asked = |timeout, per_try_timeout| Control {
-            timeout,
-            per_try_timeout,
-            ..Control::default()
-        };
-        check(ms(100), ms(30), None, &asked(ms(0), ms(7)), (None, ms(7)));
-        check(ms(100), ms(30), None, &asked(ms(20), None), (ms(20), None));
+        check(None, None, None, (None, None));
+        check(ms(100), None, None, (ms(100), None));
+        check(None, None, Some("5S"), (ms(5000), None));
+        check(ms(100), None, Some("5S"), (ms(100), None));
+        check(ms(100), None, Some("20m"), (ms(20), None));
+        check(ms(100), None, Some("nonsense"), (ms(100), None));
+        check(ms(100), None, Some("0m"), (ms(100), None));
+        check(ms(100), ms(30), None, (ms(100), ms(30)));
+        check(ms(100), ms(100), None, (ms(100), None));
+        check(None, ms(100), None, (None, ms(100)));
     }
 
     #[test]

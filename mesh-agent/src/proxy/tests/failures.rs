@@ -350,7 +350,7 @@ fn refuses_what_is_not_fit_to_be_sent_on() {
         ),
         (
             "CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n",
-            "403 Forbidden",
+            "404 Not Found",
         ),
         ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request"),
         (
@@ -366,6 +366,11 @@ fn refuses_what_is_not_fit_to_be_sent_on() {
         assert!(answer.contains(status), "{request:?}: {answer:?}");
         assert!(answer.contains("connection: close\r\n"), "{answer:?}");
     }
+    let answer = mesh.ask("OPTIONS * HTTP/1.1\r\nHost: web\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let long = "x".repeat(61_500);
+    let answer = mesh.ask(&format!("GET / HTTP/1.1\r\nHost: web\r\nh: {long}\r\n\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let many: String = (0..101).map(|i| format!("h{i}: x\r\n")).collect();
     let answer = mesh.ask(&format!("GET / HTTP/1.1\r\nHost: web\r\n{many}\r\n"));
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");

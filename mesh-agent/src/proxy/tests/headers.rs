@@ -47,13 +47,16 @@ fn outbound() {
 }
 
 #[test]
-fn internal_requests_are_marked() {
+fn nobody_is_internal() {
     let server = Server::answering(PLAIN);
     let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
     mesh.ask("GET / HTTP/1.1\r\nHost: web\r\nX-Forwarded-For: 10.0.0.9\r\nX-Envoy-Max-Retries: 9\r\n\r\n");
     let heard = server.heard().pop().unwrap();
-    assert!(heard.contains("x-envoy-internal: true\r\n"), "{heard}");
-    assert!(!heard.contains("x-envoy-max-retries"), "{heard}");
+    let named = headers_of(
+        &heard,
+        &["x-envoy-internal", "x-envoy-max", "x-forwarded-for"],
+    );
+    assert_eq!(named, ["x-forwarded-for: 10.0.0.9"]);
 }
 
 #[test]
@@ -88,11 +91,10 @@ fn gateway() {
     let server = Server::answering(PLAIN);
     let mesh = Plan::gateway(&[server.address]).start();
     let answer = mesh.ask("GET / HTTP/1.1\r\nHost: web\r\nX-Forwarded-Proto: https\r\n\r\n");
-    // The client's address is private and the only one: an internal request in Envoy's eyes.
     assert_eq!(
         sorted(&server.heard()[0]),
         sorted(
-            "GET / HTTP/1.1\r\nhost: web\r\nx-forwarded-proto: http\r\nx-forwarded-for: 127.0.0.1\r\nx-envoy-internal: true\r\nx-request-id: -\r\nx-envoy-decorator-operation: web.default.svc.cluster.local:80/*\r\nx-envoy-attempt-count: 1\r\n\r\n"
+            "GET / HTTP/1.1\r\nhost: web\r\nx-forwarded-proto: http\r\nx-forwarded-for: 127.0.0.1\r\nx-envoy-external-address: 127.0.0.1\r\nx-request-id: -\r\nx-envoy-decorator-operation: web.default.svc.cluster.local:80/*\r\nx-envoy-attempt-count: 1\r\n\r\n"
         )
     );
     assert_eq!(

@@ -330,24 +330,6 @@ fn applications_get_only_what_they_have_not_seen_again() {
 }
 
 #[test]
-fn internal_clients_say_how_often() {
-    let server = failing(1, BUSY);
-    let mesh = one(&server, forward_to(None));
-    let ask = |from: &str| {
-        mesh.ask(&format!(
-            "GET / HTTP/1.1\r\nHost: web\r\nX-Forwarded-For: {from}\r\nX-Envoy-Retry-On: 5xx\r\n\r\n"
-        ))
-    };
-    assert!(ask("203.0.113.9").ends_with("busy"));
-    let server = failing(1, BUSY);
-    let mesh = one(&server, forward_to(None));
-    let answer = mesh.ask(
-        "GET / HTTP/1.1\r\nHost: web\r\nX-Forwarded-For: 10.0.0.9\r\nX-Envoy-Retry-On: 5xx\r\n\r\n",
-    );
-    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
-}
-
-#[test]
 fn websockets_end_with_the_timeout() {
     let server = Server::start(|client| {
         client.request();
