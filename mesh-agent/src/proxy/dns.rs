@@ -47,6 +47,7 @@ pub struct DnsFiles {
 pub(super) struct Name {
     answer: watch::Sender<Option<Answer>>,
     used: AtomicBool,
+    forgotten: AtomicBool,
 }
 
 /// What a name stands for.
@@ -97,6 +98,7 @@ impl Resolver {
         let fresh = Arc::new(Name {
             answer: watch::Sender::new(literal(name)),
             used: AtomicBool::new(true),
+            forgotten: AtomicBool::new(false),
         });
         if fresh.answer.borrow().is_none() {
             names.insert(Arc::clone(name), Arc::clone(&fresh));
@@ -155,12 +157,19 @@ impl Resolver {
         let unused = !kept.used.load(Ordering::Relaxed);
         if unused {
             names.remove(name);
+            kept.forgotten.store(true, Ordering::Relaxed);
         }
         unused
     }
 }
 
 impl Name {
+    /// Whether it is still kept up to date. Says that it is needed.
+    pub(super) fn is_kept(&self) -> bool {
+        self.used.store(true, Ordering::Relaxed);
+        !self.forgotten.load(Ordering::Relaxed)
+    }
+
     /// What it stands for; nothing where that is not known.
     pub(super) fn answer(&self) -> Answer {
         self.answer.borrow().clone().unwrap_or_default()

@@ -306,7 +306,7 @@ impl Answer {
             headers.remove(CONTENT_LENGTH);
             status = StatusCode::OK;
             Body::Empty
-        } else if text.is_empty() {
+        } else if text.is_empty() || has_no_body(status) {
             Body::Empty
         } else {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
@@ -324,6 +324,11 @@ impl Answer {
         *response.headers_mut() = headers;
         response
     }
+}
+
+/// Whether a status says that there is no body, whoever has written one for it.
+fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// The `server` header of each hop.

@@ -290,6 +290,7 @@ fn nobody_is_asked_for_what_nobody_needs() {
         sleep(Duration::from_secs(400)).await;
         assert_eq!(server.asked(), asked);
         // Whoever needs it then waits for it again.
+        assert!(!name.is_kept());
         let again = resolver.name(&"web.example".into());
         assert_eq!(again.serial(), 0);
         assert_eq!(last_octets(&again).await, [1]);

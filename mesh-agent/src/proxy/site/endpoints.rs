@@ -106,18 +106,18 @@ impl Site {
         else {
             return Ok(Rc::default());
         };
-        let named: Vec<_> = names
-            .iter()
-            .map(|named| (named, self.worker.resolver.name(&named.name)))
-            .collect();
+        let found = known.names(names, &self.worker.resolver);
         let own = self.pod().map(|pod| Reaches::from(&pod.addresses));
         let reaches = own.unwrap_or_else(|| Reaches::from(&[]));
-        let endpoints = known.resolved(&named, *every_address, reaches);
-        let unanswered = named.iter().filter(|(_, name)| name.serial() == 0);
-        let unanswered: Vec<_> = unanswered.map(|(_, name)| Arc::clone(name)).collect();
-        match endpoints.is_empty() && !unanswered.is_empty() {
-            true => Err(unanswered),
-            false => Ok(endpoints),
+        let endpoints = known.resolved(names, &found, *every_address, reaches);
+        if !endpoints.is_empty() {
+            return Ok(endpoints);
+        }
+        let unanswered = found.iter().filter(|name| name.serial() == 0);
+        let unanswered: Vec<_> = unanswered.map(Arc::clone).collect();
+        match unanswered.is_empty() {
+            true => Ok(endpoints),
+            false => Err(unanswered),
         }
     }
 

@@ -51,6 +51,8 @@ fn aborts() {
     check(teapot.clone(), GET, expected).expect_flag(Flag::Aborted);
     let grpc = "200 | content-type: application/grpc | grpc-message: fault filter abort | grpc-status: 2 | x-mark: 1 | ";
     check(teapot, GRPC, grpc).expect_flag(Flag::Aborted);
+    let nothing = aborting(Abort::Http(StatusCode::NO_CONTENT));
+    check(nothing, GET, "204 | x-mark: 1 | ");
     let busy = aborting(Abort::Http(StatusCode::SERVICE_UNAVAILABLE));
     check(
         busy,

@@ -16,7 +16,7 @@ use crate::model::{
     Balancer, Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Endpoints, NamedEndpoint,
     OutlierDetection, TrafficPolicy, Warmup,
 };
-use crate::proxy::dns::{Answer, Name};
+use crate::proxy::dns::{Answer, Name, Resolver};
 use crate::proxy::upstream::circuit::{Circuit, Kind, Permit};
 use crate::proxy::upstream::health::{Health, Outcome};
 use crate::route::Condition;
@@ -54,7 +54,9 @@ pub(in crate::proxy) struct Known {
     seen: RefCell<std::sync::Weak<Cluster>>,
     /// How many endpoints it has.
     members: Cell<usize>,
-    /// What its names stand for.
+    /// Its names.
+    names: RefCell<Rc<[Arc<Name>]>>,
+    /// What they stand for.
     resolved: RefCell<Option<Resolved>>,
     lane: Cell<u32>,
     turn: Cell<u64>,
@@ -163,6 +165,7 @@ impl Local {
                     policy: RefCell::new(Arc::clone(policy)),
                     seen: RefCell::default(),
                     members: Cell::default(),
+                    names: RefCell::default(),
                     resolved: RefCell::default(),
                     lane: Cell::new(self.next_lane()),
                     turn: Cell::new(chance()),
@@ -199,7 +202,8 @@ impl Local {
     pub(in crate::proxy) fn sweep(&self, is_there: impl Fn(&ClusterKey) -> bool) {
         let mut gone = Vec::new();
         self.known.borrow_mut().retain(|key, known| {
-            let keep = known.used.replace(false) || Rc::strong_count(known) > 1 || is_there(key);
+            let held = Rc::strong_count(known) > 1 || Arc::strong_count(known.circuit()) > 1;
+            let keep = known.used.replace(false) || held || is_there(key);
             if !keep {
                 gone.push(key.clone());
             }
@@ -257,6 +261,7 @@ impl Known {
             return;
         }
         self.seen.replace(Arc::downgrade(cluster));
+        self.names.replace(Rc::default());
         self.resolved.replace(None);
         if !matches!(cluster.discovery, Discovery::Dns { .. }) {
             self.see_endpoints(&cluster.endpoints);
@@ -287,14 +292,32 @@ impl Known {
         }
     }
 
-    /// The endpoints that the names of a cluster stand for just now: with the addresses that `reaches` can be reached.
+    /// The names of a cluster, kept up to date from the first time on that they are asked for.
+    pub(in crate::proxy) fn names(
+        &self,
+        endpoints: &[NamedEndpoint],
+        resolver: &Arc<Resolver>,
+    ) -> Rc<[Arc<Name>]> {
+        let names = Rc::clone(&self.names.borrow());
+        if names.len() == endpoints.len() && names.iter().all(|name| name.is_kept()) {
+            return names;
+        }
+        let name = |endpoint: &NamedEndpoint| resolver.name(&endpoint.name);
+        let names: Rc<[_]> = endpoints.iter().map(name).collect();
+        self.names.replace(Rc::clone(&names));
+        self.resolved.replace(None);
+        names
+    }
+
+    /// The endpoints that names stand for just now: with the addresses that are within reach.
     pub(in crate::proxy) fn resolved(
         &self,
-        named: &[(&NamedEndpoint, Arc<Name>)],
+        named: &[NamedEndpoint],
+        names: &[Arc<Name>],
         every_address: bool,
         reaches: Reaches,
     ) -> Rc<Endpoints> {
-        let serials = || named.iter().map(|(_, name)| name.serial());
+        let serials = || names.iter().map(|name| name.serial());
         if let Some(resolved) = &*self.resolved.borrow()
             && resolved.reaches == reaches
             && serials().eq(resolved.serials.iter().copied())
@@ -302,7 +325,7 @@ impl Known {
             return Rc::clone(&resolved.endpoints);
         }
         let serials = serials().collect();
-        let endpoints = named.iter().flat_map(|(endpoint, name)| {
+        let endpoints = named.iter().zip(names).flat_map(|(endpoint, name)| {
             let addresses = reaches.of(&name.answer());
             let most = if every_address { addresses.len() } else { 1 };
             let port = endpoint.port;
