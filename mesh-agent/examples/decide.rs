@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use http::HeaderMap;
+use mesh_agent::config::compile::Compiler;
 use mesh_agent::config::document::{Outcome, read_text};
 use mesh_agent::config::{CompileOptions, Inputs, compile};
 use mesh_agent::model::{Pod, PodId, Snapshot};
@@ -166,57 +167,174 @@ fn decision(shape: Shape, size: usize) -> anyhow::Result<f64> {
 fn compilation() -> anyhow::Result<Value> {
     let options = CompileOptions::default();
     let mut inputs = Inputs::default();
-    let mut read_all = || -> anyhow::Result<()> {
-        for number in 0..SERVICES {
-            read(&service(number, 8080), &mut inputs, &options)?;
-        }
-        for number in 0..VIRTUAL_SERVICES {
-            let rules = format!(
-                "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs-{number}}}\nspec:\n  hosts: [svc-{number}]\n  \
-             http:\n  - match: [{{uri: {{prefix: /v2/}}}}]\n    route: [{{destination: {{host: svc-{other}}}}}]\n  \
-             - route: [{{destination: {{host: svc-{number}}}}}]\n",
-                other = (number + 1) % SERVICES,
-            );
-            read(&rules, &mut inputs, &options)?;
-        }
-        Ok(())
-    };
     let mut outcome = Ok(());
-    let reading = spent(|| outcome = read_all());
+    let reading = spent(|| outcome = large(&mut inputs, &options));
     outcome?;
     let whole = timed(|| compile(&inputs, &options));
-    read(&service(7, 9090), &mut inputs, &options)?;
-    let changed = timed(|| compile(&inputs, &options));
     let resident = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = resident.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    let sliced = [
+        ("an EndpointSlice", [slice(7, 8080, 10), slice(7, 8080, 3)]),
+        (
+            "a Service's port",
+            [
+                service(7, 8080),
+                service(7, 8080).replace("port: 80,", "port: 81,"),
+            ],
+        ),
+        ("a DestinationRule", [rule(7, 1), rule(7, 2)]),
+        (
+            "a VirtualService's rules",
+            [routes(7, 7, "/v2/"), routes(7, 7, "/v3/")],
+        ),
+        (
+            "a VirtualService's hosts",
+            [routes(7, 7, "/v2/"), routes(7, 9_007, "/v2/")],
+        ),
+    ];
+    let mut changes = Changes::new(&inputs, &options);
+    drop(inputs);
+    for (what, versions) in &sliced {
+        changes.measure(what, versions)?;
+    }
+    let mut found = changes.found;
+    let mut inputs = Inputs::default();
+    for number in 0..SERVICES {
+        read(&selecting(number), &mut inputs, &options)?;
+    }
+    let by_selector = timed(|| compile(&inputs, &options));
+    let mut changes = Changes::new(&inputs, &options);
+    drop(inputs);
+    let versions = ["True", "False"].map(|ready| pod_of(7, 3, ready));
+    changes.measure("a Pod's readiness", &versions)?;
+    found.append(&mut changes.found);
+    let changed = found.iter().map(|(_, taken)| *taken).max();
     Ok(json!({
         "services": SERVICES,
         "endpoints": SERVICES * ENDPOINTS_EACH,
         "virtual_services": VIRTUAL_SERVICES,
         "read_milliseconds": milliseconds(reading),
         "whole_milliseconds": milliseconds(whole),
-        "changed_milliseconds": milliseconds(changed),
+        "by_selector_milliseconds": milliseconds(by_selector),
+        "changed_milliseconds": milliseconds(changed.unwrap_or_default()),
+        "changes": found.iter().map(|(what, taken)| json!({"what": what, "milliseconds": milliseconds(*taken)})).collect::<Value>(),
         "resident_megabytes": pages.map(|pages| pages * 4096 / 1_000_000),
     }))
 }
 
-/// A Service with its EndpointSlice.
-fn service(number: usize, port: u16) -> String {
-    let (high, low) = (number / 250, number % 250);
-    let endpoints: String = (0..ENDPOINTS_EACH)
-        .map(|endpoint| {
-            format!(
-                "- {{addresses: [10.{endpoint}.{high}.{}], conditions: {{ready: true}}}}\n",
-                low + 1
-            )
-        })
-        .collect();
+/// A world that one object after another changes in.
+struct Changes<'o> {
+    compiler: Compiler,
+    options: &'o CompileOptions,
+    found: Vec<(String, Duration)>,
+}
+
+impl<'o> Changes<'o> {
+    fn new(inputs: &Inputs, options: &'o CompileOptions) -> Self {
+        let mut compiler = Compiler::new(options.clone());
+        for object in inputs.iter() {
+            compiler.change(&object.id, Some(Arc::clone(object)));
+        }
+        compiler.world();
+        compiler.prepare();
+        Self {
+            compiler,
+            options,
+            found: Vec::new(),
+        }
+    }
+
+    /// The median of what it takes to go from one version of an object to the other and back, several times.
+    fn measure(&mut self, what: &str, versions: &[String; 2]) -> anyhow::Result<()> {
+        let mut taken = Vec::new();
+        let mut current = None;
+        for version in versions.iter().cycle().take(12) {
+            let mut inputs = Inputs::default();
+            read(version, &mut inputs, self.options)?;
+            for object in inputs.iter() {
+                self.compiler.change(&object.id, Some(Arc::clone(object)));
+            }
+            let mut made = None;
+            taken.push(spent(|| made = Some(self.compiler.world())));
+            if !self.compiler.was_partial() {
+                bail!("{what}: the whole world was made anew");
+            }
+            // The one before goes now, as in the agent.
+            current = made;
+        }
+        drop(current);
+        taken.sort_unstable();
+        self.found.push((what.to_owned(), taken[taken.len() / 2]));
+        Ok(())
+    }
+}
+
+fn large(inputs: &mut Inputs, options: &CompileOptions) -> anyhow::Result<()> {
+    for number in 0..SERVICES {
+        let text = service(number, 8080) + "---\n" + &slice(number, 8080, ENDPOINTS_EACH);
+        read(&text, inputs, options)?;
+    }
+    for number in 0..VIRTUAL_SERVICES {
+        read(&routes(number, number, "/v2/"), inputs, options)?;
+    }
+    read(&rule(7, 1), inputs, options)
+}
+
+fn routes(number: usize, host: usize, prefix: &str) -> String {
+    let other = (number + 1) % SERVICES;
     format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: svc-{number}}}\nspec:\n  clusterIP: 172.16.{high}.{}\n  \
-         ports: [{{name: http, port: 80, targetPort: {port}}}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-         metadata: {{name: svc-{number}-a, labels: {{kubernetes.io/service-name: svc-{number}}}}}\naddressType: IPv4\n\
-         ports: [{{name: http, port: {port}}}]\nendpoints:\n{endpoints}",
-        low + 1
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs-{number}}}\nspec:\n  hosts: [svc-{host}]\n  \
+         http:\n  - match: [{{uri: {{prefix: {prefix}}}}}]\n    route: [{{destination: {{host: svc-{other}}}}}]\n  \
+         - route: [{{destination: {{host: svc-{number}}}}}]\n"
+    )
+}
+
+fn rule(number: usize, connections: u32) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: dr-{number}}}\nspec:\n  host: svc-{number}\n  \
+         trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: {connections}}}}}}}\n"
+    )
+}
+
+/// A Service with the Pods that it selects.
+fn selecting(number: usize) -> String {
+    let pods = (0..ENDPOINTS_EACH).map(|member| format!("---\n{}", pod_of(number, member, "True")));
+    let service = service(number, 8080);
+    format!(
+        "{service}  selector: {{app: svc-{number}}}\n{}",
+        pods.collect::<String>()
+    )
+}
+
+fn pod_of(number: usize, member: usize, ready: &str) -> String {
+    let (high, low) = (number / 250, number % 250 + 1);
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: svc-{number}-{member}, labels: {{app: svc-{number}, version: v1}}}}\n\
+         spec: {{nodeName: node-{}}}\nstatus: {{podIP: 10.{member}.{high}.{low}, conditions: [{{type: Ready, status: \"{ready}\"}}]}}\n",
+        number % 100
+    )
+}
+
+/// A Service.
+fn service(number: usize, port: u16) -> String {
+    let (high, low) = (number / 250, number % 250 + 1);
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: svc-{number}}}\nspec:\n  clusterIP: 172.16.{high}.{low}\n  \
+         ports: [{{name: http, port: 80, targetPort: {port}}}]\n"
+    )
+}
+
+/// Its EndpointSlice.
+fn slice(number: usize, port: u16, count: usize) -> String {
+    let (high, low) = (number / 250, number % 250 + 1);
+    let endpoints = (0..count).map(|member| {
+        format!("- {{addresses: [10.{member}.{high}.{low}], conditions: {{ready: true}}}}\n")
+    });
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: svc-{number}-a\n  \
+         labels: {{kubernetes.io/service-name: svc-{number}}}\naddressType: IPv4\n\
+         ports: [{{name: http, port: {port}}}]\nendpoints:\n{}",
+        endpoints.collect::<String>()
     )
 }
 

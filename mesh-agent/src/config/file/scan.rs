@@ -75,6 +75,20 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// Some files of a directory, as [`list`] has them; `None` where any is not simply a file in it.
+pub(super) fn some(
+    directory: &Path,
+    paths: impl IntoIterator<Item = PathBuf>,
+) -> Option<Vec<Entry>> {
+    let entries = paths.into_iter().map(|path| {
+        let metadata = fs::symlink_metadata(&path).ok()?;
+        let plain = path.parent() == Some(directory) && is_manifest(&path) && metadata.is_file();
+        let state = Ok(Stamp::of(&metadata));
+        plain.then_some(Entry { path, state })
+    });
+    entries.collect()
+}
+
 /// The text of a file.
 pub(super) fn read(path: &Path) -> Result<String, ReadError> {
     String::from_utf8(bytes(path)?).map_err(|error| {

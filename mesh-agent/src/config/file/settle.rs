@@ -21,6 +21,10 @@ const ENDLESS: Duration = Duration::from_secs(1);
 pub(super) struct Settle {
     unread: Option<Unread>,
     writing: HashMap<PathBuf, Unread>,
+    /// The files that changed.
+    named: HashSet<PathBuf>,
+    /// Whether something else did.
+    beyond: bool,
 }
 
 /// Changes that were not read yet.
@@ -34,17 +38,23 @@ impl Settle {
     /// A file was written to.
     pub(super) fn writing(&mut self, path: PathBuf, now: Instant) {
         Unread::touch(self.writing.entry(path).or_insert(Unread::at(now)), now);
-        self.other(now);
+        self.touch(now);
     }
 
     /// A file is complete.
     pub(super) fn complete(&mut self, path: &Path, now: Instant) {
         self.writing.remove(path);
-        self.other(now);
+        self.named.insert(path.to_path_buf());
+        self.touch(now);
     }
 
     /// Something else changed.
     pub(super) fn other(&mut self, now: Instant) {
+        self.beyond = true;
+        self.touch(now);
+    }
+
+    fn touch(&mut self, now: Instant) {
         Unread::touch(self.unread.get_or_insert(Unread::at(now)), now);
     }
 
@@ -56,6 +66,15 @@ impl Settle {
             .values()
             .map(|unread| unread.due(UNCLOSED, ENDLESS));
         changed.into_iter().chain(written).min()
+    }
+
+    /// The files that it is enough to look at now, if that is known: they alone changed. Forgets them.
+    pub(super) fn named(&mut self) -> Option<HashSet<PathBuf>> {
+        let mut named = std::mem::take(&mut self.named);
+        // Those of which the writer has let go, should it be time, are among them.
+        named.extend(self.writing.keys().cloned());
+        let beyond = std::mem::take(&mut self.beyond);
+        (!beyond && !named.is_empty()).then_some(named)
     }
 
     /// The directory is read now: forgets what is seen thereby. The files that come back are not to be looked at, since
@@ -103,6 +122,27 @@ mod tests {
         assert_eq!(settle.due(), Some(after(start, 25)));
         assert!(settle.read(after(start, 25)).is_empty());
         assert_eq!(settle.due(), None);
+    }
+
+    #[test]
+    fn files_that_changed_are_named_unless_more_did() {
+        let start = Instant::now();
+        let mut settle = Settle::default();
+        let (a, b) = (PathBuf::from("a.yaml"), PathBuf::from("b.yaml"));
+        assert_eq!(settle.named(), None);
+        settle.complete(&a, start);
+        settle.writing(b.clone(), start);
+        assert_eq!(settle.named(), Some(HashSet::from([a.clone(), b.clone()])));
+        // One that is still being written comes again.
+        settle.read(after(start, 15));
+        assert_eq!(settle.named(), Some(HashSet::from([b])));
+        settle.read(after(start, 100));
+        assert_eq!(settle.named(), None);
+        settle.complete(&a, start);
+        settle.other(start);
+        assert_eq!(settle.named(), None);
+        settle.complete(&a, start);
+        assert_eq!(settle.named(), Some(HashSet::from([a])));
     }
 
     #[test]

@@ -92,6 +92,36 @@ impl Store {
         now: Instant,
         options: &CompileOptions,
     ) -> Refreshed {
+        let mut refreshed = self.look(listing, busy, now, options);
+        let listed: HashSet<&Path> = listing.iter().map(|entry| entry.path.as_path()).collect();
+        let mut gone = Vec::new();
+        for (path, file) in &mut self.files {
+            if listed.contains(path.as_path()) {
+                continue;
+            }
+            let looked = file.miss(now);
+            if looked.changed {
+                gone.push(path.clone());
+            }
+            refreshed.join(looked);
+        }
+        for path in gone {
+            if let Some(file) = self.files.remove(&path) {
+                self.swap(&file.objects, &[]);
+                self.wrong.remove(&path);
+            }
+        }
+        refreshed
+    }
+
+    /// Likewise, and says nothing of the files that are not listed.
+    pub(super) fn look(
+        &mut self,
+        listing: &[Entry],
+        busy: &HashSet<PathBuf>,
+        now: Instant,
+        options: &CompileOptions,
+    ) -> Refreshed {
         let mut refreshed = Refreshed::default();
         let mut changed: Vec<&Path> = Vec::new();
         for entry in listing {
@@ -105,26 +135,8 @@ impl Store {
             }
             refreshed.join(looked);
         }
-        let listed: HashSet<&Path> = listing.iter().map(|entry| entry.path.as_path()).collect();
-        let mut gone = Vec::new();
-        for (path, file) in &mut self.files {
-            if listed.contains(path.as_path()) {
-                continue;
-            }
-            let looked = file.miss(now);
-            if looked.changed {
-                gone.push(path.clone());
-            }
-            refreshed.join(looked);
-        }
         for path in changed {
             self.note(path);
-        }
-        for path in gone {
-            if let Some(file) = self.files.remove(&path) {
-                self.swap(&file.objects, &[]);
-                self.wrong.remove(&path);
-            }
         }
         refreshed
     }

@@ -1,5 +1,6 @@
 //! The thread that reads: waits for a change, lets it settle, and publishes the world that came of it.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -129,7 +130,11 @@ impl Worker {
     /// Looks at the directory. True where the world is another.
     fn look(&mut self) -> bool {
         let now = Instant::now();
+        let named = self.settle.named();
         let busy = self.settle.read(now);
+        if let Some(changed) = self.look_at(named, &busy, now) {
+            return changed;
+        }
         self.watcher.follow_directory();
         self.again = now + if self.watcher.works() { BELT } else { UNTOLD };
         let listing = match scan::list(&self.directory) {
@@ -153,6 +158,25 @@ impl Worker {
             self.again = self.again.min(again);
         }
         refreshed.changed || back
+    }
+
+    /// Looks at the files that changed, where it is known that no other did: the directory may have many. True where the
+    /// world is another; `None` where the whole directory is to be looked at.
+    fn look_at(
+        &mut self,
+        named: Option<HashSet<PathBuf>>,
+        busy: &HashSet<PathBuf>,
+        now: Instant,
+    ) -> Option<bool> {
+        if now >= self.again || self.unreadable.is_some() || !self.watcher.works() {
+            return None;
+        }
+        let entries = scan::some(&self.directory, named?)?;
+        let refreshed = self.store.look(&entries, busy, now, &self.options);
+        if let Some(again) = refreshed.again {
+            self.again = self.again.min(again);
+        }
+        Some(refreshed.changed)
     }
 
     /// The world as it is now. What does not fit together in it is said later: until then, what did not before.

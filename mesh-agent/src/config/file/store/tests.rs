@@ -11,6 +11,8 @@ struct World {
     directory: TempDir,
     store: Store,
     now: Instant,
+    /// What one change after another has made of nothing.
+    changed: Inputs,
 }
 
 impl World {
@@ -19,6 +21,7 @@ impl World {
             directory: tempfile::tempdir().expect("a directory"),
             store: Store::default(),
             now: Instant::now(),
+            changed: Inputs::default(),
         }
     }
 
@@ -50,7 +53,14 @@ impl World {
                 None => break,
             }
         }
+        for (id, object) in self.store.changes() {
+            match object {
+                Some(object) => self.changed.insert(object),
+                None => self.changed.remove(&id),
+            };
+        }
         let (inputs, rejected) = self.store.resolve();
+        assert!(inputs.same_as(&self.changed));
         let mut shown: Vec<String> = inputs
             .destination_rules()
             .into_iter()
