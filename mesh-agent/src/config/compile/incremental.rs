@@ -9,11 +9,11 @@
 //!
 //! A test makes random changes and compares each world with one that is made whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::config::compile::incremental::index::{Index, Key};
-use crate::config::compile::incremental::scope::{Everything, Scope, View};
+use crate::config::compile::incremental::scope::{Everything, Kept, Scope, View};
 use crate::config::compile::incremental::splice::Splice;
 use crate::config::compile::whole;
 use crate::config::object::{Body, Object, ObjectId};
@@ -122,13 +122,11 @@ impl Compiler {
         if pairs.len() > MANY {
             scope = Err(Everything);
         }
-        let tables = |index: &Index| {
-            let versions = pairs.iter().flat_map(|(before, after)| [*before, *after]);
-            let ports = versions.flatten().flat_map(|object| ports(object));
-            let there = ports.map(|port| !index.get(Key::Declares(port)).is_empty());
-            there.collect::<Vec<bool>>()
-        };
-        let tables_before = tables(&index);
+        let versions = pairs.iter().flat_map(|(before, after)| [*before, *after]);
+        let ports = versions.flatten().flat_map(|object| ports(object));
+        let ports: BTreeSet<u16> = ports.collect();
+        let has_table = |index: &Index, port: u16| !index.get(Key::Declares(port)).is_empty();
+        let tables: Vec<bool> = ports.iter().map(|port| has_table(&index, *port)).collect();
         let touch = |scope: &mut Result<Scope, Everything>, index: &Index, after: bool| {
             let view = View {
                 index,
@@ -138,7 +136,7 @@ impl Compiler {
             for pair in &pairs {
                 let version = if after { pair.1 } else { pair.0 };
                 if let (Ok(touched), Some(object)) = (scope.as_mut(), version) {
-                    if touched.touch(object, same_port(*pair), view).is_err() {
+                    if touched.touch(object, Kept::of(*pair), view).is_err() {
                         *scope = Err(Everything);
                     }
                 }
@@ -155,11 +153,14 @@ impl Compiler {
             }
         }
         touch(&mut scope, &index, true);
-        let same_tables = tables_before == tables(&index);
         let index = self.index.insert(index);
-        let scope = scope?;
-        if !same_tables {
-            return Err(Everything);
+        let mut scope = scope?;
+        for (port, before) in ports.into_iter().zip(tables) {
+            match (before, has_table(index, port)) {
+                (true, false) => scope.gone_ports.insert(port),
+                (false, true) => scope.new_ports.insert(port),
+                (true, true) | (false, false) => continue,
+            };
         }
         let view = View {
             index,
@@ -186,15 +187,23 @@ fn ports(object: &Object) -> Vec<u16> {
     }
 }
 
-/// Whether what sends to a Service, and names no port, means the same port as before.
-fn same_port((before, after): Pair<'_>) -> bool {
-    let only = |object: &Arc<Object>| match ports(object).as_slice() {
-        [only] => Some(*only),
-        _ => None,
-    };
-    match (before, after) {
-        (Some(before), Some(after)) => only(before) == only(after),
-        (None, _) | (_, None) => false,
+impl Kept {
+    fn of((before, after): Pair<'_>) -> Self {
+        let (Some(before), Some(after)) = (before, after) else {
+            return Self::default();
+        };
+        let only = |object: &Object| match ports(object).as_slice() {
+            [only] => Some(*only),
+            _ => None,
+        };
+        let place = |object: &Object| match &object.body {
+            Body::Pod(pod) => Some((pod.ended, pod.addresses.clone())),
+            _ => None,
+        };
+        Self {
+            port: only(before) == only(after),
+            place: before.age == after.age && place(before) == place(after),
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Key<'k> {
     Owns(IpAddr),
     /// Likewise, those that are seen by all: a port of HTTP that is declared as such.
     Declares(u16),
+    /// Likewise: a port of which nobody says what it speaks.
+    Guesses(u16),
     /// Likewise: a label that they select by, in a namespace.
     Selects(&'k str, &'k str, &'k str),
     /// ExternalName Services: what they stand for.
@@ -297,9 +299,13 @@ pub(super) fn selector(object: &Object) -> Option<&Labels> {
     }
 }
 
-/// Whether requests to such a port have a table that all of its Services share.
-fn is_declared(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Http | Protocol::Http2)
+/// A port of HTTP. Once anyone declares it, all of its Services share a table.
+fn port_key(number: u16, protocol: Protocol) -> Option<Key<'static>> {
+    match protocol {
+        Protocol::Http | Protocol::Http2 => Some(Key::Declares(number)),
+        Protocol::Auto => Some(Key::Guesses(number)),
+        Protocol::Tls | Protocol::Tcp | Protocol::Udp => None,
+    }
 }
 
 fn service_keys(object: &Object, service: &Service, key: &mut dyn FnMut(Key<'_>)) {
@@ -311,11 +317,10 @@ fn service_keys(object: &Object, service: &Service, key: &mut dyn FnMut(Key<'_>)
         key(Key::Owns(*address));
     }
     let seen = exported(object).public;
-    for port in service.ports.iter().filter(|_| seen) {
-        if is_declared(port.protocol) {
-            key(Key::Declares(port.number));
-        }
-    }
+    let ports = service.ports.iter().filter(|_| seen);
+    ports
+        .filter_map(|port| port_key(port.number, port.protocol))
+        .for_each(key);
 }
 
 fn entry_keys(entry: &ServiceEntry, key: &mut dyn FnMut(Key<'_>)) {
@@ -323,11 +328,10 @@ fn entry_keys(entry: &ServiceEntry, key: &mut dyn FnMut(Key<'_>)) {
         key(Key::Owns(net.addr()));
     }
     let ExportTo { public, .. } = entry.export;
-    for port in entry.ports.iter().filter(|_| public) {
-        if is_declared(port.protocol) {
-            key(Key::Declares(port.number));
-        }
-    }
+    let ports = entry.ports.iter().filter(|_| public);
+    ports
+        .filter_map(|port| port_key(port.number, port.protocol))
+        .for_each(key);
 }
 
 fn rule_keys(service: &VirtualService, key: &mut dyn FnMut(Key<'_>)) {

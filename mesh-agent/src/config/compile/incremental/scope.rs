@@ -31,10 +31,23 @@ pub(super) struct Scope {
     pub(super) pod_addresses: BTreeSet<IpAddr>,
     /// Names in the route tables that no host of `routes` has any more.
     pub(super) names: BTreeSet<Name>,
+    /// Ports that have a route table now.
+    pub(super) new_ports: BTreeSet<u16>,
+    /// Ports that have none any more.
+    pub(super) gone_ports: BTreeSet<u16>,
 }
 
 /// A name in a route table: of the clients of one namespace, or of all.
 pub(super) type Name = (Option<Arc<str>>, Arc<str>);
+
+/// What two versions of an object have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Of a Service: where a VirtualService that names no port sends to.
+    pub(super) port: bool,
+    /// Of a Pod: its addresses, and whether it has them before others.
+    pub(super) place: bool,
+}
 
 /// The change may concern everything, or as good as: the whole world is to be made anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +62,17 @@ pub(super) struct View<'v> {
 }
 
 impl Scope {
-    /// Adds what one version of a changed object touches. `same_port` tells that the other version leads to the
-    /// same port where a VirtualService sends to it and names none.
+    /// Adds what one version of a changed object touches.
     pub(super) fn touch(
         &mut self,
         object: &Arc<Object>,
-        same_port: bool,
+        kept: Kept,
         view: View<'_>,
     ) -> Result<(), Everything> {
         match &object.body {
-            Body::Pod(_) => self.touch_pod(object, view),
+            Body::Pod(_) => self.touch_pod(object, kept, view),
             Body::EndpointSlice(_) => self.touch_slice(object, view),
-            Body::Service(service) => self.touch_service(object, service, same_port, view)?,
+            Body::Service(service) => self.touch_service(object, service, kept, view)?,
             Body::VirtualService(service) => self.touch_rules(object, service, view)?,
             Body::DestinationRule(rule) => {
                 // A wildcard may be for every Service there is; what the others are for depends on who asks.
@@ -83,18 +95,24 @@ impl Scope {
         Ok(())
     }
 
-    fn touch_pod(&mut self, object: &Arc<Object>, view: View<'_>) {
+    fn touch_pod(&mut self, object: &Arc<Object>, kept: Kept, view: View<'_>) {
         let Body::Pod(pod) = &object.body else {
             return;
         };
         self.pods.insert(object.id.clone());
         self.pod_addresses.extend(&pod.addresses);
-        for address in &pod.addresses {
+        if !kept.place {
             // Where two claim an address, what one says decides for the other.
-            self.add_pods(view.index.get(Key::At(*address)).iter().cloned());
+            for address in &pod.addresses {
+                self.add_pods(view.index.get(Key::At(*address)).iter().cloned());
+            }
         }
         for service in view.in_front(object) {
             self.add_service(&service, view);
+            // Which of the endpoints are the same one, and therefore left out, goes by the Pods that are known.
+            if !kept.place && !view.slices(&service).is_empty() {
+                self.add_pods(view.behind(&service));
+            }
         }
     }
 
@@ -114,7 +132,7 @@ impl Scope {
         &mut self,
         object: &Arc<Object>,
         service: &Service,
-        same_port: bool,
+        kept: Kept,
         view: View<'_>,
     ) -> Result<(), Everything> {
         if service.external.is_some() || !exported(object).public {
@@ -135,7 +153,7 @@ impl Scope {
                     self.add_literals(rules)?;
                 }
             }
-            if !same_port {
+            if !kept.port {
                 for name in view.aliases(&host).iter().chain([&host]) {
                     for sending in view.index.get(Key::Sends(name)) {
                         if let Body::VirtualService(rules) = &sending.body {

@@ -236,6 +236,19 @@ impl<'v> Splice<'v> {
                 return Err(Everything);
             }
         }
+        for port in &scope.gone_ports {
+            common.mesh.remove(port);
+        }
+        for port in &scope.new_ports {
+            // Only those that have changed have anything to say there: but for guesses, and for names of no Service at all.
+            let guesses = !self.view.index.get(Key::Guesses(*port)).is_empty();
+            match tables.get(port) {
+                Some(table) if *port != 80 && !guesses => {
+                    common.mesh.insert(*port, Arc::clone(table));
+                }
+                Some(_) | None => return Err(Everything),
+            }
+        }
         if tables.keys().any(|port| !common.mesh.contains_key(port)) {
             return Err(Everything);
         }

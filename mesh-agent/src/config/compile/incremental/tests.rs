@@ -38,6 +38,7 @@ const SUBJECTS: &[Subject] = &[
     subject("Service", "n1/b", 12, plain_service),
     subject("Service", "n2/a", 12, plain_service),
     subject("Service", "n2/c", 12, plain_service),
+    subject("Service", "svc/a", 8, plain_service),
     subject("Service", "n1/h", 8, headless_service),
     subject("Service", "n1/i", 8, headless_service),
     subject("Service", "n1/x", 2, external_service),
@@ -54,16 +55,18 @@ const SUBJECTS: &[Subject] = &[
     subject("DestinationRule", "n2/d2", 14, rule),
     subject("DestinationRule", "n1/d3", 14, rule),
     subject("DestinationRule", "istio-system/d4", 6, rule),
+    subject("DestinationRule", "n1/d5", 3, special_rule),
     subject("VirtualService", "n1/v1", 14, routes),
     subject("VirtualService", "n1/v2", 14, routes),
     subject("VirtualService", "n2/v3", 14, routes),
     subject("VirtualService", "n2/v4", 14, routes),
+    subject("VirtualService", "n2/v5", 2, addressed_routes),
     subject("VirtualService", "n1/part", 10, delegate),
-    subject("ServiceEntry", "n1/e1", 2, entry),
-    subject("ServiceEntry", "n2/e2", 2, entry),
+    subject("ServiceEntry", "n1/e1", 4, entry),
+    subject("ServiceEntry", "n2/e2", 4, entry),
     subject("WorkloadEntry", "n1/w", 1, workload),
     subject("Node", "/node", 1, node),
-    subject("Gateway", "n1/g", 1, gateway),
+    subject("Gateway", "n1/g", 3, gateway),
     subject("Sidecar", "n2/side", 1, sidecar),
     subject("Secret", "n1/key", 1, secret),
 ];
@@ -207,6 +210,7 @@ fn host(chance: &mut Rng) -> &'static str {
             "ext.example.com",
             "nobody.example.com",
             "a.n1.svc",
+            "a.svc",
         ],
     )
 }
@@ -223,10 +227,6 @@ fn rule(chance: &mut Rng) -> String {
         true => "'*.svc.cluster.local'",
         false => host(chance),
     };
-    let selector = match seldom(chance) {
-        true => "workloadSelector: {matchLabels: {version: v1}}, ",
-        false => "",
-    };
     let policy = pick(
         chance,
         &[
@@ -238,10 +238,6 @@ fn rule(chance: &mut Rng) -> String {
             "trafficPolicy: {tls: {mode: SIMPLE}}, ",
         ],
     );
-    let tls = match seldom(chance) {
-        true => "trafficPolicy: {tls: {mode: SIMPLE, credentialName: key}}, ",
-        false => policy,
-    };
     let subsets = pick(
         chance,
         &[
@@ -251,9 +247,21 @@ fn rule(chance: &mut Rng) -> String {
         ],
     );
     format!(
-        "spec: {{host: {host}, {selector}{tls}{subsets}exportTo: {}}}\n",
+        "spec: {{host: {host}, {policy}{subsets}exportTo: {}}}\n",
         export(chance)
     )
+}
+
+/// One of which it matters who asks.
+fn special_rule(chance: &mut Rng) -> String {
+    let what = pick(
+        chance,
+        &[
+            "workloadSelector: {matchLabels: {version: v1}}, trafficPolicy: {outlierDetection: {}}",
+            "trafficPolicy: {tls: {mode: SIMPLE, credentialName: key}}",
+        ],
+    );
+    format!("spec: {{host: {}, {what}}}\n", host(chance))
 }
 
 fn routes(chance: &mut Rng) -> String {
@@ -308,6 +316,14 @@ fn routes(chance: &mut Rng) -> String {
         export(chance),
         action(chance),
         action(chance),
+    )
+}
+
+/// For an address, which a Service may have too.
+fn addressed_routes(chance: &mut Rng) -> String {
+    format!(
+        "spec: {{hosts: [10.0.0.1], http: [{{route: [{{destination: {{host: {}}}}}]}}]}}\n",
+        host(chance)
     )
 }
 
@@ -390,7 +406,7 @@ fn metadata(subject: &Subject, chance: &mut Rng) -> String {
         "Pod" => {
             let app = pick(chance, &["a", "a", "b", "none", "gate"]);
             let version = pick(chance, &["v1", "v2"]);
-            let app = if app == "gate" && !seldom(chance) {
+            let app = if app == "gate" && chance.bool() {
                 "a"
             } else {
                 app
@@ -525,7 +541,7 @@ fn run(seed: u64, steps: usize) -> (usize, usize) {
             let number = turns[chance.usize(..turns.len())];
             let subject = &SUBJECTS[number];
             // What widens every change to the whole world does not stay for long.
-            let wide = subject.weight <= 2;
+            let wide = subject.weight <= 4;
             let there = known.contains_key(&number);
             if there && (wide || chance.usize(..4) == 0) {
                 let id = known.remove(&number).expect("it is there");
