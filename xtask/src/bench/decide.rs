@@ -182,7 +182,7 @@ impl Decisions {
         ];
         let changes = changes.iter().map(|Change { what, milliseconds }| {
             let found = match *milliseconds <= CHANGED_GOAL {
-                true => format!("{milliseconds:.1} ms"),
+                true => format!("{milliseconds:.2} ms"),
                 false => judged(*milliseconds, CHANGED_GOAL, "ms"),
             };
             (format!("compiling after a change of {what}"), found)
@@ -248,7 +248,7 @@ mod tests {
             "| compiling all of it | 999 ms |",
             "| likewise, where Services select Pods | 1100 ms (goal 1000) |",
             "| compiling after a change of a Pod | 11 ms (goal 10) |",
-            "| compiling after a change of a Service | 0.6 ms |",
+            "| compiling after a change of a Service | 0.60 ms |",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -135,10 +135,10 @@ impl Compiler {
             };
             for pair in &pairs {
                 let version = if after { pair.1 } else { pair.0 };
-                if let (Ok(touched), Some(object)) = (scope.as_mut(), version) {
-                    if touched.touch(object, Kept::of(*pair), view).is_err() {
-                        *scope = Err(Everything);
-                    }
+                if let (Ok(touched), Some(object)) = (scope.as_mut(), version)
+                    && touched.touch(object, Kept::of(*pair), view).is_err()
+                {
+                    *scope = Err(Everything);
                 }
             }
         };

@@ -64,12 +64,6 @@ pub(super) fn endpoints(scope: &Scope, view: View<'_>) -> Result<Inputs, Everyth
             found.insert(object);
         }
         for host in hosts(&service, view.options) {
-            // Others of the same host come before it, or behind it.
-            for namesake in view.index.hosted(&host, view.options) {
-                if namesake.id != service.id {
-                    return Err(Everything);
-                }
-            }
             add_rules(&host, view, &mut found)?;
         }
         found.insert(service);
@@ -221,10 +215,10 @@ impl Routes<'_> {
                 namespace: Arc::clone(&delegate.namespace),
                 name: Arc::clone(&delegate.name),
             };
-            if let Some(object) = self.view.inputs.get(&id) {
-                if let Body::VirtualService(rules) = &object.body {
-                    self.add_rules(object, rules);
-                }
+            if let Some(object) = self.view.inputs.get(&id)
+                && let Body::VirtualService(rules) = &object.body
+            {
+                self.add_rules(object, rules);
             }
         }
     }

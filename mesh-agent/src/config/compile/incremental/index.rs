@@ -75,6 +75,10 @@ pub(super) struct Index {
 
 /// The objects of a key.
 #[derive(Debug)]
+#[expect(
+    clippy::box_collection,
+    reason = "a slot with room for a list would be twice as large for every key"
+)]
 enum Slot {
     One(Arc<Object>),
     Many(Box<Vec<Arc<Object>>>),
@@ -127,10 +131,10 @@ impl Index {
     /// Takes an object out that was added.
     pub(super) fn remove(&mut self, object: &Arc<Object>, options: &CompileOptions) {
         for hash in self.hashes(object, options) {
-            if let Entry::Occupied(mut entry) = self.entry(hash) {
-                if entry.get_mut().1.take(object) {
-                    entry.remove();
-                }
+            if let Entry::Occupied(mut entry) = self.entry(hash)
+                && entry.get_mut().1.take(object)
+            {
+                entry.remove();
             }
         }
         self.count(object, |count| *count -= 1);

@@ -101,12 +101,6 @@ impl Scope {
         };
         self.pods.insert(object.id.clone());
         self.pod_addresses.extend(&pod.addresses);
-        if !kept.place {
-            // Where two claim an address, what one says decides for the other.
-            for address in &pod.addresses {
-                self.add_pods(view.index.get(Key::At(*address)).iter().cloned());
-            }
-        }
         for service in view.in_front(object) {
             self.add_service(&service, view);
             // Which of the endpoints are the same one, and therefore left out, goes by the Pods that are known.

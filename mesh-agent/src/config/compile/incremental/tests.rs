@@ -41,8 +41,8 @@ const SUBJECTS: &[Subject] = &[
     subject("Service", "svc/a", 8, plain_service),
     subject("Service", "n1/h", 8, headless_service),
     subject("Service", "n1/i", 8, headless_service),
-    subject("Service", "n1/x", 2, external_service),
-    subject("Service", "n2/y", 2, external_service),
+    subject("Service", "n1/x", 5, external_service),
+    subject("Service", "n2/y", 5, external_service),
     subject("Pod", "n1/p1", 14, pod),
     subject("Pod", "n1/p2", 14, pod),
     subject("Pod", "n1/p3", 14, pod),
@@ -55,20 +55,21 @@ const SUBJECTS: &[Subject] = &[
     subject("DestinationRule", "n2/d2", 14, rule),
     subject("DestinationRule", "n1/d3", 14, rule),
     subject("DestinationRule", "istio-system/d4", 6, rule),
-    subject("DestinationRule", "n1/d5", 3, special_rule),
+    subject("DestinationRule", "n1/d5", 5, special_rule),
     subject("VirtualService", "n1/v1", 14, routes),
     subject("VirtualService", "n1/v2", 14, routes),
     subject("VirtualService", "n2/v3", 14, routes),
     subject("VirtualService", "n2/v4", 14, routes),
-    subject("VirtualService", "n2/v5", 2, addressed_routes),
+    subject("VirtualService", "n2/v5", 5, addressed_routes),
     subject("VirtualService", "n1/part", 10, delegate),
-    subject("ServiceEntry", "n1/e1", 4, entry),
-    subject("ServiceEntry", "n2/e2", 4, entry),
-    subject("WorkloadEntry", "n1/w", 1, workload),
-    subject("Node", "/node", 1, node),
-    subject("Gateway", "n1/g", 3, gateway),
-    subject("Sidecar", "n2/side", 1, sidecar),
-    subject("Secret", "n1/key", 1, secret),
+    subject("ServiceEntry", "n1/e1", 5, entry),
+    subject("ServiceEntry", "n2/e2", 5, entry),
+    subject("WorkloadEntry", "n1/w", 5, workload),
+    subject("Node", "/node", 5, node),
+    subject("Gateway", "n1/g", 5, gateway),
+    subject("Gateway", "n2/g2", 5, gateway),
+    subject("Sidecar", "n2/side", 5, sidecar),
+    subject("Secret", "n1/key", 5, secret),
 ];
 
 fn pick<'t>(chance: &mut Rng, choices: &[&'t str]) -> &'t str {
@@ -88,11 +89,13 @@ fn ports(chance: &mut Rng) -> String {
         "{name: tcp, port: 70, targetPort: 7070}",
         "{name: tls, port: 443, targetPort: 8443}",
         "{name: auto, port: 82, targetPort: 8080}",
+        "{name: http-c, port: 82, targetPort: 8080}",
         "{name: u, port: 53, protocol: UDP}",
     ];
     let mut chosen: Vec<&str> = Vec::new();
     for port in ports {
-        if chance.usize(..3) == 0 {
+        let taken = chosen.iter().any(|other| other.contains("port: 82,"));
+        if chance.usize(..3) == 0 && !(taken && port.contains("port: 82,")) {
             chosen.push(port);
         }
     }
@@ -119,7 +122,7 @@ fn plain_service(chance: &mut Rng) -> String {
     );
     let mut more = String::new();
     if chance.bool() {
-        let _ = write!(more, "  selector: {}\n", selector(chance));
+        let _ = writeln!(more, "  selector: {}", selector(chance));
     }
     if chance.usize(..5) == 0 {
         more.push_str("  publishNotReadyAddresses: true\n");
@@ -258,6 +261,7 @@ fn special_rule(chance: &mut Rng) -> String {
         chance,
         &[
             "workloadSelector: {matchLabels: {version: v1}}, trafficPolicy: {outlierDetection: {}}",
+            "workloadSelector: {matchLabels: {kubernetes.io/hostname: node}}, trafficPolicy: {outlierDetection: {}}",
             "trafficPolicy: {tls: {mode: SIMPLE, credentialName: key}}",
         ],
     );
@@ -321,8 +325,9 @@ fn routes(chance: &mut Rng) -> String {
 
 /// For an address, which a Service may have too.
 fn addressed_routes(chance: &mut Rng) -> String {
+    let address = pick(chance, &["10.0.0.1", "'fd00:0::1'"]);
     format!(
-        "spec: {{hosts: [10.0.0.1], http: [{{route: [{{destination: {{host: {}}}}}]}}]}}\n",
+        "spec: {{hosts: [{address}], http: [{{route: [{{destination: {{host: {}}}}}]}}]}}\n",
         host(chance)
     )
 }
@@ -377,8 +382,17 @@ fn node(_: &mut Rng) -> String {
 }
 
 fn gateway(chance: &mut Rng) -> String {
-    let selector = pick(chance, &["", "selector: {app: gate}, "]);
-    let server = "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}";
+    let selector = pick(
+        chance,
+        &["", "selector: {app: gate}, ", "selector: {version: v2}, "],
+    );
+    let server = pick(
+        chance,
+        &[
+            "{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}",
+            "{port: {number: 443, name: s, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: key}}",
+        ],
+    );
     format!("spec: {{{selector}servers: [{server}]}}\n")
 }
 
@@ -523,15 +537,36 @@ fn differences(partial: &Snapshot, whole: &Snapshot) -> Vec<String> {
     found
 }
 
+/// What widens some changes, or all, to the whole world, as it may be there together.
+const WIDE: &[&[&str]] = &[
+    &[],
+    &["n1/d5", "n1/g", "n2/g2", "n1/key"],
+    &["n1/e1", "n2/e2", "n2/v5"],
+    &["n1/x", "n2/y", "n1/w"],
+    &["n1/d5", "n1/x", "n2/v5", "n1/g"],
+    &["n2/side", "/node", "n1/w", "n1/e1"],
+];
+
+/// Whose turn it may be.
+fn turns(seed: u64) -> Vec<usize> {
+    let together = WIDE[seed as usize % WIDE.len()];
+    let there = |subject: &Subject| {
+        let wide = WIDE.iter().any(|names| names.contains(&subject.name));
+        !wide || together.contains(&subject.name)
+    };
+    let subjects = SUBJECTS.iter().enumerate();
+    subjects
+        .filter(|(_, subject)| there(subject))
+        .flat_map(|(number, subject)| std::iter::repeat_n(number, subject.weight))
+        .collect()
+}
+
 /// Makes changes at random and compares. How many worlds there were, and how many of them were made in part.
 fn run(seed: u64, steps: usize) -> (usize, usize) {
     let options = CompileOptions::default();
     let mut chance = Rng::with_seed(seed);
     let mut compiler = Compiler::new(options.clone());
-    let mut turns = Vec::new();
-    for (number, subject) in SUBJECTS.iter().enumerate() {
-        turns.extend(std::iter::repeat_n(number, subject.weight));
-    }
+    let turns = turns(seed);
     let mut known: HashMap<usize, ObjectId> = HashMap::new();
     let (mut worlds, mut partial, mut taken, mut refused) = (0, 0, 0, 0);
     for step in 0..steps {
@@ -540,10 +575,8 @@ fn run(seed: u64, steps: usize) -> (usize, usize) {
         for _ in 0..changes {
             let number = turns[chance.usize(..turns.len())];
             let subject = &SUBJECTS[number];
-            // What widens every change to the whole world does not stay for long.
-            let wide = subject.weight <= 4;
             let there = known.contains_key(&number);
-            if there && (wide || chance.usize(..4) == 0) {
+            if there && chance.usize(..4) == 0 {
                 let id = known.remove(&number).expect("it is there");
                 let _ = writeln!(log, "without {id}");
                 compiler.change(&id, None);

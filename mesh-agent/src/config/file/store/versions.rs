@@ -17,6 +17,10 @@ pub(super) struct Versions {
 
 /// The versions of one object: hardly any has several, and there may be a hundred thousand objects.
 #[derive(Debug)]
+#[expect(
+    clippy::box_collection,
+    reason = "a slot with room for a list would be twice as large for every object"
+)]
 enum Slot {
     One(Arc<Written>),
     Many(Box<Vec<Arc<Written>>>),
