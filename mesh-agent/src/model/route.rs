@@ -390,6 +390,18 @@ pub struct StreamMatch {
     pub client: ClientMatch,
 }
 
+impl Destination {
+    /// All of it, to a cluster, with nothing done to headers.
+    pub fn whole(cluster: ClusterKey) -> Self {
+        Self {
+            cluster,
+            weight: 0,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+        }
+    }
+}
+
 impl StreamTable {
     /// Whether a decision needs the server name that the client asks for.
     pub fn needs_server_name(&self) -> bool {

@@ -8,7 +8,7 @@ use crate::model::{
     Abort, ClientMatch, Cors, Destination, DirectResponse, Fault, Forward, HeaderEdits,
     HeaderMatch, HeaderSubject, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath,
     RedirectPort, Retry, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch,
-    StreamRoute, StreamTable, Template, TextMatch, VirtualHost,
+    StreamRoute, StreamTable, TextMatch, VirtualHost,
 };
 
 /// The virtual hosts of a table, by domain.
@@ -334,7 +334,7 @@ fn edits(edits: &HeaderEdits) -> Value {
             true => "add",
             false => "set",
         };
-        json!({ verb: edit.name.as_str(), "value": template(&edit.value) })
+        json!({ verb: edit.name.as_str(), "value": edit.value.to_string() })
     };
     compact([
         ("remove", removed.collect()),
@@ -343,13 +343,9 @@ fn edits(edits: &HeaderEdits) -> Value {
             "authority",
             authority
                 .as_ref()
-                .map_or(Value::Null, |value| json!(template(value))),
+                .map_or(Value::Null, |value| json!(value.to_string())),
         ),
     ])
-}
-
-fn template(template: &Template) -> String {
-    template.to_string()
 }
 
 fn percent(share: Share) -> Value {

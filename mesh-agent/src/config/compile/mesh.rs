@@ -61,7 +61,7 @@ pub(super) fn tables(
 /// The VirtualServices of the mesh, by the hosts that they are for.
 struct Mesh<'a> {
     bindings: Vec<&'a Binding<'a>>,
-    index: HostIndex<'a>,
+    index: HostIndex<'a, usize>,
     services: &'a Services<'a>,
     sight: &'a Sight<'a>,
     /// How names of Services end: `.svc.cluster.local`.

@@ -9,8 +9,8 @@ use crate::config::object::name::{ExportTo, GatewayName};
 use crate::config::object::virtual_service::{Block, Target};
 use crate::config::object::{Object, VirtualService};
 use crate::model::{
-    ClientMatch, ClusterKey, Destination, Fault, Forward, HeaderEdits, QueryMatch, Retry, Route,
-    RouteAction, RouteMatch,
+    ClientMatch, ClusterKey, Destination, Fault, Forward, QueryMatch, Retry, Route, RouteAction,
+    RouteMatch,
 };
 
 mod action;
@@ -193,12 +193,7 @@ pub(super) fn route_to(cluster: ClusterKey) -> Arc<Route> {
         name: "default".into(),
         when: RouteMatch::default(),
         action: RouteAction::Forward(Forward {
-            destinations: vec![Destination {
-                cluster,
-                weight: 0,
-                request_headers: HeaderEdits::default(),
-                response_headers: HeaderEdits::default(),
-            }],
+            destinations: vec![Destination::whole(cluster)],
             total_weight: 0,
             rewrite_path: None,
             rewrite_authority: None,

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::config::compile::hosts::endings;
 use crate::config::compile::services::Services;
 use crate::config::object::destination_rule::{Policy, Subset};
 use crate::config::object::name::ExportTo;
@@ -237,11 +238,8 @@ impl<'a> ByHost<'a> {
 /// What the rules for a host stand under, the most specific first: the host itself, and of wildcards `.b.c` for `*.b.c`
 /// and nothing for `*`. No host begins with a dot, so the two are never taken for one another.
 pub(super) fn keys(host: &str) -> impl Iterator<Item = &str> {
-    let wide = host.strip_prefix('*');
-    let name = wide.unwrap_or(host);
-    let own = wide.is_none().then_some(host);
-    let ends = name.match_indices('.').map(move |(dot, _)| &name[dot..]);
-    own.into_iter().chain(ends).chain([""])
+    let own = (!host.starts_with('*')).then_some(host);
+    own.into_iter().chain(endings(host))
 }
 
 /// Whether two rules are exported to the same namespaces, in whatever order they are named.

@@ -120,6 +120,8 @@ impl<'a> Sights<'a> {
     ) -> Self {
         let mut particular: HashMap<&str, BTreeSet<usize>> = HashMap::new();
         let hidden = services.list.iter().enumerate();
+        // Named namespaces are looked up by the pods that are there.
+        let mut inhabited: Option<BTreeSet<&str>> = None;
         for (index, service) in hidden.filter(|(_, service)| !service.export.public) {
             let ExportTo {
                 private,
@@ -127,9 +129,12 @@ impl<'a> Sights<'a> {
                 ..
             } = &service.export;
             let own = private.then(|| &*service.object.id.namespace);
-            // Named namespaces are looked up by the pods that are there.
-            let named = inputs.pods().into_iter().map(|(pod, _)| &*pod.id.namespace);
-            let named = named.filter(|name| namespaces.iter().any(|other| **other == **name));
+            let inhabited = inhabited.get_or_insert_with(|| {
+                let pods = inputs.pods().into_iter();
+                pods.map(|(pod, _)| &*pod.id.namespace).collect()
+            });
+            let named = namespaces.iter();
+            let named = named.filter_map(|name| inhabited.get(&**name).copied());
             for namespace in own.into_iter().chain(named) {
                 particular.entry(namespace).or_default().insert(index);
             }

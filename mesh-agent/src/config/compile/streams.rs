@@ -13,8 +13,8 @@ use crate::config::object::gateway::Server;
 use crate::config::object::name::GatewayName;
 use crate::config::object::virtual_service::{StreamBlock, StreamRule};
 use crate::model::{
-    ClientMatch, ClusterKey, Destination, HeaderEdits, Protocol, SharedMap, StreamMatch,
-    StreamRoute, StreamTable,
+    ClientMatch, ClusterKey, Destination, Protocol, SharedMap, StreamMatch, StreamRoute,
+    StreamTable,
 };
 
 pub(super) use crate::config::compile::streams::order::sort;
@@ -292,16 +292,11 @@ pub(super) fn own(service: &Registered<'_>, port: u16, when: StreamMatch) -> Str
     StreamRoute {
         origin: None,
         when,
-        destinations: vec![Destination {
-            cluster: ClusterKey {
-                host: Arc::clone(&service.model.host),
-                port,
-                subset: None,
-            },
-            weight: 0,
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
-        }],
+        destinations: vec![Destination::whole(ClusterKey {
+            host: Arc::clone(&service.model.host),
+            port,
+            subset: None,
+        })],
         total_weight: 0,
     }
 }

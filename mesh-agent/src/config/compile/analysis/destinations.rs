@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 
 use crate::config::Inputs;
-use crate::config::compile::analysis::registry::{ByHost, Known, Registry};
+use crate::config::compile::analysis::registry::{Known, Registry};
 use crate::config::compile::analysis::{Findings, some};
+use crate::config::compile::hosts::HostIndex;
 use crate::config::object::name::GatewayName;
 use crate::config::object::virtual_service::Target;
 use crate::config::object::{DestinationRule, Object, VirtualService};
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem};
 
-type Rules<'a> = ByHost<'a, (&'a Object, &'a DestinationRule)>;
+type Rules<'a> = HostIndex<'a, (&'a Object, &'a DestinationRule)>;
 
 pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Findings) {
     let written = inputs.destination_rules();
@@ -21,7 +22,7 @@ pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Fin
         .map(|(object, rule)| (&*rule.host, (*object, *rule)));
     let subsets = Subsets {
         registry,
-        rules: &ByHost::new(rules),
+        rules: &rules.collect(),
     };
     let services = inputs.virtual_services();
     let split = split_in_the_mesh(&services);

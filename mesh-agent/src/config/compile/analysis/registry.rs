@@ -1,10 +1,9 @@
 //! Who is who: the objects by what others call them.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
-use std::iter;
 use std::sync::Arc;
 
+use crate::config::compile::hosts::endings;
 use crate::config::compile::services::has_labels;
 use crate::config::object::endpoint_slice::SERVICE_LABEL;
 use crate::config::object::name::service_host;
@@ -113,7 +112,7 @@ impl<'a> Registry<'a> {
     /// ExternalName Service.
     pub(super) fn is_elsewhere(&self, host: &str) -> bool {
         let covered = |suffix: &str| self.elsewhere.contains(format!("*{suffix}").as_str());
-        self.elsewhere.contains(host) || suffixes(host).any(covered)
+        self.elsewhere.contains(host) || endings(host).any(covered)
     }
 
     /// Whether any Service or ServiceEntry has the host, or a host below the wildcard.
@@ -185,7 +184,7 @@ impl<'a> Registry<'a> {
     fn index(&mut self, inputs: &Inputs) {
         for (_, entry) in inputs.service_entries() {
             for host in &entry.hosts {
-                self.endings.extend(suffixes(host).map(str::to_owned));
+                self.endings.extend(endings(host).map(str::to_owned));
                 self.elsewhere.insert(Arc::clone(host));
             }
         }
@@ -199,7 +198,7 @@ impl<'a> Registry<'a> {
             self.by_host.insert(Arc::clone(&known.host), place);
             let name = &*known.object.id.name;
             self.by_name.entry(name).or_default().push(place);
-            for ending in suffixes(&known.host) {
+            for ending in endings(&known.host) {
                 if !self.endings.contains(ending) {
                     self.endings.insert(ending.to_owned());
                 }
@@ -275,42 +274,4 @@ impl<'a> Selectors<'a> {
         found.sort_unstable();
         found
     }
-}
-
-/// Things by the hosts that they are for, wildcards among them.
-pub(super) struct ByHost<'a, T> {
-    exact: HashMap<&'a str, Vec<T>>,
-    /// By what follows the star.
-    wildcards: HashMap<&'a str, Vec<T>>,
-}
-
-impl<'a, T> ByHost<'a, T> {
-    pub(super) fn new(items: impl IntoIterator<Item = (&'a str, T)>) -> Self {
-        let (mut exact, mut wildcards) = (HashMap::new(), HashMap::new());
-        for (host, item) in items {
-            match host.strip_prefix('*') {
-                Some(suffix) => push(&mut wildcards, suffix, item),
-                None => push(&mut exact, host, item),
-            }
-        }
-        Self { exact, wildcards }
-    }
-
-    /// Those whose host covers `host`, the most specific first, and in the order in which they came.
-    pub(super) fn covering<'s>(&'s self, host: &'s str) -> impl Iterator<Item = &'s T> {
-        let exact = self.exact.get(host).into_iter();
-        let wide = suffixes(host).filter_map(|suffix| self.wildcards.get(suffix));
-        exact.chain(wide).flatten()
-    }
-}
-
-fn push<K: Eq + Hash, T>(map: &mut HashMap<K, Vec<T>>, key: K, item: T) {
-    map.entry(key).or_default().push(item);
-}
-
-/// What follows the star in the wildcards that cover a host, the longest first.
-pub(super) fn suffixes(host: &str) -> impl Iterator<Item = &str> {
-    let rest = host.strip_prefix('*').unwrap_or(host);
-    let dots = rest.match_indices('.').map(|(at, _)| &rest[at..]);
-    dots.chain(iter::once(""))
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hashbrown::hash_table::{Entry, HashTable};
 
 use crate::config::CompileOptions;
-use crate::config::compile::hosts::suffixes;
+use crate::config::compile::hosts::endings;
 use crate::config::compile::services::exported;
 use crate::config::object::endpoint_slice::SERVICE_LABEL;
 use crate::config::object::name::{ExportTo, service_host};
@@ -162,14 +162,14 @@ impl Index {
 
     /// The VirtualServices that are for a host, by their names or by wildcards.
     pub(super) fn routing<'i>(&'i self, host: &'i str) -> impl Iterator<Item = &'i Arc<Object>> {
-        let wide = suffixes(host).chain([""]);
+        let wide = endings(host);
         let wide = wide.flat_map(|suffix| self.get(Key::RoutesAll(suffix)));
         self.get(Key::Routes(host)).iter().chain(wide)
     }
 
     /// Whether a VirtualService is for a host by a wildcard.
     pub(super) fn covered(&self, host: &str) -> bool {
-        let mut wide = suffixes(host).chain([""]);
+        let mut wide = endings(host);
         wide.any(|suffix| !self.get(Key::RoutesAll(suffix)).is_empty())
     }
 

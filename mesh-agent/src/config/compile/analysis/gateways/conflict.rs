@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::config::compile::analysis::Findings;
 use crate::config::compile::analysis::gateways::Found;
-use crate::config::compile::analysis::registry::suffixes;
+use crate::config::compile::hosts::endings;
 use crate::config::object::gateway::ServerHost;
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem};
@@ -71,7 +71,7 @@ fn check_listener(gateways: &[Found<'_>], entries: &[Entry<'_>], findings: &mut 
         for view in [view(entry.host), View::Either] {
             let name = (view, name(&entry.host.host));
             at.entry(name).or_default().take(place, entries);
-            for suffix in suffixes(&entry.host.host) {
+            for suffix in endings(&entry.host.host) {
                 below
                     .entry((view, suffix))
                     .or_default()
@@ -96,7 +96,7 @@ fn check_listener(gateways: &[Found<'_>], entries: &[Entry<'_>], findings: &mut 
         };
         for view in views {
             consider(at.get(&(*view, name(host))));
-            for suffix in suffixes(host) {
+            for suffix in endings(host) {
                 consider(at.get(&(*view, Name::Wildcard(suffix))));
             }
             if let Name::Wildcard(suffix) = name(host) {
