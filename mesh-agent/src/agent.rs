@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use tracing::{info, warn};
 
-use crate::cli::{ModeChoice, RunArgs};
+use crate::cli::{ModeChoice, RunArgs, Switch};
 use crate::intercept::Interceptor;
 use crate::intercept::ebpf::{self, Ebpf};
 use crate::intercept::iptables::{self, Iptables};
@@ -139,6 +139,7 @@ fn capture_defaults(args: &RunArgs) -> CapturePolicy {
     CapturePolicy {
         source: args.source.into(),
         on_agent_loss: args.on_agent_loss.into(),
+        fast_path: args.fast_path == Switch::On,
         ..CapturePolicy::default()
     }
 }

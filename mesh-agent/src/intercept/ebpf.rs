@@ -27,12 +27,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aya::programs::links::PinnedLink;
 use mesh_ebpf::abi::MAX_PODS;
 use mesh_ebpf::decide::Reason;
+use mesh_ebpf::pair::Tally;
 use tracing::level_filters::LevelFilter;
 
 use crate::intercept::journal::{FileError, RUN};
 use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
 use enrolment::PodEnrolment;
-use load::{Maps, Object};
+use load::{FastPath, Maps, Object};
 use log::Forwarder;
 use pins::{Other, Pins};
 
@@ -53,6 +54,8 @@ pub struct Options {
     /// Whether the programs write a log record, at level debug, for each connection they steer, refuse or see
     /// established. That costs time in the hooks, so the default is whether anybody listens at that level.
     pub log_connections: bool,
+    /// Whether connections within the node may go without TCP.
+    pub fast_path: bool,
 }
 
 /// The eBPF mode, running.
@@ -77,6 +80,7 @@ struct Agent {
 struct State {
     maps: Maps,
     hooks: Vec<PinnedLink>,
+    fast_path: Option<FastPath>,
     /// The cookies of the enrolled pods, by index.
     pods: BTreeMap<u32, u64>,
     /// Last, so that everything else is let go of before the directory is.
@@ -91,6 +95,7 @@ impl Default for Options {
             outbound_port: 15001,
             inbound_port: 15006,
             log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
+            fast_path: true,
         }
     }
 }
@@ -110,7 +115,7 @@ impl Ebpf {
         Object::exists()?;
         let pins = Pins::create(options.pin_dir.as_deref(), &options.run_dir)
             .map_err(|e| InterceptError::step("making a place for pins", e))?;
-        let mut object = Object::new(&pins.maps(), options.log_connections);
+        let mut object = Object::new(&pins.maps(), options.log_connections, options.fast_path);
         let mut hooks = object.attach(&cgroup)?;
         if !object.refuses_properly() {
             tracing::info!(
@@ -133,8 +138,15 @@ impl Ebpf {
         for (name, link) in hooks.links {
             pinned.push(pin(&pins, name, link)?);
         }
+        if object.has_fast_path() {
+            hooks
+                .maps
+                .free_all_pairs()
+                .map_err(|e| InterceptError::step("preparing the fast path", e))?;
+        }
         let state = State {
             maps: hooks.maps,
+            fast_path: hooks.fast_path,
             hooks: pinned,
             pods: BTreeMap::new(),
             pins,
@@ -159,6 +171,22 @@ impl Ebpf {
     /// What the verifier made of each program.
     pub fn programs(&self) -> &[ProgramReport] {
         &self.agent.reports
+    }
+
+    /// How much has gone by the fast path, and how much of what might have has not.
+    pub fn tallies(&self) -> Result<Vec<(Tally, u64)>, InterceptError> {
+        let state = self.agent.state();
+        Tally::ALL
+            .into_iter()
+            .map(|tally| {
+                let per_cpu = state
+                    .maps
+                    .tally
+                    .get(&(tally as u32), 0)
+                    .map_err(|e| InterceptError::step("reading the counters", e))?;
+                Ok((tally, per_cpu.iter().sum()))
+            })
+            .collect()
     }
 
     /// How often each decision was made since the start, over all pods.
@@ -228,6 +256,7 @@ impl Agent {
         let hooks = self.object().attach(&self.cgroup)?;
         let mut state = self.state();
         state.hooks.clear();
+        state.fast_path = hooks.fast_path;
         for (name, link) in hooks.links {
             let link = pin(&state.pins, name, link)?;
             state.hooks.push(link);

@@ -64,6 +64,9 @@ pub(super) async fn serve(connection: Rc<Connection>, client: Stream, first: Fir
     let settings = &connection.site.worker.settings;
     let activity = Arc::<Activity>::default();
     let http2 = first == First::Http2;
+    if connection.site.may_be_local() {
+        client.permit_fast_path();
+    }
     let io = TokioIo::new(Timed::new(
         client,
         Arc::clone(&activity),

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::sys::socket;
+
 pub(super) use crate::proxy::stream::timed::{Activity, Busy, Timed};
 
 mod head;
@@ -100,6 +102,15 @@ impl Stream {
             }
             Kind::Tls(stream) => stream.get_ref().0.reset_on_close(),
             Kind::Local(_) => {}
+        }
+    }
+
+    /// Says that HTTP is spoken here, which can take a short way within the node.
+    pub(super) fn permit_fast_path(&self) {
+        if let Kind::Tcp(stream) = &self.kind
+            && let Err(error) = socket::permit_fast_path(stream)
+        {
+            tracing::debug!(%error, "a connection goes by TCP");
         }
     }
 

@@ -98,6 +98,14 @@ fn own(policy: &mut CapturePolicy, field: &str, value: &str, path: &Path, proble
             };
             set(&mut policy.on_agent_loss, loss, path, problems);
         }
+        "fast-path" => {
+            let fast = match value {
+                "on" => Ok(true),
+                "off" => Ok(false),
+                _ => Err(format!("\"{value}\" is neither on nor off")),
+            };
+            set(&mut policy.fast_path, fast, path, problems);
+        }
         "enrol" if !matches!(value, "true" | "false") => problems.code(Code::Ist0125).left_out(
             path,
             format!("\"{value}\" is neither true nor false"),

@@ -20,6 +20,7 @@ use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::health::Outcome;
 use crate::proxy::upstream::pool::Load;
 use crate::route::{Flow, StreamDecision, StreamScope, hash_of_source};
+use crate::sys::socket::Reach;
 
 /// Where a relayed connection goes.
 #[derive(Clone, Debug)]
@@ -103,7 +104,10 @@ impl Connection {
                 let policy = known.map(|known| known.policy());
                 let pool = policy.as_ref().map(|policy| &policy.pool);
                 let source = self.source();
-                let connected = self.site.connect_beyond(address, source, pool).await;
+                let connected = self
+                    .site
+                    .connect_beyond(address, source, Reach::Anywhere, pool)
+                    .await;
                 (address, connected)
             }
             Target::Nowhere => return Err(Failure::NoEndpoint),
