@@ -74,14 +74,14 @@ pub struct Pair {
     pub read: [u64; 2],
     /// Not 0 while a side sends by TCP; one of `PLAIN_*`.
     pub plain: [u32; 2],
-    /// Not 0 once messages can be handed over.
+    /// Not 0 while messages can be handed over.
     pub ready: u32,
     /// How often the pair has been used.
     pub generation: u32,
     /// What the two ends find each other by.
     pub handshake: Handshake,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Which side is an application's.
+    pub application: u32,
 }
 
 /// [`Pair::plain`]: until all that was sent has been read.
@@ -147,6 +147,15 @@ pub enum Way {
     Plain,
     /// Likewise, because the reader is slow.
     Slow,
+}
+
+impl Pair {
+    /// Whether the application still has to read something of what the proxy has sent it. The kernel lets go of what waits in
+    /// a queue together with the map.
+    pub fn is_awaited(&self) -> bool {
+        let application = usize::from(self.application != 0);
+        self.ready != 0 && self.sent[1 - application] != self.read[application]
+    }
 }
 
 /// What is known when a message is about to be sent.

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use aya::programs::links::PinnedLink;
 use mesh_ebpf::abi::MAX_PODS;
@@ -86,6 +87,9 @@ struct State {
     /// Last, so that everything else is let go of before the directory is.
     pins: Pins,
 }
+
+/// How long an agent that ends waits for applications to read what they were handed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Default for Options {
     fn default() -> Self {
@@ -189,6 +193,17 @@ impl Ebpf {
             .collect()
     }
 
+    /// How many connections of the fast path have one end only: those that are just being made or just ending.
+    pub fn half_open_pairs(&self) -> Result<usize, InterceptError> {
+        let state = self.agent.state();
+        let entries = state.maps.waiting.keys().map(|key| key.map(drop));
+        let entries = entries.chain(state.maps.gone.keys().map(|key| key.map(drop)));
+        entries
+            .collect::<Result<Vec<()>, _>>()
+            .map(|all| all.len())
+            .map_err(|e| InterceptError::step("reading the maps of the fast path", e))
+    }
+
     /// How often each decision was made since the start, over all pods.
     pub fn stats(&self) -> Result<Vec<(Reason, u64)>, InterceptError> {
         let state = self.agent.state();
@@ -240,6 +255,17 @@ fn all(pin_dir: Option<&Path>, run_dir: &Path) -> Result<Vec<Other>, InterceptEr
 }
 
 // === impl Agent ===
+
+impl Drop for Agent {
+    /// What the applications have not read yet would go with the maps.
+    fn drop(&mut self) {
+        let state = self.state();
+        let deadline = Instant::now() + LAST_WORDS;
+        while state.fast_path.is_some() && state.maps.are_awaited() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
 
 impl Agent {
     fn state(&self) -> MutexGuard<'_, State> {

@@ -106,7 +106,7 @@ fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64
             ready: 0,
             generation,
             handshake,
-            reserved: 0,
+            application: u32::from(namespace == 0),
         };
     }
     let leg = Leg {
@@ -223,6 +223,10 @@ fn moved_on(ctx: &SockOpsContext) {
 fn leave(pair: u32) {
     if MESH_GONE.insert(pair, 1, NEW).is_err() {
         let _ = MESH_GONE.remove(pair);
+        if let Some(pair) = MESH_PAIRS.get_ptr_mut(pair) {
+            // SAFETY: the entry stays while the program runs, and both ends are gone.
+            unsafe { (*pair).ready = 0 };
+        }
         end(pair);
     }
 }

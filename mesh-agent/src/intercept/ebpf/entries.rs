@@ -37,6 +37,13 @@ impl Maps {
             .try_for_each(|pair| self.free.push(pair, 0))
     }
 
+    /// Whether an application still has to read what was handed to it.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.pairs
+            .iter()
+            .any(|pair| pair.is_ok_and(|pair| pair.is_awaited()))
+    }
+
     /// Whether the entries of a plan are there.
     pub(super) fn hold(&self, plan: &Plan) -> bool {
         plan.addresses

@@ -13,7 +13,7 @@ use aya::programs::{
 };
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use mesh_ebpf::abi;
-use mesh_ebpf::pair::Pair;
+use mesh_ebpf::pair::{Handshake, Pair, Waiting};
 
 use super::probe::in_one_line;
 use crate::intercept::InterceptError;
@@ -78,6 +78,8 @@ pub struct Maps {
     pub stats: PerCpuArray<MapData, u64>,
     pub pairs: Array<MapData, Pair>,
     pub free: Stack<MapData, u32>,
+    pub waiting: HashMap<MapData, Handshake, Waiting>,
+    pub gone: HashMap<MapData, u32, u32>,
     pub tally: PerCpuArray<MapData, u64>,
 }
 
@@ -287,6 +289,8 @@ impl Maps {
             stats: take(abi::MAP_STATS)?.try_into()?,
             pairs: take(abi::MAP_PAIRS)?.try_into()?,
             free: take(abi::MAP_FREE)?.try_into()?,
+            waiting: take(abi::MAP_WAITING)?.try_into()?,
+            gone: take(abi::MAP_GONE)?.try_into()?,
             tally: take(abi::MAP_TALLY)?.try_into()?,
         })
     }
