@@ -64,7 +64,11 @@ pub const PROGRAM_LOOKUP: &str = "mesh_lookup";
 pub const PROGRAM_SOCK_OPS: &str = "mesh_sock_ops";
 /// Hands what a socket of the fast path sends to the other end.
 pub const PROGRAM_SEND: &str = "mesh_send";
-/// Counts what a socket of the fast path has read of that.
+/// Counts what a socket of the fast path has sent.
+pub const PROGRAM_SENT: &str = "mesh_sent";
+/// The tracepoint of the kernel that [`PROGRAM_SENT`] watches (Linux 6.3).
+pub const TRACEPOINT_SENT: &str = "sock_send_length";
+/// Counts what a socket of the fast path has read.
 pub const PROGRAM_READ: &str = "mesh_read";
 /// The tracepoint of the kernel that [`PROGRAM_READ`] watches (Linux 6.3).
 pub const TRACEPOINT_READ: &str = "sock_recv_length";

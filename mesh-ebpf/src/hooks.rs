@@ -14,6 +14,6 @@ macro_rules! read {
 pub mod connect;
 mod leg;
 pub mod lookup;
-pub mod read;
+pub mod moved;
 pub mod send;
 pub mod sock_ops;

@@ -42,9 +42,14 @@ fn mesh_send(ctx: SkMsgContext) -> u32 {
     hooks::send::send(&ctx)
 }
 
+#[btf_tracepoint(function = "sock_send_length")]
+fn mesh_sent(ctx: BtfTracePointContext) -> i32 {
+    hooks::moved::sent(&ctx)
+}
+
 #[btf_tracepoint(function = "sock_recv_length")]
 fn mesh_read(ctx: BtfTracePointContext) -> i32 {
-    hooks::read::read(&ctx)
+    hooks::moved::read(&ctx)
 }
 
 #[cfg(not(target_arch = "bpf"))]

@@ -68,8 +68,14 @@ pub const LEG_ASKS: u32 = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// How much each side has sent, by either way.
+    /// How much each side has sent, by either way; what is just being sent is in `pending`.
     pub sent: [u64; 2],
+    /// How much of the send under way has been seen, part by part.
+    pub pending: [u64; 2],
+    /// Which thread it is that sends.
+    pub thread: [u32; 2],
+    /// Not 0 while the kernel may send a message without asking: it does so after one that TCP has taken only in part.
+    pub blind: [u32; 2],
     /// How much each side has read, from either way.
     pub read: [u64; 2],
     /// Not 0 while a side sends by TCP; one of `PLAIN_*`.
@@ -86,7 +92,8 @@ pub struct Pair {
 
 /// [`Pair::plain`]: until all that was sent has been read.
 pub const PLAIN_FOR_NOW: u32 = 1;
-/// [`Pair::plain`]: the side has said that it sends no more, or is gone.
+/// [`Pair::plain`]: the side has said that it sends no more, or is gone; or two threads of it have sent at once, so that
+/// nobody knows how much.
 pub const PLAIN_FOR_GOOD: u32 = 2;
 
 /// What is counted; also the index of a counter in `MESH_TALLY`.
@@ -111,7 +118,7 @@ const _: () = {
     assert!(size_of::<Handshake>() == 44);
     assert!(size_of::<Waiting>() == 16);
     assert!(size_of::<Leg>() == 16);
-    assert!(size_of::<Pair>() == 96);
+    assert!(size_of::<Pair>() == 128);
 };
 
 impl Tally {
@@ -138,6 +145,16 @@ impl Tally {
     }
 }
 
+/// Whether the kernel may send the next message without asking, once a send has come to its end: `seen` bytes of it were
+/// seen, and the sender was told `count`.
+#[inline(always)]
+pub fn is_blind(before: bool, seen: u64, count: i64) -> bool {
+    if seen == 0 && count <= 0 {
+        return before;
+    }
+    seen != count.max(0) as u64
+}
+
 /// What becomes of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -154,7 +171,9 @@ impl Pair {
     /// a queue together with the map.
     pub fn is_awaited(&self) -> bool {
         let application = usize::from(self.application != 0);
-        self.ready != 0 && self.sent[1 - application] != self.read[application]
+        self.ready != 0
+            && self.plain[1 - application] == 0
+            && self.sent[1 - application] != self.read[application]
     }
 }
 
@@ -165,11 +184,13 @@ pub struct Sending {
     pub ready: bool,
     /// The reader may be handed something.
     pub permitted: bool,
+    /// Something may have been sent that nobody has seen.
+    pub blind: bool,
     /// What the direction's last message came to: 0, or one of `PLAIN_*`.
     pub plain: u32,
-    /// What was sent before.
+    /// What was sent before, with what the same send has already been seen to send.
     pub sent: u64,
-    /// What was read of it. It may be a moment old, and is never ahead.
+    /// What was read of it. It may be a moment old.
     pub read: u64,
     /// How long the message is.
     pub size: u64,
@@ -182,7 +203,7 @@ pub fn way(sending: &Sending) -> Way {
         return Way::Plain;
     }
     let unread = sending.sent.wrapping_sub(sending.read);
-    if sending.plain != 0 && unread != 0 {
+    if sending.plain != 0 && (unread != 0 || sending.blind) {
         return Way::Plain;
     }
     if unread.saturating_add(sending.size) > WINDOW {
@@ -198,6 +219,7 @@ mod tests {
     const READY: Sending = Sending {
         ready: true,
         permitted: true,
+        blind: false,
         plain: 0,
         sent: 1000,
         read: 1000,
@@ -304,6 +326,22 @@ mod tests {
             ),
         ] {
             assert_eq!(way(&sending), expected, "{why}: {sending:?}");
+        }
+    }
+
+    #[test]
+    fn a_send_in_part_makes_the_next_one_blind() {
+        for (before, seen, count, expected, why) in [
+            (false, 100, 100, false, "all of it was seen and taken"),
+            (false, 100, 60, true, "only a part was taken"),
+            (false, 100, -11, true, "nothing was taken"),
+            (true, 0, -11, true, "nothing was sent"),
+            (false, 0, -11, false, "nothing was sent"),
+            (true, 0, 5, true, "it was not seen"),
+            (true, 50, 100, true, "its first part was not seen"),
+            (true, 5, 5, false, "it was seen again"),
+        ] {
+            assert_eq!(is_blind(before, seen, count), expected, "{why}");
         }
     }
 }

@@ -3,9 +3,10 @@
 use aya_ebpf::bindings::sk_action::SK_PASS;
 use aya_ebpf::programs::SkMsgContext;
 use mesh_ebpf::abi::{FAST_PRIORITY, leg_slot};
-use mesh_ebpf::pair::{self, LEG_ASKS, PLAIN_FOR_NOW, Sending, Tally, Way};
+use mesh_ebpf::pair::{self, LEG_ASKS, PLAIN_FOR_GOOD, PLAIN_FOR_NOW, Sending, Tally, Way};
 
 use super::leg;
+use super::moved::thread;
 use crate::maps::{MESH_LEGS, tally};
 
 /// `BPF_F_INGRESS`: into the other socket's queue, not out by it.
@@ -26,15 +27,24 @@ pub fn send(ctx: &SkMsgContext) -> u32 {
         return SK_PASS;
     };
     let (me, other) = if leg.side == 0 { (0, 1) } else { (1, 0) };
-    let plain = read!(pair, plain[me]);
-    let sent = read!(pair, sent[me]);
-    // SAFETY: the entry stays while the program runs, and only this side, whose socket is locked, writes here.
-    unsafe { (*pair).sent[me] = sent + size };
+    let mut plain = read!(pair, plain[me]);
+    let pending = read!(pair, pending[me]);
+    let thread = thread();
+    if pending != 0 && read!(pair, thread[me]) != thread {
+        plain = PLAIN_FOR_GOOD;
+        // SAFETY: the entry stays while the program runs, and only this side, whose socket is locked, writes here.
+        unsafe { (*pair).plain[me] = plain };
+    }
+    // SAFETY: likewise.
+    unsafe { (*pair).thread[me] = thread };
+    // SAFETY: likewise.
+    unsafe { (*pair).pending[me] = pending + size };
     let way = pair::way(&Sending {
         ready: read!(pair, ready) != 0,
         permitted: leg.flags & LEG_ASKS == 0 || read!(socket, priority) == FAST_PRIORITY,
+        blind: read!(pair, blind[me]) != 0,
         plain,
-        sent,
+        sent: read!(pair, sent[me]).wrapping_add(pending),
         read: read!(pair, read[other]),
         size,
     });

@@ -101,6 +101,9 @@ fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64
     unsafe {
         *pair = Pair {
             sent: [0; 2],
+            pending: [0; 2],
+            thread: [0; 2],
+            blind: [0; 2],
             read: [0; 2],
             plain: [0; 2],
             ready: 0,

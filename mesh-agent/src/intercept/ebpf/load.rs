@@ -111,7 +111,7 @@ pub struct Hooks {
 /// The programs of the fast path. They serve the sockets of this agent alone, so they need not outlive it.
 pub struct FastPath {
     _send: SkMsgLink,
-    _read: BtfTracePointLink,
+    _watches: [BtfTracePointLink; 2],
 }
 
 impl Object {
@@ -331,17 +331,23 @@ fn attach_connect(
 }
 
 fn attach_fast_path(instance: &mut Ebpf) -> Result<FastPath, InterceptError> {
-    let name = abi::PROGRAM_READ;
     let kernel = Btf::from_sys_fs()
         .map_err(|e| InterceptError::step("reading the types of the kernel", e))?;
-    let read: &mut BtfTracePoint = find(instance, name)?;
-    read.load(abi::TRACEPOINT_READ, &kernel)
-        .map_err(|e| step("loading", name, e))?;
+    let mut watch = |name, tracepoint| -> Result<BtfTracePointLink, InterceptError> {
+        let program: &mut BtfTracePoint = find(instance, name)?;
+        program
+            .load(tracepoint, &kernel)
+            .map_err(|e| step("loading", name, e))?;
+        program
+            .attach()
+            .and_then(|id| program.take_link(id))
+            .map_err(|e| step("attaching", name, e))
+    };
+    let watches = [
+        watch(abi::PROGRAM_SENT, abi::TRACEPOINT_SENT)?,
+        watch(abi::PROGRAM_READ, abi::TRACEPOINT_READ)?,
+    ];
     drop(kernel);
-    let read = read
-        .attach()
-        .and_then(|id| read.take_link(id))
-        .map_err(|e| step("attaching", name, e))?;
 
     let name = abi::PROGRAM_SEND;
     let legs = instance
@@ -362,7 +368,7 @@ fn attach_fast_path(instance: &mut Ebpf) -> Result<FastPath, InterceptError> {
         .map_err(|e| step("attaching", name, e))?;
     Ok(FastPath {
         _send: send,
-        _read: read,
+        _watches: watches,
     })
 }
 
