@@ -17,6 +17,7 @@ use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
 use crate::proxy::http::ahead::Ahead;
 use crate::proxy::http::forward::{Goal, Outgoing};
+use crate::proxy::http::headers;
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
@@ -75,16 +76,27 @@ impl Outgoing {
                     failure: Failure::Timeout,
                     begun: true,
                 },
+                Some(Ok(response)) if !self.is_framed(&response) => Failed {
+                    failure: Failure::UpstreamProtocol,
+                    begun: true,
+                },
                 Some(Ok(response)) => return Ok((response, lease)),
                 Some(Err(error)) => self.judge(error),
             };
             // What a server has seen it may have done before the connection ended.
-            let closed = failure == Failure::Closed && (!begun || idempotent);
+            // A route without retries means it.
+            let again = !begun || idempotent && self.tries.allow(1);
+            let closed = failure == Failure::Closed && again;
             if !(replaceable && closed && self.head.is_some() && self.body.can_repeat()) {
                 return Err(Failed { failure, begun });
             }
             fresh = true;
         }
+    }
+
+    /// Whether it is clear how long a response is; HTTP/2 says it by itself.
+    fn is_framed(&self, response: &Response<Incoming>) -> bool {
+        self.version == Version::Http2 || headers::is_framed(response.status(), response.headers())
     }
 
     fn resolve(&self, connection: &Connection) -> Resolving {

@@ -1,17 +1,16 @@
 //! Request paths in their plain form, so that two spellings of one path cannot be routed differently.
 //!
 //! Istio's default (`BASE`): dot segments are resolved, `\` becomes `/`, and percent-encoded characters that need no
-//! encoding are decoded. `%2F` and `%5C` stay, and so do doubled slashes.
+//! encoding are decoded, and bytes beyond ASCII encoded. `%2F` and `%5C` stay, and so do doubled slashes.
 
 use std::borrow::Cow;
 
 /// The plain form of `path`, which has no query. `None` where there is none: a NUL in it.
 pub fn normalize(path: &str) -> Option<Cow<'_, str>> {
     let bytes = path.as_bytes();
-    let plain = !bytes
-        .iter()
-        .enumerate()
-        .any(|(i, b)| matches!(b, b'%' | b'\\') || (*b == b'.' && i > 0 && bytes[i - 1] == b'/'));
+    let plain = !bytes.iter().enumerate().any(|(i, b)| {
+        matches!(b, b'%' | b'\\' | 0x80..) || (*b == b'.' && i > 0 && bytes[i - 1] == b'/')
+    });
     if plain || !path.starts_with('/') {
         return Some(Cow::Borrowed(path));
     }
@@ -114,7 +113,7 @@ mod tests {
         check("/a%zz", Some("/a%zz"));
         check("/a%00", None);
         check("/.hidden/x.y", Some("/.hidden/x.y"));
-        check("/ä", Some("/ä"));
+        check("/ä", Some("/%C3%A4"));
         check("*", Some("*"));
     }
 }

@@ -127,6 +127,9 @@ impl Tries {
             | Failure::Overflow
             | Failure::ClientClosed
             | Failure::BadRequest
+            | Failure::NoHost
+            | Failure::NotSecure
+            | Failure::Upgrade
             | Failure::HeadTooLarge
             | Failure::Encoding
             | Failure::OldVersion

@@ -278,8 +278,8 @@ impl Upload {
                 }
                 self.kept.borrow_mut().keep(&frame);
                 self.copies.borrow_mut().retain(|copy| copy.push(&frame));
-                // A reader that knows the length does not ask for the end.
-                if incoming.is_end_stream() {
+                // A reader that knows the length does not ask for the end, and one that has trailers neither.
+                if incoming.is_end_stream() || frame.is_trailers() {
                     self.end(Progress::Done);
                 }
                 Poll::Ready(Some(Ok(frame)))

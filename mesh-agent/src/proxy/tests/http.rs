@@ -231,7 +231,10 @@ fn trailers_say_nothing_that_heads_decide() {
 fn tunnels_what_is_upgraded() {
     let server = Server::start(|client| {
         let head = client.request().unwrap();
-        assert!(head.contains("connection: upgrade\r\n"), "{head}");
+        assert!(
+            head.contains("connection: keep-alive, Upgrade\r\n"),
+            "{head}"
+        );
         assert!(head.contains("upgrade: websocket\r\n"), "{head}");
         client.send("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\nhello");
         while let line = client.exactly(4)
@@ -250,7 +253,7 @@ fn tunnels_what_is_upgraded() {
         "{head}"
     );
     assert!(
-        head.contains("connection: upgrade\r\n") && head.contains("upgrade: websocket\r\n"),
+        head.contains("connection: Upgrade\r\n") && head.contains("upgrade: websocket\r\n"),
         "{head}"
     );
     assert_eq!(client.exactly(5), "hello");
