@@ -124,7 +124,7 @@ fn find_port<'a>(
     client: &Client<'_>,
     port: u16,
 ) -> Option<&'a GatewayPort> {
-    snapshot.gateway(client.pod())?.ports.get(&port)
+    snapshot.gateway(client.pod())?.port(port)
 }
 
 #[cfg(test)]
@@ -182,8 +182,8 @@ mod tests {
         });
         Snapshot {
             gateways: vec![Arc::new(Gateway {
-                names: Vec::new(),
                 ports: ports.collect(),
+                ..Gateway::default()
             })],
             ..Snapshot::default()
         }

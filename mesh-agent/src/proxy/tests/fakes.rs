@@ -213,6 +213,7 @@ impl Plan {
                         },
                     },
                 )]),
+                ..Gateway::default()
             })),
             Hop::Outbound | Hop::Inbound if self.known => {
                 snapshot.common.mesh.insert(port, Arc::new(table()));
