@@ -133,23 +133,10 @@ mod tests {
     use crate::model::{ClientAuthentication, Gateway, Pod, PodId, SecureServer, TlsVersion};
 
     fn pod() -> Pod {
-        Pod {
-            id: PodId {
-                namespace: "edge".into(),
-                name: "gw".into(),
-            },
-            uid: None,
-            labels: Default::default(),
-            addresses: Vec::new(),
-            ready: true,
-            local: None,
-            inbound: Default::default(),
-            locality: None,
-            node: None,
-            view: None,
-            outlook: None,
-            gateway: 0,
-        }
+        Pod::new(PodId {
+            namespace: "edge".into(),
+            name: "gw".into(),
+        })
     }
 
     fn server(name: &str, hosts: &[&str], inside: Option<Inside>) -> SecureServer {

@@ -24,6 +24,7 @@ use crate::proxy::respond::Failure;
 use crate::proxy::site::{Choice, Resolving};
 use crate::proxy::upstream::lease::Lease;
 use crate::proxy::upstream::pool::{Key, Version};
+use crate::route::Tried;
 
 /// A try that brought no response.
 pub(super) struct Failed {
@@ -113,8 +114,10 @@ impl Outgoing {
             Goal::Cluster(cluster) => {
                 let choice = Choice {
                     hash: self.hash,
-                    tried: &self.progress.tried,
-                    elsewhere: self.tries.avoid_previous_priorities(),
+                    tried: Tried {
+                        endpoints: &self.progress.tried,
+                        tiers: self.tries.avoid_previous_priorities(),
+                    },
                     resolved,
                 };
                 connection.endpoint(cluster, self.known.as_deref(), choice)
