@@ -85,8 +85,7 @@ impl Outgoing {
                 Some(Err(error)) => self.judge(error),
             };
             // What a server has seen it may have done before the connection ended.
-            // A route without retries means it.
-            let again = !begun || idempotent && self.tries.allow(1);
+            let again = !begun || idempotent && self.tries.may_repeat();
             let closed = failure == Failure::Closed && again;
             if !(replaceable && closed && self.head.is_some() && self.body.can_repeat()) {
                 return Err(Failed { failure, begun });
