@@ -107,7 +107,15 @@ impl HeadScan {
                     }
                 },
                 State::Before if matches!(byte, b'\r' | b'\n') => rest = after,
-                State::Before => self.state = State::First,
+                State::Before => match rest.iter().position(|byte| *byte == b'\n') {
+                    None => self.state = State::First,
+                    // As nearly always, it is there as a whole.
+                    Some(end) => {
+                        self.words = Words::of(&rest[..end]);
+                        self.begin_line();
+                        rest = &rest[end + 1..];
+                    }
+                },
                 State::First => {
                     self.take_first(byte);
                     rest = after;
@@ -196,6 +204,32 @@ impl HeadScan {
                 }
                 self.length += 1;
             }
+        }
+    }
+}
+
+impl Words {
+    /// What a whole line says, of which no more is looked at than must be.
+    fn of(line: &[u8]) -> Self {
+        let line = line.trim_ascii();
+        let space = |byte: &u8| *byte == b' ';
+        let (Some(first), Some(last)) = (line.iter().position(space), line.iter().rposition(space))
+        else {
+            return Self {
+                count: 1,
+                ..Self::default()
+            };
+        };
+        let version = version(&line[last + 1..]);
+        let count = match version {
+            Some(false) => line.split(space).filter(|word| !word.is_empty()).count() as u32,
+            _ if first == last => 2,
+            _ => 3,
+        };
+        Self {
+            count,
+            path: line.get(first + 1) == Some(&b'/'),
+            version,
         }
     }
 }
