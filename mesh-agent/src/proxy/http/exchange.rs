@@ -224,7 +224,7 @@ impl Outgoing {
         let (mut head, incoming) = response.into_parts();
         head.extensions.clear();
         // An answer ahead of the request's end is the last on its connection, and has no service time.
-        let whole = self.body.is_done() && self.upgrade.is_none();
+        let whole = self.body.has_come() && self.upgrade.is_none();
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         headers::receive_response(&mut head.headers, whole.then_some(elapsed));
         if let Some(finish) = &self.finish {
@@ -272,7 +272,9 @@ impl Outgoing {
             flags: record.flags(),
         };
         let retried = self.progress.attempts > 1;
-        let asker = self.asker.after(self.body.is_done());
+        let asker = self
+            .asker
+            .after(self.body.has_come() && self.upgrade.is_none());
         let response = respond::failure(failure, retried, asker, |headers| {
             if let Some(finish) = &self.finish {
                 finish.edit(headers, connection, given);

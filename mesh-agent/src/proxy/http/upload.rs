@@ -186,6 +186,12 @@ impl RequestBody {
         }
     }
 
+    /// Whether all of it has come from the client, wherever it is by now.
+    pub(in crate::proxy) fn has_come(&self) -> bool {
+        self.upload()
+            .is_none_or(|upload| upload.progress.get() == Progress::Done)
+    }
+
     /// Whether the client broke it off.
     pub(in crate::proxy) fn has_failed(&self) -> bool {
         self.upload()
