@@ -362,8 +362,17 @@ mod tests {
             &[],
         );
         check(
-            &[gateway(&(server(80, "") + &server(8080, ""))), service],
+            &[
+                gateway(&(server(80, "") + &server(8080, ""))),
+                service.clone(),
+            ],
             &[("8080", 80)],
+            &[],
+        );
+        let apart = server(80, ", bind: 10.0.0.1") + &server(8080, "");
+        check(
+            &[gateway(&apart), service],
+            &[("10.0.0.1 8080", 80)],
             &[(8080, 80)],
         );
     }

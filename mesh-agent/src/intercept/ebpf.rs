@@ -202,6 +202,12 @@ pub fn clear(pin_dir: Option<&Path>, run_dir: &Path, cookie: u64) -> Result<(), 
 pub fn remove_dead(pin_dir: Option<&Path>, run_dir: &Path) -> Result<(), InterceptError> {
     let removing = |e| InterceptError::step("removing a dead agent's pins", e);
     for other in all(pin_dir, run_dir)? {
+        if other.is_gone()
+            && let Some(maps) = other.maps()
+            && let Err(e) = Maps::remove_from_pinned(&maps, None)
+        {
+            tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
+        }
         other.remove().map_err(removing)?;
     }
     pins::remove_empty(pin_dir, run_dir).map_err(removing)
@@ -266,7 +272,7 @@ impl State {
 fn release(others: &[Other], cookie: u64) -> Result<(), InterceptError> {
     for other in others.iter().filter(|other| other.is_gone()) {
         if let Some(maps) = other.maps()
-            && let Err(e) = Maps::remove_from_pinned(&maps, cookie)
+            && let Err(e) = Maps::remove_from_pinned(&maps, Some(cookie))
         {
             tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
         }

@@ -79,12 +79,7 @@ impl Said {
         headers::strip_informational(&mut headers);
         let reason = status.canonical_reason().unwrap_or_default();
         let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-        for (name, value) in &headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                bytes.extend_from_slice(part);
-            }
-        }
-        bytes.extend_from_slice(b"\r\n");
+        headers::write(&headers, &mut bytes);
         self.total += bytes.len();
         if self.total <= MOST {
             self.bytes.append(&mut bytes);

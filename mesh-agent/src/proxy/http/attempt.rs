@@ -17,12 +17,14 @@ use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
 use crate::proxy::http::ahead::Ahead;
 use crate::proxy::http::forward::{Goal, Outgoing};
+use crate::proxy::http::headers;
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
 use crate::proxy::site::{Choice, Resolving};
 use crate::proxy::upstream::lease::Lease;
 use crate::proxy::upstream::pool::{Key, Version};
+use crate::route::Tried;
 
 /// A try that brought no response.
 pub(super) struct Failed {
@@ -75,16 +77,26 @@ impl Outgoing {
                     failure: Failure::Timeout,
                     begun: true,
                 },
+                Some(Ok(response)) if !self.is_framed(&response) => Failed {
+                    failure: Failure::UpstreamProtocol,
+                    begun: true,
+                },
                 Some(Ok(response)) => return Ok((response, lease)),
                 Some(Err(error)) => self.judge(error),
             };
             // What a server has seen it may have done before the connection ended.
-            let closed = failure == Failure::Closed && (!begun || idempotent);
+            let again = !begun || idempotent && self.tries.may_repeat();
+            let closed = failure == Failure::Closed && again;
             if !(replaceable && closed && self.head.is_some() && self.body.can_repeat()) {
                 return Err(Failed { failure, begun });
             }
             fresh = true;
         }
+    }
+
+    /// Whether it is clear how long a response is; HTTP/2 says it by itself.
+    fn is_framed(&self, response: &Response<Incoming>) -> bool {
+        self.version == Version::Http2 || headers::is_framed(response.status(), response.headers())
     }
 
     fn resolve(&self, connection: &Connection) -> Resolving {
@@ -101,8 +113,10 @@ impl Outgoing {
             Goal::Cluster(cluster) => {
                 let choice = Choice {
                     hash: self.hash,
-                    tried: &self.progress.tried,
-                    elsewhere: self.tries.avoid_previous_priorities(),
+                    tried: Tried {
+                        endpoints: &self.progress.tried,
+                        tiers: self.tries.avoid_previous_priorities(),
+                    },
                     resolved,
                 };
                 connection.endpoint(cluster, self.known.as_deref(), choice)

@@ -12,7 +12,6 @@ use crate::proxy::http::body::Body;
 use crate::proxy::http::cors;
 use crate::proxy::http::finish::{Finish, Given};
 use crate::proxy::http::forward::Outgoing;
-use crate::proxy::http::headers;
 use crate::proxy::http::request::Arrived;
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::{self, Failure};
@@ -69,7 +68,7 @@ pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> rout
         path: &arrived.path,
         query: head.uri.query(),
         method: head.method.as_str(),
-        scheme: headers::scheme(&head.headers),
+        scheme: arrived.facts.scheme.as_str(),
         headers: &head.headers,
         source: connection.peer.ip(),
     }
@@ -106,6 +105,7 @@ pub(super) fn take_route(
         cookie: None,
         asked: None,
         version: arrived.head.version,
+        scheme: arrived.facts.scheme,
         began: arrived.began,
     };
     finish.keep(&arrived.head);
@@ -120,7 +120,7 @@ pub(super) fn take_route(
                 (Some(policy), Some(origin)) if allowed => cors::preflight(policy, origin),
                 _ => HeaderMap::new(),
             };
-            return Taken::Answered(respond::preflight(connection.hop, headers));
+            return Taken::Answered(respond::preflight(arrived.asker, headers));
         }
         CorsVerdict::Allowed => finish.origin = origin.cloned(),
     }

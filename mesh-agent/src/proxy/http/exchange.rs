@@ -189,6 +189,9 @@ impl Outgoing {
                 | Failure::Overflow
                 | Failure::ClientClosed
                 | Failure::BadRequest
+                | Failure::NoHost
+                | Failure::NotSecure
+                | Failure::Upgrade
                 | Failure::HeadTooLarge
                 | Failure::Encoding
                 | Failure::OldVersion
@@ -220,10 +223,10 @@ impl Outgoing {
         let server_side = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
         head.extensions.clear();
-        headers::receive_response(
-            &mut head.headers,
-            u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        );
+        // An answer ahead of the request's end is the last on its connection, and has no service time.
+        let whole = self.body.has_come() && self.upgrade.is_none();
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        headers::receive_response(&mut head.headers, whole.then_some(elapsed));
         if let Some(finish) = &self.finish {
             finish.give_cookie(&mut head.headers);
             let given = Given {
@@ -239,12 +242,15 @@ impl Outgoing {
         };
         let hop = connection.hop;
         headers::send_response(&mut head.headers, hop, self.facts, operation.as_deref());
-        if let (Some(protocol), Some((_, client_side))) = (switched, self.upgrade.take()) {
-            headers::set_upgrade(&mut head.headers, protocol);
+        if let (Some(upgrade), Some((_, client_side))) = (switched, self.upgrade.take()) {
+            headers::set_upgrade(&mut head.headers, upgrade);
             record.complete();
             let limit = self.timeouts.whole.map(|whole| self.started + whole);
             upgrade::spawn(connection, client_side, server_side, lease, limit);
             return Response::from_parts(head, Body::Empty);
+        }
+        if !whole && self.asker.is_http1() {
+            headers::set_close(&mut head.headers);
         }
         let upload = std::mem::replace(&mut self.body, RequestBody::Empty);
         let body = Body::upstream(incoming, lease, upload, deadline, record, busy);
@@ -266,7 +272,10 @@ impl Outgoing {
             flags: record.flags(),
         };
         let retried = self.progress.attempts > 1;
-        let response = respond::failure(failure, retried, self.asker, |headers| {
+        let asker = self
+            .asker
+            .after(self.body.has_come() && self.upgrade.is_none());
+        let response = respond::failure(failure, retried, asker, |headers| {
             if let Some(finish) = &self.finish {
                 finish.edit(headers, connection, given);
             }

@@ -17,10 +17,10 @@ use crate::proxy::http::decide;
 use crate::proxy::http::exchange::Progress;
 use crate::proxy::http::finish::Finish;
 use crate::proxy::http::gate::Gate;
-use crate::proxy::http::headers::{self, RequestFacts};
+use crate::proxy::http::headers::{self, RequestFacts, Upgrade};
 use crate::proxy::http::request::Arrived;
 use crate::proxy::http::retry::Tries;
-use crate::proxy::http::rewrite::{Rewriting, address_head};
+use crate::proxy::http::rewrite::{Rewriting, address_head, frame_head};
 use crate::proxy::http::timeout::Timeouts;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::Record;
@@ -37,7 +37,7 @@ pub(super) struct Outgoing {
     pub(super) gate: Option<Arc<Gate>>,
     /// Where informational responses go.
     pub(super) ahead: Option<Ahead>,
-    pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
+    pub(super) upgrade: Option<(Upgrade, OnUpgrade)>,
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
     pub(super) goal: Goal,
@@ -202,10 +202,12 @@ impl Outgoing {
         let Some(head) = &mut self.head else {
             return Ok(());
         };
-        if let Some((protocol, _)) = &self.upgrade {
-            headers::set_upgrade(&mut head.headers, protocol.clone());
+        if let Some((upgrade, _)) = &self.upgrade {
+            headers::set_upgrade(&mut head.headers, upgrade.clone());
+        } else {
+            frame_head(head, self.version, &self.body);
         }
-        address_head(head, self.version, authority, path)
+        address_head(head, self.version, self.facts.scheme, authority, path)
     }
 
     pub(super) fn is_grpc(&self) -> bool {
@@ -222,13 +224,15 @@ impl Outgoing {
         path: &str,
     ) -> Result<Self, Failure> {
         let mut head = self.head.clone();
+        let body = self.body.copy();
         if let Some(head) = &mut head {
+            frame_head(head, version, &body);
             headers::mark_copy(&mut head.headers, connection.site.address());
-            address_head(head, version, authority, path)?;
+            address_head(head, version, self.facts.scheme, authority, path)?;
         }
         Ok(Self {
             head,
-            body: self.body.copy(),
+            body,
             known: connection.site.known(&mirror),
             hash: None,
             gate: None,

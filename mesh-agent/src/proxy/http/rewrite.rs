@@ -1,15 +1,17 @@
 //! What a route changes of a request, and the form in which the server's protocol wants its target.
 
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, Method, Uri};
+use http_body::Body as _;
 
 use crate::model::{Forward, HeaderEdits};
 use crate::proxy::connection::Connection;
 use crate::proxy::http::edit::{self, Asked, Facts};
-use crate::proxy::http::headers;
+use crate::proxy::http::headers::{self, RequestScheme};
 use crate::proxy::http::request::Arrived;
+use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::Flags;
 use crate::proxy::respond::Failure;
 use crate::proxy::upstream::pool::Version;
@@ -64,8 +66,6 @@ impl Rewriting<'_> {
         edits: &HeaderEdits,
     ) -> Result<Option<Authority>, Failure> {
         let path = with_query(&arrived.path, &arrived.head.uri);
-        // The edits below may well replace it.
-        let scheme = headers::scheme(&arrived.head.headers).to_owned();
         let facts = Facts {
             connection: self.connection,
             version: arrived.head.version,
@@ -75,7 +75,7 @@ impl Rewriting<'_> {
             endpoint: None,
             request: Some(Asked {
                 method: arrived.head.method.as_str(),
-                scheme: &scheme,
+                scheme: arrived.facts.scheme.as_str(),
                 authority: arrived.authority.as_str(),
                 path: &path,
                 headers: None,
@@ -98,6 +98,7 @@ impl Rewriting<'_> {
 pub(super) fn address_head(
     head: &mut Parts,
     version: Version,
+    scheme: RequestScheme,
     authority: &Authority,
     path: &str,
 ) -> Result<(), Failure> {
@@ -114,7 +115,10 @@ pub(super) fn address_head(
         }
         Version::Http2 => {
             head.headers.remove(HOST);
-            uri.scheme = Some(Scheme::HTTP);
+            uri.scheme = Some(match scheme {
+                RequestScheme::Http => Scheme::HTTP,
+                RequestScheme::Https => Scheme::HTTPS,
+            });
             uri.authority = Some(authority.clone());
             head.version = http::Version::HTTP_2;
         }
@@ -122,6 +126,29 @@ pub(super) fn address_head(
     head.uri = Uri::from_parts(uri).map_err(|_| Failure::BadRequest)?;
     head.extensions.clear();
     Ok(())
+}
+
+/// Says in the head how long the body is, where the server's protocol wants it there and hyper would not: that of a GET
+/// whose client does not know it, and that there is none where the method lets a server expect one.
+pub(super) fn frame_head(head: &mut Parts, version: Version, body: &RequestBody) {
+    let chunked = HeaderValue::from_static("chunked");
+    let headers = &mut head.headers;
+    let bodiless = matches!(
+        head.method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE
+    );
+    match (version, body.size_hint().exact()) {
+        (Version::Http2, _) => {
+            headers.remove(TRANSFER_ENCODING);
+        }
+        (Version::Http1, None) => {
+            headers.insert(TRANSFER_ENCODING, chunked);
+        }
+        (Version::Http1, Some(0)) if !bodiless => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        }
+        (Version::Http1, Some(_)) => {}
+    }
 }
 
 fn with_query(path: &str, uri: &Uri) -> String {

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::proxy::connection::Connection;
-use crate::proxy::record::Record;
+use crate::proxy::record::{Flag, Record};
 use crate::proxy::stream::{Stream, Timed};
 use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::lease::Lease;
@@ -40,7 +40,7 @@ pub(super) fn spawn(
                 let server = stream_of::<Stream>(server, std::convert::identity);
                 if let (Some(client), Some(server)) = (client, server) {
                     Tunnel::new(client, server, idle, record)
-                        .until(limit)
+                        .until(limit, Flag::Timeout)
                         .run()
                         .await;
                 }

@@ -202,6 +202,8 @@ impl Host {
             Version::Http1 => {
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(64 * 1024)
+                    // Old servers fold long headers, and Envoy lets them.
+                    .allow_obsolete_multiline_headers_in_responses(true)
                     .handshake(TokioIo::new(stream))
                     .await?;
                 tokio::task::spawn_local(async move {
