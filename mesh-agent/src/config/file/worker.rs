@@ -15,6 +15,7 @@ use crate::config::file::watcher::Watcher;
 use crate::config::file::{OpenError, Signal, Update, scan};
 use crate::config::{CompileOptions, Rejected, analyze, document};
 use crate::model::Snapshot;
+use crate::sys::memory;
 
 /// How often the directory is looked at though nobody told of a change: network file systems tell nothing.
 const BELT: Duration = Duration::from_secs(2);
@@ -43,6 +44,8 @@ pub(super) struct Worker {
     analyzed: Vec<Rejected>,
     /// A world that is in force and has not been analyzed yet.
     fresh: Option<Fresh>,
+    /// Whether the whole world was made anew since memory was given back.
+    anew: bool,
 }
 
 /// What it takes to add to an update what analysis finds.
@@ -81,6 +84,7 @@ impl Worker {
             generation: 0,
             analyzed: Vec::new(),
             fresh: None,
+            anew: false,
         };
         let first = worker.world();
         let first = worker.analyze().unwrap_or(first);
@@ -91,6 +95,7 @@ impl Worker {
     pub(super) fn run(mut self, publish: &watch::Sender<Update>) {
         // For the first change. Nobody waits for anything yet.
         self.compiler.prepare();
+        memory::give_back();
         while !publish.is_closed() {
             let wake = self
                 .settle
@@ -107,7 +112,7 @@ impl Worker {
                             publish.send_replace(update);
                         }
                     }
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Timeout) => self.give_back(),
                 }
                 continue;
             }
@@ -115,6 +120,13 @@ impl Worker {
                 let update = self.world();
                 publish.send_replace(update);
             }
+        }
+    }
+
+    /// Where everything was made anew, the world before it is gone by now, and what was needed to make it.
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.anew) {
+            memory::give_back();
         }
     }
 
@@ -188,6 +200,7 @@ impl Worker {
         rejected.extend(self.unreadable.clone());
         let (mut snapshot, more) = self.compiler.world();
         rejected.extend(more);
+        self.anew |= !self.compiler.was_partial();
         self.generation += 1;
         snapshot.generation = self.generation;
         let snapshot = Arc::new(snapshot);

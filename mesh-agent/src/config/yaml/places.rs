@@ -1,0 +1,438 @@
+//! Where everything in a document stands, in as few bytes as that takes: kept with every object, while its tree is not.
+//!
+//! A tree needs some hundred bytes for each field, and this about eight. What is written in the fields is not here, but
+//! for their names.
+//!
+//! A node is its start and end, then, of a list or a mapping, the length of what is in it and that itself. Numbers are as
+//! short as they are small, so each is relative to one nearby: lines to that of the node around, ends to their start.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::config::path::{Path, Step};
+use crate::config::yaml::{Key, Location, Node, Span, Value, is_field, shown};
+
+/// Names that need not be written down, for most documents have them.
+const COMMON: [&str; 40] = [
+    "apiVersion",
+    "kind",
+    "metadata",
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "uid",
+    "creationTimestamp",
+    "resourceVersion",
+    "spec",
+    "status",
+    "ports",
+    "port",
+    "number",
+    "protocol",
+    "appProtocol",
+    "targetPort",
+    "clusterIP",
+    "clusterIPs",
+    "selector",
+    "app",
+    "version",
+    "addressType",
+    "endpoints",
+    "addresses",
+    "conditions",
+    "ready",
+    "serving",
+    "terminating",
+    "nodeName",
+    "zone",
+    "targetRef",
+    "kubernetes.io/service-name",
+    "hosts",
+    "host",
+    "http",
+    "route",
+    "match",
+    "destination",
+];
+
+/// By name, its place among them.
+static KNOWN: LazyLock<HashMap<&str, usize>> =
+    LazyLock::new(|| COMMON.iter().copied().zip(0..).collect());
+
+/// A list with so many items has a table of where each begins, so that finding the last takes no longer than the first.
+const LONG: usize = 32;
+
+/// The places of a document's fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The names beside [`COMMON`], how many first; then the root.
+    bytes: Box<[u8]>,
+}
+
+/// What a node is, in the lowest bits of its end.
+const SCALAR: usize = 0;
+const SEQUENCE: usize = 1;
+const MAPPING: usize = 2;
+
+impl Places {
+    /// Of all that is in a document.
+    pub fn of(document: &Node) -> Self {
+        let mut writer = Writer::default();
+        writer.node(document, Location::default());
+        let mut bytes = Vec::with_capacity(writer.bytes.len() + 16);
+        number(&mut bytes, writer.names.len());
+        for name in &writer.names {
+            number(&mut bytes, name.len());
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        bytes.extend_from_slice(&writer.bytes);
+        Self {
+            bytes: bytes.into(),
+        }
+    }
+
+    /// As [`Node::locate`].
+    pub fn locate(&self, path: &Path) -> Span {
+        let (name, value) = self.find(path);
+        shown(name, value)
+    }
+
+    /// As [`Node::locate_name`].
+    pub fn locate_name(&self, path: &Path) -> Span {
+        let (name, value) = self.find(path);
+        name.unwrap_or(value)
+    }
+
+    /// As [`Node::locate`] looks for it.
+    fn find(&self, path: &Path) -> (Option<Span>, Span) {
+        let mut reader = Reader { bytes: &self.bytes };
+        let names: Vec<&[u8]> = (0..reader.number())
+            .map(|_| {
+                let length = reader.number();
+                reader.take(length)
+            })
+            .collect();
+        let mut found = (None, reader.head(Location::default()));
+        for step in path.steps() {
+            let next = match step {
+                Step::Key(wanted) if found.1.kind == MAPPING => {
+                    reader.entry(wanted, &names, found.1.span.start)
+                }
+                Step::Index(index) if found.1.kind == SEQUENCE => {
+                    let item = reader.item(*index, found.1.span.start);
+                    item.map(|item| (None, item))
+                }
+                Step::Key(_) | Step::Index(_) => None,
+            };
+            match next {
+                Some(next) => found = next,
+                None => break,
+            }
+        }
+        (found.0, found.1.span)
+    }
+}
+
+#[derive(Default)]
+struct Writer<'n> {
+    bytes: Vec<u8>,
+    names: Vec<&'n str>,
+    places: HashMap<&'n str, usize>,
+}
+
+impl<'n> Writer<'n> {
+    fn node(&mut self, node: &'n Node, near: Location) {
+        let kind = match &node.value {
+            Value::Sequence(_) => SEQUENCE,
+            Value::Mapping(_) => MAPPING,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::String(_) => SCALAR,
+        };
+        let start = node.at;
+        self.start(start, near);
+        self.end(kind, 2, start, node.end, 0);
+        match &node.value {
+            Value::Sequence(items) => {
+                let begin = self.bytes.len();
+                let mut table = Vec::new();
+                for item in items {
+                    let offset = self.bytes.len() - begin;
+                    table.extend(u32::try_from(offset).unwrap_or(u32::MAX).to_le_bytes());
+                    self.node(item, start);
+                }
+                if items.len() >= LONG {
+                    self.insert(begin, &table);
+                }
+                self.measure(begin, items.len());
+            }
+            Value::Mapping(entries) => {
+                let begin = self.bytes.len();
+                for (key, value) in entries {
+                    self.key(key, start);
+                    self.node(value, key.at);
+                }
+                self.measure(begin, entries.len());
+            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::String(_) => {}
+        }
+    }
+
+    fn key(&mut self, key: &'n Key, near: Location) {
+        let name: &'n str = &key.name;
+        let place = KNOWN.get(name).copied().unwrap_or_else(|| {
+            let names = &mut self.names;
+            let place = self.places.entry(name).or_insert_with(|| {
+                names.push(name);
+                names.len() - 1
+            });
+            COMMON.len() + *place
+        });
+        number(&mut self.bytes, place);
+        self.start(key.at, near);
+        // Most names are as long as they look.
+        self.end(0, 0, key.at, key.end, name.len());
+    }
+
+    fn start(&mut self, at: Location, near: Location) {
+        number(&mut self.bytes, signed(at.line, near.line));
+        number(&mut self.bytes, at.column as usize);
+    }
+
+    /// The end, behind `low`, which has `bits`.
+    fn end(&mut self, low: usize, bits: u32, start: Location, end: Location, expected: usize) {
+        let other_line = end.line != start.line;
+        let expected = start
+            .column
+            .wrapping_add(u32::try_from(expected).unwrap_or_default());
+        let length = signed(end.column, expected);
+        let word = (length << 1 | usize::from(other_line)) << bits | low;
+        number(&mut self.bytes, word);
+        if other_line {
+            number(&mut self.bytes, signed(end.line, start.line));
+        }
+    }
+
+    /// Puts before what was written since `begin` how many it is, and how long.
+    fn measure(&mut self, begin: usize, count: usize) {
+        let mut measure = Vec::new();
+        number(&mut measure, count);
+        number(&mut measure, self.bytes.len() - begin);
+        self.insert(begin, &measure);
+    }
+
+    fn insert(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes.splice(at..at, bytes.iter().copied());
+    }
+}
+
+/// Reads what a [`Writer`] wrote; elsewhere it is at the end, and finds zeros.
+struct Reader<'b> {
+    bytes: &'b [u8],
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    kind: usize,
+    span: Span,
+}
+
+impl<'b> Reader<'b> {
+    fn number(&mut self) -> usize {
+        let mut value = 0;
+        let mut shift = 0;
+        while let Some((byte, rest)) = self.bytes.split_first() {
+            self.bytes = rest;
+            value |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if *byte < 0x80 || shift >= usize::BITS {
+                break;
+            }
+        }
+        value
+    }
+
+    fn take(&mut self, length: usize) -> &'b [u8] {
+        let (taken, rest) = self.bytes.split_at(length.min(self.bytes.len()));
+        self.bytes = rest;
+        taken
+    }
+
+    fn head(&mut self, near: Location) -> Head {
+        let (low, span) = self.span(2, near, 0);
+        Head { kind: low, span }
+    }
+
+    fn span(&mut self, bits: u32, near: Location, expected: usize) -> (usize, Span) {
+        let line = unsigned(self.number(), near.line);
+        let column = self.number() as u32;
+        let start = Location { line, column };
+        let word = self.number();
+        let low = word & ((1 << bits) - 1);
+        let rest = word >> bits;
+        let expected = column.wrapping_add(u32::try_from(expected).unwrap_or_default());
+        let column = unsigned(rest >> 1, expected);
+        let line = match rest & 1 {
+            0 => line,
+            _ => unsigned(self.number(), line),
+        };
+        let end = Location { line, column };
+        (low, Span { start, end })
+    }
+
+    /// Passes over what is in a node of which the head was read.
+    fn skip(&mut self, kind: usize) {
+        if kind != SCALAR {
+            self.number();
+            let length = self.number();
+            self.take(length);
+        }
+    }
+
+    /// The first field of this name in a mapping of which the head was read.
+    fn entry(
+        &mut self,
+        wanted: &str,
+        names: &[&[u8]],
+        near: Location,
+    ) -> Option<(Option<Span>, Head)> {
+        let count = self.number();
+        self.number();
+        for _ in 0..count {
+            let place = self.number();
+            let name = match place.checked_sub(COMMON.len()) {
+                None => COMMON[place],
+                Some(own) => std::str::from_utf8(names.get(own)?).ok()?,
+            };
+            let (_, key) = self.span(0, near, name.len());
+            let value = self.head(key.start);
+            if is_field(name, wanted) {
+                return Some((Some(key), value));
+            }
+            self.skip(value.kind);
+        }
+        None
+    }
+
+    fn item(&mut self, index: usize, near: Location) -> Option<Head> {
+        let count = self.number();
+        self.number();
+        if index >= count {
+            return None;
+        }
+        if count < LONG {
+            for _ in 0..index {
+                let passed = self.head(near);
+                self.skip(passed.kind);
+            }
+        } else {
+            let table = self.take(count * 4);
+            let offset = table.get(index * 4..index * 4 + 4)?;
+            let offset = u32::from_le_bytes(offset.try_into().ok()?);
+            self.take(usize::try_from(offset).ok()?);
+        }
+        Some(self.head(near))
+    }
+}
+
+/// Seven bits a byte, the lowest first.
+fn number(bytes: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        bytes.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+/// How far `value` is from `from`: small where they are near each other, whichever is larger.
+fn signed(value: u32, from: u32) -> usize {
+    let difference = value.wrapping_sub(from).cast_signed();
+    (difference << 1 ^ difference >> 31).cast_unsigned() as usize
+}
+
+/// The value that is so far from `from`.
+fn unsigned(distance: usize, from: u32) -> u32 {
+    let distance = distance as u32;
+    from.wrapping_add((distance >> 1) ^ 0_u32.wrapping_sub(distance & 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::yaml::documents;
+
+    /// Every path of a document, and some that lead nowhere.
+    fn paths(node: &Node, path: &Path, found: &mut Vec<Path>) {
+        found.push(path.clone());
+        found.push(path.key("absent"));
+        found.push(path.index(1_000));
+        match &node.value {
+            Value::Mapping(entries) => {
+                for (key, value) in entries {
+                    paths(value, &path.key(&key.name), found);
+                }
+            }
+            Value::Sequence(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    paths(item, &path.index(index), found);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_place_is_where_the_tree_has_it() {
+        let long: String = (0..100)
+            .map(|item| format!("- {{name: \"é{item}\", port: [{item}], 'quoted key': 1}}\n"))
+            .collect();
+        let deep = "[".repeat(90) + &"]".repeat(90);
+        let later = "# \n".repeat(70_000);
+        for text in [
+            "1",
+            "apiVersion: v1\nkind: Pod\nspec:\n  a_b:\n  - c: |\n      x\n      y\n    \"d\": >-\n      z\n  é: [1, {f: null}]\n",
+            "a: &x {b: 1, c: [1, 2]}\nd: *x\ne:\n  <<: *x\n  g: *x\n",
+            "? \"a\nb\"\n: c\n? [1]\n",
+            &format!("endpoints:\n{long}"),
+            &deep,
+            &format!(
+                "{later}a: {{b: {}, c: 1}}\n{later}d: 1\n",
+                "x".repeat(70_000)
+            ),
+            "{\n\t\"a\": {\n\t\t\"b\": [1,\n2]\n}}",
+        ] {
+            for document in documents(text) {
+                let Ok(node) = document else { continue };
+                let places = Places::of(&node);
+                let mut all = Vec::new();
+                paths(&node, &Path::root(), &mut all);
+                for path in all {
+                    assert_eq!(places.locate(&path), node.locate(&path), "{path}");
+                    assert_eq!(places.locate_name(&path), node.locate_name(&path), "{path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn places_take_little_room() {
+        let endpoints: String = (0..1_000)
+            .map(|last| {
+                format!(
+                    "- {{addresses: [10.0.0.{last}], conditions: {{ready: true}}, nodeName: n}}\n"
+                )
+            })
+            .collect();
+        let text = format!("endpoints:\n{endpoints}");
+        let document = documents(&text).next().unwrap().unwrap();
+        let length = Places::of(&document).bytes.len();
+        assert!(length < 60 * 1_000, "{length}");
+    }
+}
