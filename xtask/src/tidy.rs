@@ -26,10 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("config", &["certificate", "model"]),
     // What reads manifests again and again gives back the memory that it took.
-    (
-        "config::file",
-        &["certificate", "config", "model", "sys"],
-    ),
+    ("config::file", &["certificate", "config", "model", "sys"]),
     // Of `config` it takes the world and where its rules were written, of `proxy` what a path's plain form is.
     ("explain", &["config", "model", "proxy", "report", "route"]),
     ("intercept", &["model", "netns", "sys"]),

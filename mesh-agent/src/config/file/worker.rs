@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::config::compile::Compiler;
+use crate::config::file::scan::Entry;
 use crate::config::file::settle::Settle;
-use crate::config::file::store::Store;
+use crate::config::file::store::{Refreshed, Store};
 use crate::config::file::watcher::Watcher;
 use crate::config::file::{OpenError, Signal, Update, scan};
 use crate::config::{CompileOptions, Rejected, analyze, document};
@@ -25,6 +26,9 @@ const UNTOLD: Duration = Duration::from_millis(100);
 
 /// How long nothing must have happened before a world is analyzed: the next change goes before.
 const QUIET: Duration = Duration::from_millis(20);
+
+/// How many files are read before the compiler learns what is new in them.
+const AT_ONCE: usize = 16;
 
 /// Everything that the thread owns.
 pub(super) struct Worker {
@@ -69,13 +73,11 @@ impl Worker {
             source,
         })?;
         watcher.follow_links(&listing);
-        let mut store = Store::default();
-        store.refresh(&listing, &options);
         let mut worker = Self {
             directory: directory.to_path_buf(),
             compiler: Compiler::new(options.clone()),
             options,
-            store,
+            store: Store::default(),
             watcher,
             settle: Settle::default(),
             inbox,
@@ -86,6 +88,7 @@ impl Worker {
             fresh: None,
             anew: false,
         };
+        worker.read(&listing, &HashSet::new(), Instant::now());
         let first = worker.world();
         let first = worker.analyze().unwrap_or(first);
         Ok((worker, first))
@@ -165,11 +168,30 @@ impl Worker {
             // What changed there before the watch began was not told.
             self.settle.other(now);
         }
-        let refreshed = self.store.update(&listing, &busy, now, &self.options);
+        let refreshed = self.read(&listing, &busy, now);
         if let Some(again) = refreshed.again {
             self.again = self.again.min(again);
         }
         refreshed.changed || back
+    }
+
+    /// Reads what has changed of a directory, a few files at a time: of a large one not all objects should be there
+    /// twice, as they were and as they are.
+    fn read(&mut self, listing: &[Entry], busy: &HashSet<PathBuf>, now: Instant) -> Refreshed {
+        let mut refreshed = Refreshed::default();
+        for some in listing.chunks(AT_ONCE) {
+            refreshed.join(self.store.look(some, busy, now, &self.options));
+            self.take_over();
+        }
+        refreshed.join(self.store.forget(listing, now));
+        refreshed
+    }
+
+    /// Tells the compiler which objects have changed.
+    fn take_over(&mut self) {
+        for (id, object) in self.store.changes() {
+            self.compiler.change(&id, object);
+        }
     }
 
     /// Looks at the files that changed, where it is known that no other did: the directory may have many. True where the
@@ -193,9 +215,9 @@ impl Worker {
 
     /// The world as it is now. What does not fit together in it is said later: until then, what did not before.
     fn world(&mut self) -> Update {
-        for (id, object) in self.store.changes() {
-            self.compiler.change(&id, object);
-        }
+        self.take_over();
+        // It holds the world before, which is of no use here any more.
+        self.fresh = None;
         let mut rejected = self.store.rejected();
         rejected.extend(self.unreadable.clone());
         let (mut snapshot, more) = self.compiler.world();

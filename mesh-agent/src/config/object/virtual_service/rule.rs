@@ -2,7 +2,7 @@
 
 use crate::config::crd::virtual_service::HttpRoute;
 use crate::config::object::virtual_service::{
-    Action, Block, Delegate, Rule, answer, block, cors, each, fault, header, mirror, retry,
+    Action, Delegate, Rule, answer, block, compact, cors, each, fault, header, mirror, retry,
     rewrite, share,
 };
 use crate::config::object::{Context, duration};
@@ -41,9 +41,10 @@ pub(super) fn read(
         mirror_percent: _,
         mirror_percentage: _,
     } = rule;
-    let blocks: Vec<Block> = each(r#match, &path.key("match"))
-        .map(|(block, path)| block::read(block, context, &path, problems))
-        .collect();
+    let blocks = compact(
+        each(r#match, &path.key("match"))
+            .map(|(block, path)| block::read(block, context, &path, problems)),
+    );
     Some(Rule {
         name: name.into(),
         blocks,
