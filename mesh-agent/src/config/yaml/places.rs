@@ -3,8 +3,9 @@
 //! A tree needs some hundred bytes for each field, and this about eight. What is written in the fields is not here, but
 //! for their names.
 //!
-//! A node is its start and end, then, of a list or a mapping, the length of what is in it and that itself. Numbers are as
-//! short as they are small, so each is relative to one nearby: lines to that of the node around, ends to their start.
+//! A node is its end and start, then, of a list or a mapping, the length of what is in it and that itself. Numbers are as
+//! short as they are small, so each is relative to one nearby: lines to that of the node around, ends to their start. Most
+//! values stand a colon and a space behind their key, and have no start of their own.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -70,7 +71,10 @@ pub struct Places {
     bytes: Box<[u8]>,
 }
 
-/// What a node is, in the lowest bits of its end.
+/// A value that stands behind its key, as in `key: value`, is so far behind it.
+const BEHIND: u32 = 2;
+
+/// What a node is, in the lowest bits of its end; above them, whether it has no start because it stands behind its key.
 const SCALAR: usize = 0;
 const SEQUENCE: usize = 1;
 const MAPPING: usize = 2;
@@ -79,7 +83,7 @@ impl Places {
     /// Of all that is in a document.
     pub fn of(document: &Node) -> Self {
         let mut writer = Writer::default();
-        writer.node(document, Location::default());
+        writer.node(document, Location::default(), None);
         let mut bytes = Vec::with_capacity(writer.bytes.len() + 16);
         number(&mut bytes, writer.names.len());
         for name in &writer.names {
@@ -113,7 +117,8 @@ impl Places {
                 reader.take(length)
             })
             .collect();
-        let mut found = (None, reader.head(Location::default()));
+        let root = Location::default();
+        let mut found = (None, reader.head(root, root));
         for step in path.steps() {
             let next = match step {
                 Step::Key(wanted) if found.1.kind == MAPPING => {
@@ -142,7 +147,8 @@ struct Writer<'n> {
 }
 
 impl<'n> Writer<'n> {
-    fn node(&mut self, node: &'n Node, near: Location) {
+    /// A node near another; `key` is the end of its key, where it has one.
+    fn node(&mut self, node: &'n Node, near: Location, key: Option<Location>) {
         let kind = match &node.value {
             Value::Sequence(_) => SEQUENCE,
             Value::Mapping(_) => MAPPING,
@@ -153,8 +159,11 @@ impl<'n> Writer<'n> {
             | Value::String(_) => SCALAR,
         };
         let start = node.at;
-        self.start(start, near);
-        self.end(kind, 2, start, node.end, 0);
+        let behind = key.is_some_and(|key| behind(key) == start);
+        self.end(kind | usize::from(behind) << 2, 3, start, node.end, 0);
+        if !behind {
+            self.start(start, near);
+        }
         match &node.value {
             Value::Sequence(items) => {
                 let begin = self.bytes.len();
@@ -162,7 +171,7 @@ impl<'n> Writer<'n> {
                 for item in items {
                     let offset = self.bytes.len() - begin;
                     table.extend(u32::try_from(offset).unwrap_or(u32::MAX).to_le_bytes());
-                    self.node(item, start);
+                    self.node(item, start, None);
                 }
                 if items.len() >= LONG {
                     self.insert(begin, &table);
@@ -173,7 +182,7 @@ impl<'n> Writer<'n> {
                 let begin = self.bytes.len();
                 for (key, value) in entries {
                     self.key(key, start);
-                    self.node(value, key.at);
+                    self.node(value, key.at, Some(key.end));
                 }
                 self.measure(begin, entries.len());
             }
@@ -196,9 +205,9 @@ impl<'n> Writer<'n> {
             COMMON.len() + *place
         });
         number(&mut self.bytes, place);
-        self.start(key.at, near);
         // Most names are as long as they look.
         self.end(0, 0, key.at, key.end, name.len());
+        self.start(key.at, near);
     }
 
     fn start(&mut self, at: Location, near: Location) {
@@ -265,26 +274,38 @@ impl<'b> Reader<'b> {
         taken
     }
 
-    fn head(&mut self, near: Location) -> Head {
-        let (low, span) = self.span(2, near, 0);
-        Head { kind: low, span }
+    fn head(&mut self, near: Location, key: Location) -> Head {
+        let word = self.number();
+        let lines = self.lines(word >> 3);
+        let start = match word & 4 {
+            0 => self.start(near),
+            _ => behind(key),
+        };
+        Head {
+            kind: word & 3,
+            span: span(start, word >> 3, lines, 0),
+        }
     }
 
-    fn span(&mut self, bits: u32, near: Location, expected: usize) -> (usize, Span) {
-        let line = unsigned(self.number(), near.line);
-        let column = self.number() as u32;
-        let start = Location { line, column };
+    fn key(&mut self, near: Location, name: &str) -> Span {
         let word = self.number();
-        let low = word & ((1 << bits) - 1);
-        let rest = word >> bits;
-        let expected = column.wrapping_add(u32::try_from(expected).unwrap_or_default());
-        let column = unsigned(rest >> 1, expected);
-        let line = match rest & 1 {
-            0 => line,
-            _ => unsigned(self.number(), line),
-        };
-        let end = Location { line, column };
-        (low, Span { start, end })
+        let lines = self.lines(word);
+        span(self.start(near), word, lines, name.len())
+    }
+
+    fn start(&mut self, near: Location) -> Location {
+        Location {
+            line: unsigned(self.number(), near.line),
+            column: self.number() as u32,
+        }
+    }
+
+    /// How far the line of an end is from that of the start.
+    fn lines(&mut self, end: usize) -> usize {
+        match end & 1 {
+            0 => 0,
+            _ => self.number(),
+        }
     }
 
     /// Passes over what is in a node of which the head was read.
@@ -311,8 +332,8 @@ impl<'b> Reader<'b> {
                 None => COMMON[place],
                 Some(own) => std::str::from_utf8(names.get(own)?).ok()?,
             };
-            let (_, key) = self.span(0, near, name.len());
-            let value = self.head(key.start);
+            let key = self.key(near, name);
+            let value = self.head(key.start, key.end);
             if is_field(name, wanted) {
                 return Some((Some(key), value));
             }
@@ -329,7 +350,7 @@ impl<'b> Reader<'b> {
         }
         if count < LONG {
             for _ in 0..index {
-                let passed = self.head(near);
+                let passed = self.head(near, near);
                 self.skip(passed.kind);
             }
         } else {
@@ -338,7 +359,27 @@ impl<'b> Reader<'b> {
             let offset = u32::from_le_bytes(offset.try_into().ok()?);
             self.take(usize::try_from(offset).ok()?);
         }
-        Some(self.head(near))
+        Some(self.head(near, near))
+    }
+}
+
+/// From a start and what was written of the end.
+fn span(start: Location, end: usize, lines: usize, expected: usize) -> Span {
+    let expected = start
+        .column
+        .wrapping_add(u32::try_from(expected).unwrap_or_default());
+    let end = Location {
+        line: unsigned(lines, start.line),
+        column: unsigned(end >> 1, expected),
+    };
+    Span { start, end }
+}
+
+/// Where a value stands whose key ends here, usually.
+fn behind(key: Location) -> Location {
+    Location {
+        column: key.column.saturating_add(BEHIND),
+        ..key
     }
 }
 
@@ -433,6 +474,6 @@ mod tests {
         let text = format!("endpoints:\n{endpoints}");
         let document = documents(&text).next().unwrap().unwrap();
         let length = Places::of(&document).bytes.len();
-        assert!(length < 60 * 1_000, "{length}");
+        assert!(length < 45 * 1_000, "{length}");
     }
 }
