@@ -64,14 +64,14 @@ pub struct Rule {
     pub timeout: Option<Duration>,
     /// `retries`.
     pub retry: Option<Retry>,
-    /// `fault`.
-    pub fault: Option<Fault>,
+    /// `fault`. Boxed, as are those below that few rules have: a large world has many rules.
+    pub fault: Option<Box<Fault>>,
     /// `mirror` and what belongs to it.
     pub mirrors: Mirrors,
     /// `corsPolicy`.
-    pub cors: Option<Cors>,
+    pub cors: Option<Box<Cors>>,
     /// `headers`.
-    pub headers: Option<Headers>,
+    pub headers: Option<Box<Headers>>,
 }
 
 /// One of `http[].match[]`: all of it must hold.

@@ -51,10 +51,12 @@ pub(super) fn read(
         rewrite: rewrite.map(|written| rewrite::read(written, &path.key("rewrite"), problems)),
         timeout: timeout.and_then(|text| duration::read(&text, &path.key("timeout"), problems)),
         retry: retries.map(|written| retry::read(&written, &path.key("retries"), problems)),
-        fault: fault.map(|written| fault::read(written, &path.key("fault"), problems)),
+        fault: fault.map(|written| Box::new(fault::read(written, &path.key("fault"), problems))),
         mirrors,
-        cors: cors_policy.map(|written| cors::read(written, &path.key("corsPolicy"), problems)),
-        headers: headers.map(|written| header::read(written, &path.key("headers"), problems)),
+        cors: cors_policy
+            .map(|written| Box::new(cors::read(written, &path.key("corsPolicy"), problems))),
+        headers: headers
+            .map(|written| Box::new(header::read(written, &path.key("headers"), problems))),
         action: action?,
     })
 }
