@@ -16,6 +16,7 @@ use crate::intercept::succession::{Places, Successor};
 use crate::model::CapturePolicy;
 use crate::pod::{self, Pods};
 use crate::process::{Identity, Process};
+use crate::sys::memory;
 
 /// `mesh-agent run`: serves until it is told to end, and leaves nothing behind.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -121,7 +122,10 @@ fn ebpf(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
         ..ebpf::Options::default()
     };
     Ebpf::probe(&options)?;
-    Ok(Arc::new(Ebpf::start(&options)?))
+    let ebpf = Ebpf::start(&options)?;
+    // To load the programs the types of the whole kernel were read: some twenty megabytes that nobody needs again.
+    memory::give_back();
+    Ok(Arc::new(ebpf))
 }
 
 fn iptables(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
