@@ -49,6 +49,8 @@ mod path;
 mod request;
 mod retry;
 mod rewrite;
+pub(super) mod spare;
+pub(super) mod texts;
 mod timeout;
 mod upgrade;
 pub(super) mod upload;
@@ -180,12 +182,8 @@ async fn follow(
 ) -> Response<Body> {
     let asker = arrived.asker;
     let mut outgoing = match decide::decide(connection, &arrived) {
-        Verdict::App(protocol) => {
-            Outgoing::to_app(connection, arrived, protocol, &mut record).map(Box::new)
-        }
-        Verdict::Passthrough => {
-            Outgoing::passthrough(connection, arrived, &mut record).map(Box::new)
-        }
+        Verdict::App(protocol) => Outgoing::to_app(connection, arrived, protocol, &mut record),
+        Verdict::Passthrough => Outgoing::passthrough(connection, arrived, &mut record),
         Verdict::Reply(reply) => return refuse(&reply, asker, record),
         Verdict::Routed(routed) => {
             if let Some(delay) = routed.delay {

@@ -42,7 +42,11 @@ fn callers(trace: &str) -> String {
     let names = functions.filter_map(|line| Some(line.split_once(": ")?.1));
     names
         // Functions of the standard library, and those that were inlined, have no such names.
-        .filter(|name| ["mesh_agent::", "hyper::", "http::", "tokio::"].iter().any(|krate| name.trim_start_matches('<').starts_with(krate)))
+        .filter(|name| {
+            ["mesh_agent::", "hyper::", "http::", "tokio::"]
+                .iter()
+                .any(|krate| name.trim_start_matches('<').starts_with(krate))
+        })
         .take(4)
         .map(|name| format!("\n      {name}"))
         .collect()

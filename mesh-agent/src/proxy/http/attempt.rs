@@ -17,6 +17,7 @@ use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
 use crate::proxy::http::ahead::Ahead;
 use crate::proxy::http::forward::{Goal, Outgoing};
+use crate::proxy::http::spare::{Spare, Spares};
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
@@ -64,7 +65,8 @@ impl Outgoing {
             }
             // The server may be closing a kept connection this very moment.
             let replaceable = lease.is_reused() && !fresh;
-            let Some(request) = self.request(keep || replaceable && idempotent) else {
+            let spare = keep || replaceable && idempotent;
+            let Some(request) = self.request(spare, &connection.site.worker.spares) else {
                 return Err(unbegun(Failure::Closed));
             };
             self.progress.under_way = true;
@@ -80,7 +82,7 @@ impl Outgoing {
             };
             // What a server has seen it may have done before the connection ended.
             let closed = failure == Failure::Closed && (!begun || idempotent);
-            if !(replaceable && closed && self.head.is_some() && self.body.can_repeat()) {
+            if !(replaceable && closed && self.has_head() && self.body.can_repeat()) {
                 return Err(Failed { failure, begun });
             }
             fresh = true;
@@ -147,12 +149,13 @@ impl Outgoing {
     }
 
     /// The request to send. `spare`: its head stays, for another try.
-    fn request(&mut self, spare: bool) -> Option<Request<RequestBody>> {
-        let head = match spare {
-            true => self.head.clone(),
-            false => self.head.take(),
-        };
-        let mut request = Request::from_parts(head?, self.body.for_try());
+    fn request(&mut self, spare: bool, spares: &Rc<Spares>) -> Option<Request<RequestBody>> {
+        self.take_back_head();
+        let head = self.head.take()?;
+        if spare {
+            self.spare = Some(Spare::of(&head, spares));
+        }
+        let mut request = Request::from_parts(head, self.body.for_try());
         match (self.version, &self.gate) {
             (Version::Http1, gate) => {
                 Ahead::listen(self.ahead.as_ref(), gate.as_ref(), &mut request);
@@ -161,6 +164,20 @@ impl Outgoing {
             (Version::Http2, None) => {}
         }
         Some(request)
+    }
+
+    /// Whether there is a head to send.
+    pub(super) fn has_head(&self) -> bool {
+        self.head.is_some() || self.spare.is_some()
+    }
+
+    /// Has the head ready that was kept for another try.
+    pub(super) fn take_back_head(&mut self) {
+        if let Some(spare) = self.spare.take()
+            && self.head.is_none()
+        {
+            self.head = Some(spare.head());
+        }
     }
 
     /// What an error means. A head that no server has seen comes back.

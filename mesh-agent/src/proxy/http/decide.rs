@@ -37,7 +37,7 @@ pub(super) enum Verdict {
 )]
 pub(super) enum Taken {
     /// It is on its way.
-    Sent(Box<Outgoing>),
+    Sent(Outgoing),
     /// It was answered here, as the route wants it.
     Answered(Response<Body>),
     /// It cannot be sent, or is not to be.
@@ -66,7 +66,7 @@ pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> rout
     let head = &arrived.head;
     route::Request {
         authority: arrived.authority.as_str(),
-        path: &arrived.path,
+        path: arrived.path(),
         query: head.uri.query(),
         method: head.method.as_str(),
         scheme: headers::scheme(&head.headers),
@@ -132,7 +132,7 @@ pub(super) fn take_route(
     match (act, &finish.route.action) {
         (Act::Forward(forwarding), _) => {
             match Outgoing::forward(connection, arrived, forwarding, &mut finish, record) {
-                Ok(outgoing) => Taken::Sent(Box::new(outgoing.finished_by(finish))),
+                Ok(outgoing) => Taken::Sent(outgoing.finished_by(finish)),
                 Err(failure) => Taken::Failed(failure, finish),
             }
         }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::model::Forward;
+use crate::proxy::http::texts::Texts;
 use crate::proxy::http::upload::RequestBody;
 
 /// The limits of one request.
@@ -59,7 +60,7 @@ impl Timeouts {
     }
 
     /// Tells the server how long is left for a try, so long after the request has ended.
-    pub(super) fn tell(&self, headers: &mut HeaderMap, elapsed: Duration) {
+    pub(super) fn tell(&self, headers: &mut HeaderMap, elapsed: Duration, texts: &Texts) {
         let left = self.whole.map(|whole| {
             // Nothing would be no limit at all.
             whole.saturating_sub(elapsed).max(Duration::from_millis(1))
@@ -68,7 +69,7 @@ impl Timeouts {
             return;
         };
         let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(EXPECTED, HeaderValue::from(milliseconds));
+        headers.insert(EXPECTED, texts.number(milliseconds));
         if self.grpc
             && let Ok(value) = HeaderValue::from_str(&as_grpc_timeout(milliseconds))
         {
@@ -209,7 +210,11 @@ mod tests {
     fn tells_what_is_left() {
         let check = |timeouts: Timeouts, elapsed, expected: &[(&str, &str)]| {
             let mut headers = HeaderMap::new();
-            timeouts.tell(&mut headers, Duration::from_millis(elapsed));
+            timeouts.tell(
+                &mut headers,
+                Duration::from_millis(elapsed),
+                &Texts::default(),
+            );
             let told: Vec<_> = headers
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
