@@ -31,7 +31,7 @@ use crate::route::Reply;
 
 pub use crate::proxy::http::path::normalize as plain_path;
 
-mod ahead;
+pub(super) mod ahead;
 mod attempt;
 pub(super) mod body;
 mod cors;
@@ -40,7 +40,7 @@ mod decide;
 mod edit;
 mod exchange;
 mod finish;
-mod forward;
+pub(super) mod forward;
 pub(super) mod gate;
 mod headers;
 mod mirror;
@@ -49,9 +49,11 @@ mod path;
 mod request;
 mod retry;
 mod rewrite;
+pub(super) mod slots;
 pub(super) mod spare;
 pub(super) mod texts;
 mod timeout;
+pub(super) mod timers;
 mod upgrade;
 pub(super) mod upload;
 
@@ -181,9 +183,16 @@ async fn follow(
     busy: Busy,
 ) -> Response<Body> {
     let asker = arrived.asker;
+    let requests = &connection.site.worker.requests;
     let mut outgoing = match decide::decide(connection, &arrived) {
-        Verdict::App(protocol) => Outgoing::to_app(connection, arrived, protocol, &mut record),
-        Verdict::Passthrough => Outgoing::passthrough(connection, arrived, &mut record),
+        Verdict::App(protocol) => {
+            let outgoing = Outgoing::to_app(connection, arrived, protocol, &mut record);
+            outgoing.map(|outgoing| requests.hold(outgoing))
+        }
+        Verdict::Passthrough => {
+            let outgoing = Outgoing::passthrough(connection, arrived, &mut record);
+            outgoing.map(|outgoing| requests.hold(outgoing))
+        }
         Verdict::Reply(reply) => return refuse(&reply, asker, record),
         Verdict::Routed(routed) => {
             if let Some(delay) = routed.delay {

@@ -16,8 +16,11 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::model::Snapshot;
 use crate::proxy::dns::Resolver;
+use crate::proxy::http::forward::Outgoing;
+use crate::proxy::http::slots::Slots;
 use crate::proxy::http::spare::Spares;
 use crate::proxy::http::texts::Texts;
+use crate::proxy::http::timers::Timers;
 use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
 use crate::proxy::tls::Configs;
@@ -65,7 +68,9 @@ pub(super) struct Worker {
     pub(super) tls: Arc<Configs>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) texts: Texts,
+    pub(super) requests: Rc<Slots<Outgoing>>,
     pub(super) spares: Rc<Spares>,
+    pub(super) timers: Rc<Timers>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
     /// Of which generation of the world.
@@ -96,7 +101,9 @@ pub(super) fn run(
         tls,
         resolver,
         texts: Texts::default(),
+        requests: Rc::default(),
         spares: Rc::default(),
+        timers: Rc::default(),
         chance: RefCell::new(fastrand::Rng::new()),
         server_first: RefCell::default(),
         endpoints: RefCell::default(),

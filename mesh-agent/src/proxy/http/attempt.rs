@@ -15,10 +15,11 @@ use tokio::time::Instant;
 
 use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
-use crate::proxy::http::ahead::Ahead;
+use crate::proxy::http::ahead;
 use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::http::spare::{Spare, Spares};
 use crate::proxy::http::timeout::Deadline;
+use crate::proxy::http::timers::Timers;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
 use crate::proxy::site::{Choice, Resolving};
@@ -70,7 +71,9 @@ impl Outgoing {
                 return Err(unbegun(Failure::Closed));
             };
             self.progress.under_way = true;
-            let sent = self.send_once(&mut lease, request).await;
+            let sent = self
+                .send_once(&mut lease, request, &connection.site.worker.timers)
+                .await;
             self.progress.under_way = false;
             let Failed { failure, begun } = match sent {
                 None => Failed {
@@ -132,20 +135,29 @@ impl Outgoing {
         &self,
         lease: &mut Lease,
         request: Request<RequestBody>,
+        timers: &Rc<Timers>,
     ) -> Option<Result<Response<Incoming>, SendError>> {
-        let mut deadline = Deadline::after(self.timeouts.per_try, Instant::now());
+        let mut deadline = Deadline::after(self.timeouts.per_try, Instant::now(), timers);
+        let said = lease.said();
+        if let Some(said) = &said {
+            said.begin(self.ahead.is_some());
+        }
         let mut sending = pin!(lease.send(request));
-        poll_fn(|cx| {
+        let sent = poll_fn(|cx| {
             let sent = sending.as_mut().poll(cx);
-            if let Some(ahead) = &self.ahead {
-                ahead.pass(cx);
+            if let (Some(ahead), Some(said)) = (&self.ahead, &said) {
+                ahead.pass(said, cx);
             }
             if let Poll::Ready(sent) = sent {
                 return Poll::Ready(Some(sent));
             }
             deadline.poll(cx, &self.body).map(|()| None)
         })
-        .await
+        .await;
+        if let Some(said) = said {
+            said.end();
+        }
+        sent
     }
 
     /// The request to send. `spare`: its head stays, for another try.
@@ -157,9 +169,7 @@ impl Outgoing {
         }
         let mut request = Request::from_parts(head, self.body.for_try());
         match (self.version, &self.gate) {
-            (Version::Http1, gate) => {
-                Ahead::listen(self.ahead.as_ref(), gate.as_ref(), &mut request);
-            }
+            (Version::Http1, gate) => ahead::listen(gate.as_ref(), &mut request),
             (Version::Http2, Some(gate)) => gate.open(),
             (Version::Http2, None) => {}
         }

@@ -14,6 +14,7 @@ use crate::proxy::http::finish::{Finish, Given};
 use crate::proxy::http::forward::Outgoing;
 use crate::proxy::http::headers;
 use crate::proxy::http::request::Arrived;
+use crate::proxy::http::slots::Slot;
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::{self, Failure};
 use crate::route::{self, Act, CorsVerdict, Decision, Reply, Routed};
@@ -37,7 +38,7 @@ pub(super) enum Verdict {
 )]
 pub(super) enum Taken {
     /// It is on its way.
-    Sent(Outgoing),
+    Sent(Slot<Outgoing>),
     /// It was answered here, as the route wants it.
     Answered(Response<Body>),
     /// It cannot be sent, or is not to be.
@@ -132,7 +133,10 @@ pub(super) fn take_route(
     match (act, &finish.route.action) {
         (Act::Forward(forwarding), _) => {
             match Outgoing::forward(connection, arrived, forwarding, &mut finish, record) {
-                Ok(outgoing) => Taken::Sent(outgoing.finished_by(finish)),
+                Ok(outgoing) => {
+                    let requests = &connection.site.worker.requests;
+                    Taken::Sent(requests.hold(outgoing.finished_by(finish)))
+                }
                 Err(failure) => Taken::Failed(failure, finish),
             }
         }

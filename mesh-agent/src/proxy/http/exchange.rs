@@ -56,7 +56,11 @@ impl Outgoing {
         for copy in std::mem::take(&mut self.copies) {
             copy.mirror(connection);
         }
-        let mut deadline = Deadline::after(self.timeouts.whole, self.started);
+        let mut deadline = Deadline::after(
+            self.timeouts.whole,
+            self.started,
+            &connection.site.worker.timers,
+        );
         let body = self.body.watch();
         let sent = {
             let mut sending = pin!(self.send(connection));

@@ -31,7 +31,7 @@ use crate::proxy::upstream::pool::Version;
 use crate::route::{self, Forwarding, HashOutcome};
 
 /// A request on its way.
-pub(super) struct Outgoing {
+pub(in crate::proxy) struct Outgoing {
     /// What the server is to see, as long as it may be sent, or sent again.
     pub(super) head: Option<Parts>,
     /// The head that was sent, where it may have to be sent again.
