@@ -67,6 +67,7 @@ const UNSAFE: &[&str] = &[
     "mesh-agent/src/sys/",
     "mesh-ebpf/src/",
     "tests/raw.rs",
+    "mesh-agent/tests/allocations/counting.rs",
     "tests/world/sys.rs",
     "tests/raw.rs",
 ];

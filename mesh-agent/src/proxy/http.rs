@@ -32,7 +32,7 @@ use crate::route::Reply;
 
 pub use crate::proxy::http::path::normalize as plain_path;
 
-mod ahead;
+pub(super) mod ahead;
 mod attempt;
 pub(super) mod body;
 mod cors;
@@ -41,7 +41,7 @@ mod decide;
 mod edit;
 mod exchange;
 mod finish;
-mod forward;
+pub(super) mod forward;
 pub(super) mod gate;
 pub(super) mod headers;
 mod mirror;
@@ -50,7 +50,11 @@ mod path;
 mod request;
 mod retry;
 mod rewrite;
+pub(super) mod slots;
+pub(super) mod spare;
+pub(super) mod texts;
 mod timeout;
+pub(super) mod timers;
 mod upgrade;
 pub(super) mod upload;
 
@@ -188,15 +192,18 @@ async fn follow(
 ) -> Response<Body> {
     let asker = arrived.asker;
     let forbidden = matches!(&arrived.upgrade, Some((upgrade, _)) if !upgrade.is_allowed());
+    let requests = &connection.site.worker.requests;
     let mut outgoing = match decide::decide(connection, &arrived) {
         Verdict::App(_) | Verdict::Passthrough | Verdict::Routed(_) if forbidden => {
             return fail(&Failure::Upgrade, asker, record);
         }
         Verdict::App(protocol) => {
-            Outgoing::to_app(connection, arrived, protocol, &mut record).map(Box::new)
+            let outgoing = Outgoing::to_app(connection, arrived, protocol, &mut record);
+            outgoing.map(|outgoing| requests.hold(outgoing))
         }
         Verdict::Passthrough => {
-            Outgoing::passthrough(connection, arrived, &mut record).map(Box::new)
+            let outgoing = Outgoing::passthrough(connection, arrived, &mut record);
+            outgoing.map(|outgoing| requests.hold(outgoing))
         }
         Verdict::Reply(reply) => return refuse(&reply, asker, record),
         Verdict::Routed(routed) => {

@@ -13,6 +13,7 @@ use crate::proxy::http::cors;
 use crate::proxy::http::finish::{Finish, Given};
 use crate::proxy::http::forward::Outgoing;
 use crate::proxy::http::request::Arrived;
+use crate::proxy::http::slots::Slot;
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::{self, Failure};
 use crate::route::{self, Act, CorsVerdict, Decision, Reply, Routed};
@@ -36,7 +37,7 @@ pub(super) enum Verdict {
 )]
 pub(super) enum Taken {
     /// It is on its way.
-    Sent(Box<Outgoing>),
+    Sent(Slot<Outgoing>),
     /// It was answered here, as the route wants it.
     Answered(Response<Body>),
     /// It cannot be sent, or is not to be.
@@ -65,7 +66,7 @@ pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> rout
     let head = &arrived.head;
     route::Request {
         authority: arrived.authority.as_str(),
-        path: &arrived.path,
+        path: arrived.path(),
         query: head.uri.query(),
         method: head.method.as_str(),
         scheme: arrived.facts.scheme.as_str(),
@@ -132,7 +133,10 @@ pub(super) fn take_route(
     match (act, &finish.route.action) {
         (Act::Forward(forwarding), _) => {
             match Outgoing::forward(connection, arrived, forwarding, &mut finish, record) {
-                Ok(outgoing) => Taken::Sent(Box::new(outgoing.finished_by(finish))),
+                Ok(outgoing) => {
+                    let requests = &connection.site.worker.requests;
+                    Taken::Sent(requests.hold(outgoing.finished_by(finish)))
+                }
                 Err(failure) => Taken::Failed(failure, finish),
             }
         }

@@ -17,6 +17,7 @@ use crate::proxy::http::finish::Given;
 use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::http::headers;
 use crate::proxy::http::retry::{Outcome, grpc_status};
+use crate::proxy::http::texts::Texts;
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upgrade;
 use crate::proxy::http::upload::RequestBody;
@@ -55,7 +56,11 @@ impl Outgoing {
         for copy in std::mem::take(&mut self.copies) {
             copy.mirror(connection);
         }
-        let mut deadline = Deadline::after(self.timeouts.whole, self.started);
+        let mut deadline = Deadline::after(
+            self.timeouts.whole,
+            self.started,
+            &connection.site.worker.timers,
+        );
         let body = self.body.watch();
         let sent = {
             let mut sending = pin!(self.send(connection));
@@ -93,7 +98,7 @@ impl Outgoing {
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         loop {
             self.progress.attempts += 1;
-            self.number_try();
+            self.number_try(&connection.site.worker.texts);
             let result = self.attempt(connection).await;
             self.judge_server(&result);
             let wanted = self.tries.want(match &result {
@@ -126,15 +131,16 @@ impl Outgoing {
     }
 
     /// Says in the request which try it is, and how long the server has for it.
-    fn number_try(&mut self) {
+    fn number_try(&mut self, texts: &Texts) {
+        self.take_back_head();
         let attempts = self.progress.attempts;
         if attempts > 1
             && let Goal::Cluster(_) = self.goal
             && let Some(head) = &mut self.head
         {
-            headers::set_attempt(&mut head.headers, attempts);
+            headers::set_attempt(&mut head.headers, attempts, texts);
             let elapsed = self.body.since_end(self.started);
-            self.timeouts.tell(&mut head.headers, elapsed);
+            self.timeouts.tell(&mut head.headers, elapsed, texts);
         }
     }
 
@@ -147,7 +153,7 @@ impl Outgoing {
 
     /// Whether a try that calls for another one gets it.
     fn may_try_again(&mut self) -> bool {
-        if self.head.is_none() || !self.body.can_repeat() {
+        if !self.has_head() || !self.body.can_repeat() {
             return false;
         }
         let progress = &mut self.progress;
@@ -226,7 +232,8 @@ impl Outgoing {
         // An answer ahead of the request's end is the last on its connection, and has no service time.
         let whole = self.body.has_come() && self.upgrade.is_none();
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        headers::receive_response(&mut head.headers, whole.then_some(elapsed));
+        let texts = &connection.site.worker.texts;
+        headers::receive_response(&mut head.headers, whole.then_some(elapsed), texts);
         if let Some(finish) = &self.finish {
             finish.give_cookie(&mut head.headers);
             let given = Given {

@@ -14,9 +14,11 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::model::ClusterKey;
+use crate::proxy::http::texts::Texts;
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
 use crate::proxy::tls::TlsFacts;
+use crate::proxy::worker::Worker;
 
 /// `x-request-id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -114,14 +116,14 @@ pub(in crate::proxy) struct Upgrade {
 }
 
 /// Edits a request's headers as they arrive at `hop`, over TLS or not. `target` is the scheme that its target names, if it
-/// does; `new_id` makes an `x-request-id`.
+/// does.
 pub(super) fn receive_request(
     headers: &mut HeaderMap,
     target: Option<&Scheme>,
     hop: Hop,
     peer: SocketAddr,
     tls: Option<&TlsFacts>,
-    new_id: impl FnOnce() -> HeaderValue,
+    worker: &Worker,
 ) -> RequestFacts {
     strip_hop_by_hop(headers, true);
     headers.remove(INTERNAL);
@@ -136,7 +138,7 @@ pub(super) fn receive_request(
         None => RequestScheme::Http,
     };
     if hop == Hop::Gateway {
-        append_forwarded_for(headers, peer.ip());
+        append_forwarded_for(headers, peer.ip(), &worker.texts);
     }
     if hop == Hop::Gateway || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(
@@ -154,12 +156,13 @@ pub(super) fn receive_request(
     remove_all(headers, &INTERNAL_ONLY);
     if hop == Hop::Gateway {
         remove_all(headers, &EDGE_ONLY);
-        if let Ok(address) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
+        let address = format_args!("{}", peer.ip().to_canonical());
+        if let Some(address) = worker.texts.written(address) {
             headers.insert(EXTERNAL_ADDRESS, address);
         }
     }
     if hop == Hop::Gateway || !headers.contains_key(REQUEST_ID) {
-        headers.insert(REQUEST_ID, new_id());
+        headers.insert(REQUEST_ID, worker.request_id());
     }
     let decorated = headers.contains_key(DECORATOR);
     if hop == Hop::Inbound {
@@ -170,16 +173,18 @@ pub(super) fn receive_request(
 }
 
 /// Adds what the route has to say to a request: which operation of which server it is.
-pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey) {
-    let operation = format!("{}:{}/*", cluster.host, cluster.port);
-    set(headers, DECORATOR, &operation);
+pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey, texts: &Texts) {
+    let operation = format_args!("{}:{}/*", cluster.host, cluster.port);
+    if let Some(operation) = texts.written(operation) {
+        headers.insert(DECORATOR, operation);
+    }
 }
 
 /// Marks a copy for a mirror, as Envoy does: it is a request of this proxy's own, from the pod's address.
-pub(super) fn mark_copy(headers: &mut HeaderMap, own: Option<IpAddr>) {
+pub(super) fn mark_copy(headers: &mut HeaderMap, own: Option<IpAddr>, texts: &Texts) {
     headers.insert(INTERNAL, HeaderValue::from_static("true"));
     if let Some(own) = own {
-        append_forwarded_for(headers, own);
+        append_forwarded_for(headers, own, texts);
     }
     // Nobody would hear what the server says to it.
     headers.remove(EXPECT);
@@ -219,15 +224,19 @@ impl RequestScheme {
 }
 
 /// Sets the number of the try, from 1.
-pub(super) fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
-    headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+pub(super) fn set_attempt(headers: &mut HeaderMap, attempt: u32, texts: &Texts) {
+    headers.insert(ATTEMPT_COUNT, texts.number(attempt.into()));
 }
 
 /// Edits a response's headers as they come from a server, before the route does. An answer to a request that was not there
 /// as a whole has no service time.
-pub(super) fn receive_response(headers: &mut HeaderMap, service_time_ms: Option<u64>) {
+pub(super) fn receive_response(
+    headers: &mut HeaderMap,
+    service_time_ms: Option<u64>,
+    texts: &Texts,
+) {
     match service_time_ms {
-        Some(time) => headers.insert(SERVICE_TIME, HeaderValue::from(time)),
+        Some(time) => headers.insert(SERVICE_TIME, texts.number(time)),
         None => headers.remove(SERVICE_TIME),
     };
 }
@@ -394,13 +403,20 @@ fn may_be_named(name: &HeaderName) -> bool {
 }
 
 /// Appends without a space, as Envoy does.
-fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
+fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr, texts: &Texts) {
+    let address = address.to_canonical();
+    if !headers.contains_key(FORWARDED_FOR) {
+        if let Some(value) = texts.written(format_args!("{address}")) {
+            headers.insert(FORWARDED_FOR, value);
+        }
+        return;
+    }
     let mut list: Vec<u8> = Vec::new();
     for value in headers.get_all(FORWARDED_FOR) {
         list.extend_from_slice(value.as_bytes());
         list.push(b',');
     }
-    list.extend_from_slice(address.to_canonical().to_string().as_bytes());
+    list.extend_from_slice(address.to_string().as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&list) {
         headers.insert(FORWARDED_FOR, value);
     }

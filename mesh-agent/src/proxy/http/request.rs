@@ -1,6 +1,7 @@
 //! A client's request as it arrives: whether it is fit to be sent on, in the name of which host, and what this hop adds
 //! to its headers before anything is decided.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,8 +42,8 @@ pub(super) struct Arrived {
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
     pub(super) authority: Authority,
-    /// In its plain form, without query.
-    pub(super) path: String,
+    /// The plain form of its path, where that is another.
+    pub(super) plain: Option<String>,
     pub(super) began: SystemTime,
 }
 
@@ -58,16 +59,14 @@ impl Arrived {
         if activity.is_ambiguous() {
             return Err(Failure::BadRequest);
         }
-        let (authority, path) = admit(&request, connection.tls.is_some())?;
+        let (authority, plain) = admit(connection, &request, connection.tls.is_some())?;
         let upgrade = wanted_upgrade(&mut request);
         let (mut head, incoming) = request.into_parts();
         let worker = &connection.site.worker;
         let (hop, tls) = (connection.hop, connection.tls.as_ref());
         let scheme = head.uri.scheme();
         let facts =
-            headers::receive_request(&mut head.headers, scheme, hop, connection.peer, tls, || {
-                worker.request_id()
-            });
+            headers::receive_request(&mut head.headers, scheme, hop, connection.peer, tls, worker);
         if head.version == Version::HTTP_2 {
             headers::join_cookies(&mut head.headers);
         }
@@ -93,14 +92,25 @@ impl Arrived {
             asker,
             facts,
             authority,
-            path,
+            plain,
             began: SystemTime::now(),
         })
     }
+
+    /// Its path in the plain form, without query.
+    pub(super) fn path(&self) -> &str {
+        let path = self.plain.as_deref();
+        path.unwrap_or_else(|| path_of(&self.head.uri))
+    }
 }
 
-/// Whether a request is fit to be sent on, over TLS or not. Gives its host and its path.
-fn admit(request: &Request<Incoming>, tls: bool) -> Result<(Authority, String), Failure> {
+/// Whether a request is fit to be sent on, over TLS or not. Gives its host, and its path in the plain form where that is
+/// another.
+fn admit(
+    connection: &Connection,
+    request: &Request<Incoming>,
+    tls: bool,
+) -> Result<(Authority, Option<String>), Failure> {
     if request.version() < Version::HTTP_11 {
         return Err(Failure::OldVersion);
     }
@@ -123,21 +133,32 @@ fn admit(request: &Request<Incoming>, tls: bool) -> Result<(Authority, String), 
     let authority = match (request.uri().authority(), host) {
         (Some(authority), _) => authority.clone(),
         (None, Some(host)) => {
-            Authority::try_from(host.as_bytes()).map_err(|_| Failure::BadRequest)?
+            let named = connection.authority(host);
+            named.map_err(|_| Failure::BadRequest)?
         }
         (None, None) => return Err(Failure::NoHost),
     };
     if authority.as_str().contains('@') {
         return Err(Failure::BadRequest);
     }
-    let path = match request.uri().path() {
-        "" => "/",
+    let path = match path_of(request.uri()) {
         // No route is for `OPTIONS *`, which is about the server and not about anything on it.
         "*" => return Err(Failure::NoRoute),
         path => path,
     };
-    let path = path::normalize(path).ok_or(Failure::NoHost)?;
-    Ok((authority, path.into_owned()))
+    let plain = match path::normalize(path).ok_or(Failure::NoHost)? {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(plain) => Some(plain),
+    };
+    Ok((authority, plain))
+}
+
+/// The path that a client asks for, as sent; never empty.
+fn path_of(uri: &Uri) -> &str {
+    match uri.path() {
+        "" => "/",
+        path => path,
+    }
 }
 
 /// Which targets a client of HTTP/1.1 may write, as with Envoy: a path, an address of HTTP, a host and port for CONNECT

@@ -3,7 +3,7 @@
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use http_body::Body as _;
 
 use crate::model::{Forward, HeaderEdits};
@@ -29,8 +29,11 @@ pub(super) struct Rewriting<'a> {
 }
 
 impl Rewriting<'_> {
-    /// Edits the headers and gives the path to send, without query, and the Host.
-    pub(super) fn apply(&self, arrived: &mut Arrived) -> Result<(String, Authority), Failure> {
+    /// Edits the headers and gives the path to send, without query, where it is not the one that was sent, and the Host.
+    pub(super) fn apply(
+        &self,
+        arrived: &mut Arrived,
+    ) -> Result<(Option<String>, Authority), Failure> {
         let mut authority = match &self.forwarding.authority {
             Some(new) => {
                 Some(Authority::try_from(new.as_bytes()).map_err(|_| Failure::BadRequest)?)
@@ -44,17 +47,16 @@ impl Rewriting<'_> {
             // `rewrite.authority` is the stronger one.
             authority = authority.or(edited);
         }
-        let headers = &mut arrived.head.headers;
         if authority.is_some() {
-            headers::set_original_host(headers, &arrived.authority);
+            headers::set_original_host(&mut arrived.head.headers, &arrived.authority);
         }
         if self.forwarding.path.is_some() {
-            let original = with_query(&arrived.path, &arrived.head.uri);
-            headers::set_original_path(headers, &original);
+            let original = with_query(arrived.path(), &arrived.head.uri);
+            headers::set_original_path(&mut arrived.head.headers, &original);
         }
         let path = self.forwarding.path.clone();
         Ok((
-            path.unwrap_or_else(|| arrived.path.clone()),
+            path.or_else(|| arrived.plain.clone()),
             authority.unwrap_or_else(|| arrived.authority.clone()),
         ))
     }
@@ -65,7 +67,7 @@ impl Rewriting<'_> {
         arrived: &mut Arrived,
         edits: &HeaderEdits,
     ) -> Result<Option<Authority>, Failure> {
-        let path = with_query(&arrived.path, &arrived.head.uri);
+        let path = with_query(arrived.path(), &arrived.head.uri);
         let facts = Facts {
             connection: self.connection,
             version: arrived.head.version,
@@ -94,23 +96,24 @@ impl Rewriting<'_> {
     }
 }
 
-/// Gives the head the form that the server's protocol asks for: Host or `:authority`, path or whole address.
+/// Gives the head the form that the server's protocol asks for: Host or `:authority`, path or whole address. Without `path`
+/// that is as it was sent.
 pub(super) fn address_head(
     head: &mut Parts,
     version: Version,
     scheme: RequestScheme,
     authority: &Authority,
-    path: &str,
+    path: Option<&str>,
 ) -> Result<(), Failure> {
-    let target = PathAndQuery::try_from(with_query(path, &head.uri).into_bytes())
-        .map_err(|_| Failure::BadRequest)?;
     let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(target);
+    uri.path_and_query = Some(target(&head.uri, path)?);
     match version {
         Version::Http1 => {
-            let host =
-                HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;
-            head.headers.insert(HOST, host);
+            if !names(&head.headers, authority) {
+                let host = HeaderValue::from_str(authority.as_str());
+                let host = host.map_err(|_| Failure::BadRequest)?;
+                head.headers.insert(HOST, host);
+            }
             head.version = http::Version::HTTP_11;
         }
         Version::Http2 => {
@@ -145,10 +148,28 @@ pub(super) fn frame_head(head: &mut Parts, version: Version, body: &RequestBody)
             headers.insert(TRANSFER_ENCODING, chunked);
         }
         (Version::Http1, Some(0)) if !bodiless => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         (Version::Http1, Some(_)) => {}
     }
+}
+
+/// Whether the Host says so, and nothing else.
+fn names(headers: &HeaderMap, authority: &Authority) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let first = hosts.next();
+    first.is_some_and(|host| host == authority.as_str()) && hosts.next().is_none()
+}
+
+/// A path with the query that was sent.
+fn target(sent: &Uri, path: Option<&str>) -> Result<PathAndQuery, Failure> {
+    let path = match (path, sent.path_and_query()) {
+        (Some(path), _) => path,
+        (None, Some(target)) if target.as_str().starts_with('/') => return Ok(target.clone()),
+        (None, _) => "/",
+    };
+    let target = with_query(path, sent).into_bytes();
+    PathAndQuery::try_from(target).map_err(|_| Failure::BadRequest)
 }
 
 fn with_query(path: &str, uri: &Uri) -> String {
