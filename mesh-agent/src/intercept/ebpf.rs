@@ -177,22 +177,6 @@ impl Ebpf {
         &self.agent.reports
     }
 
-    /// How much has gone by the fast path, and how much of what might have has not.
-    pub fn tallies(&self) -> Result<Vec<(Tally, u64)>, InterceptError> {
-        let state = self.agent.state();
-        Tally::ALL
-            .into_iter()
-            .map(|tally| {
-                let per_cpu = state
-                    .maps
-                    .tally
-                    .get(&(tally as u32), 0)
-                    .map_err(|e| InterceptError::step("reading the counters", e))?;
-                Ok((tally, per_cpu.iter().sum()))
-            })
-            .collect()
-    }
-
     /// How many connections of the fast path have one end only: those that are just being made or just ending.
     pub fn half_open_pairs(&self) -> Result<usize, InterceptError> {
         let state = self.agent.state();
@@ -234,6 +218,24 @@ impl Interceptor for Ebpf {
         let enrolment = PodEnrolment::start(&self.agent, target)?;
         Ok(Box::new(enrolment))
     }
+
+    fn tallies(&self) -> Result<Vec<(Tally, u64)>, InterceptError> {
+        let state = self.agent.state();
+        if state.fast_path.is_none() {
+            return Ok(Vec::new());
+        }
+        Tally::ALL
+            .into_iter()
+            .map(|tally| {
+                let per_cpu = state
+                    .maps
+                    .tally
+                    .get(&(tally as u32), 0)
+                    .map_err(|e| InterceptError::step("reading the counters", e))?;
+                Ok((tally, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
 }
 
 /// Ends what agents of this mode that are gone still do to the pod with this cookie: for an agent of the other mode.
@@ -245,6 +247,12 @@ pub fn clear(pin_dir: Option<&Path>, run_dir: &Path, cookie: u64) -> Result<(), 
 pub fn remove_dead(pin_dir: Option<&Path>, run_dir: &Path) -> Result<(), InterceptError> {
     let removing = |e| InterceptError::step("removing a dead agent's pins", e);
     for other in all(pin_dir, run_dir)? {
+        if other.is_gone()
+            && let Some(maps) = other.maps()
+            && let Err(e) = Maps::remove_from_pinned(&maps, None)
+        {
+            tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
+        }
         other.remove().map_err(removing)?;
     }
     pins::remove_empty(pin_dir, run_dir).map_err(removing)
@@ -321,7 +329,7 @@ impl State {
 fn release(others: &[Other], cookie: u64) -> Result<(), InterceptError> {
     for other in others.iter().filter(|other| other.is_gone()) {
         if let Some(maps) = other.maps()
-            && let Err(e) = Maps::remove_from_pinned(&maps, cookie)
+            && let Err(e) = Maps::remove_from_pinned(&maps, Some(cookie))
         {
             tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
         }

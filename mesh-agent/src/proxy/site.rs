@@ -256,7 +256,8 @@ impl Site {
             // The world forgot the pod before its connections ended.
             None => match self.last.borrow().as_deref() {
                 Some(pod) => ask(pod),
-                None => ask(&unknown(id)),
+                // No snapshot has shown it yet. Without labels, no rule that asks for any applies.
+                None => ask(&Pod::new(id.clone())),
             },
         }
     }
@@ -390,24 +391,6 @@ impl Site {
             drop(open);
         });
         near
-    }
-}
-
-/// Stands in for a pod that no snapshot has shown yet: no labels, so no rule that asks for any applies.
-fn unknown(id: &PodId) -> Pod {
-    Pod {
-        id: id.clone(),
-        uid: None,
-        labels: Arc::default(),
-        addresses: Vec::new(),
-        ready: true,
-        local: None,
-        inbound: Default::default(),
-        locality: None,
-        node: None,
-        view: None,
-        outlook: None,
-        gateway: 0,
     }
 }
 

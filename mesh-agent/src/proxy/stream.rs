@@ -16,13 +16,16 @@ use tokio_rustls::TlsStream;
 
 use crate::sys::socket;
 
-pub(super) use crate::proxy::stream::timed::{Activity, Busy, Timed};
+pub(super) use crate::proxy::stream::timed::{Activity, Busy, Heads, Timed};
 
 mod head;
 mod timed;
 
 /// How much of a stream is looked at before it is given up as unreadable.
 pub(super) const PEEK_LIMIT: usize = 64 * 1024;
+
+/// How long a client that is refused gets to read why, and how much it may still have to say meanwhile.
+pub(super) const LAST_WORDS: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 
 /// A connection, with the bytes that were looked at and are still to be read.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use mesh_ebpf::abi;
 use mesh_ebpf::pair::{Handshake, Pair, Waiting};
 
+use super::entries::gone;
 use super::probe::in_one_line;
 use crate::intercept::InterceptError;
 use crate::netns::NetNs;
@@ -295,14 +296,27 @@ impl Maps {
         })
     }
 
-    /// Removes a pod from the pinned map of another agent.
-    pub fn remove_from_pinned(directory: &Path, cookie: u64) -> Result<(), MapError> {
-        let map = Map::HashMap(MapData::from_pin(directory.join(abi::MAP_PODS))?);
-        let mut pods: HashMap<MapData, u64, u32> = map.try_into()?;
-        match pods.remove(&cookie) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(e) => Err(e),
+    /// Removes a pod from the pinned maps of another agent, or all pods: its programs let their connections pass from now
+    /// on. Unpinning a program is not enough: the kernel detaches it when it comes to it.
+    pub fn remove_from_pinned(directory: &Path, cookie: Option<u64>) -> Result<(), MapError> {
+        let open = |name| MapData::from_pin(directory.join(name)).map(Map::HashMap);
+        let mut pods: HashMap<MapData, u64, u32> = open(abi::MAP_PODS)?.try_into()?;
+        let mut policies: HashMap<MapData, u32, abi::Policy> =
+            open(abi::MAP_POLICIES)?.try_into()?;
+        let found: Vec<(u64, u32)> = match cookie {
+            None => pods.iter().collect::<Result<_, _>>()?,
+            Some(cookie) => match pods.get(&cookie, 0) {
+                Ok(index) => vec![(cookie, index)],
+                Err(MapError::KeyNotFound) => Vec::new(),
+                Err(e) => return Err(e),
+            },
+        };
+        for (cookie, index) in found {
+            // First what marks connections: one that is marked must not come to a lookup that lets it pass.
+            gone(pods.remove(&cookie))?;
+            gone(policies.remove(&index))?;
         }
+        Ok(())
     }
 }
 

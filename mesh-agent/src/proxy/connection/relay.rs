@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::model::Cluster;
 use crate::proxy::connection::Connection;
-use crate::proxy::record::{Hop, Record};
+use crate::proxy::record::{Flag, Hop, Record};
 use crate::proxy::respond::Failure;
 use crate::proxy::site::Choice;
 use crate::proxy::stream::Stream;
@@ -176,14 +176,11 @@ impl Connection {
         }
         let (_load, _place) = (upstream.load, upstream.place);
         let Limits { idle, whole } = self.relay_limits(target);
-        let tunnel = Tunnel::new(client, upstream.stream, idle, record);
-        match whole {
-            None => tunnel.run().await,
-            // What is dropped before its end is reset.
-            Some(whole) => {
-                let _ = timeout(whole, tunnel.run()).await;
-            }
-        }
+        let end = whole.and_then(|whole| Instant::now().checked_add(whole));
+        Tunnel::new(client, upstream.stream, idle, record)
+            .until(end, Flag::Duration)
+            .run()
+            .await;
     }
 
     /// How long a relayed connection may be silent, and how long it may be at all.
