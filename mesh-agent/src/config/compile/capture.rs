@@ -221,6 +221,7 @@ mod tests {
             ("traffic.sidecar.istio.io/kubevirtInterfaces", "tap0"),
             ("mesh-agent.io/source", "preserve"),
             ("mesh-agent.io/on-agent-loss", "hold"),
+            ("mesh-agent.io/fast-path", "off"),
             ("example.com/other", "x"),
         ]);
         let cidr = |text: &str| text.parse::<IpNet>().expect("a CIDR");
@@ -235,6 +236,7 @@ mod tests {
             virtual_interfaces: vec!["tap0".to_owned()],
             source: SourceMode::Preserve,
             on_agent_loss: FailPolicy::Hold,
+            fast_path: false,
             ..CapturePolicy::default()
         };
         assert_eq!(problems, Vec::<String>::new());
