@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -20,8 +20,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
+use mesh_ebpf::pair::Tally;
+
 use crate::config::Rejected;
-use crate::intercept::Interceptor;
 use crate::log::LogFilter;
 use crate::model::Snapshot;
 use crate::pod::Reports;
@@ -56,6 +57,9 @@ pub enum Face {
     Metrics,
 }
 
+/// How much goes without TCP, and how much of what might have does not; empty where nothing can.
+pub type Tallies = Arc<dyn Fn() -> Vec<(Tally, u64)> + Send + Sync>;
+
 /// What is told, and where it is read from.
 #[derive(Clone)]
 pub struct Admin {
@@ -71,8 +75,8 @@ pub struct Admin {
     pub rejected: Arc<ArcSwap<Vec<Rejected>>>,
     /// The pods of this node.
     pub pods: Reports,
-    /// What steers them; not held, for its end is when everything is undone.
-    pub interceptor: Option<Weak<dyn Interceptor>>,
+    /// Asks how much goes without TCP.
+    pub tallies: Tallies,
     /// Whether the process serves.
     pub ready: Ready,
     /// Who carries the traffic.

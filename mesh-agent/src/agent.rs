@@ -42,8 +42,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         process.runtime.handle().clone(),
         args.process.drain,
     );
-    let interceptor: Arc<dyn Interceptor> = Arc::<Successor>::clone(&successor);
-    let interceptor = Arc::downgrade(&interceptor);
+    // Not held: when the last who holds it lets go, everything is undone.
+    let asked = Arc::downgrade(&successor);
     let mode = Some((successor.mode().to_string(), reason));
     let mut not_ready = Some(process.ready.hold("the pods of this node"));
     let mut swept = false;
@@ -66,7 +66,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         name: node,
         mode,
         pods: pods.reports(),
-        interceptor: Some(interceptor),
+        tallies: Arc::new(move || {
+            let tallies = asked.upgrade().map(|asked| asked.tallies());
+            tallies.and_then(Result::ok).unwrap_or_default()
+        }),
     };
     let running = process.announce(identity);
 

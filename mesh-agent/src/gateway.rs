@@ -36,7 +36,7 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         name: gateway.pod.to_string(),
         mode: None,
         pods: Reports::default(),
-        interceptor: None,
+        tallies: Arc::new(Vec::new),
     };
     info!(pod = %gateway.pod, "mesh-agent {} as a gateway", env!("CARGO_PKG_VERSION"));
     let running = process.announce(identity);

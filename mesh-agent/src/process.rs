@@ -2,7 +2,7 @@
 //! administration. Whatever can fail at start fails here, before a connection is touched.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -10,11 +10,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::admin::{Admin, Endpoints, Face};
+use crate::admin::{Admin, Endpoints, Face, Tallies};
 use crate::cli::ProcessArgs;
 use crate::config::file::Update;
 use crate::config::{Code, ManifestDir, Rejected, Severity};
-use crate::intercept::Interceptor;
 use crate::log::{self, LogFilter};
 use crate::model::{CapturePolicy, Snapshot};
 use crate::pod::Reports;
@@ -50,8 +49,8 @@ pub(crate) struct Identity {
     pub(crate) mode: Option<(String, String)>,
     /// The pods of this node.
     pub(crate) pods: Reports,
-    /// What steers them; it ends before the endpoints do.
-    pub(crate) interceptor: Option<Weak<dyn Interceptor>>,
+    /// Asks how much goes without TCP.
+    pub(crate) tallies: Tallies,
 }
 
 impl Process {
@@ -111,7 +110,7 @@ impl Process {
             world: self.world,
             rejected: self.rejected,
             pods: identity.pods,
-            interceptor: identity.interceptor,
+            tallies: identity.tallies,
             ready: self.ready,
             workers: Arc::clone(&self.workers),
             log: self.log,

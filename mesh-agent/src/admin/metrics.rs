@@ -1,7 +1,6 @@
 //! The process' own metrics, for Prometheus. They are read off at each scrape: what counts is counted elsewhere, by the
 //! worker that does the work. Istio's standard metrics come with the observability of the next versions.
 
-use std::sync::Weak;
 use std::sync::atomic::AtomicU64;
 
 use mesh_ebpf::pair::Tally;
@@ -201,9 +200,7 @@ fn traffic(registry: &mut Registry, stats: &Stats) {
 }
 
 fn fast_path(registry: &mut Registry, admin: &Admin) {
-    let interceptor = admin.interceptor.as_ref().and_then(Weak::upgrade);
-    let tallies = interceptor.and_then(|interceptor| interceptor.tallies().ok());
-    let tallies = tallies.unwrap_or_default();
+    let tallies = (admin.tallies)();
     if tallies.is_empty() {
         return;
     }
