@@ -348,7 +348,17 @@ fn reload_under_load(mode: Mode) -> Result<()> {
         })
         .with_context(|| format!("round {round} never became live"))?;
     }
-    load.stop()?.expect_faultless(200)
+    load.stop()?.expect_faultless(200)?;
+    let agent = scene.agent.as_ref().context("there is no agent")?;
+    let redirected = agent.metric("mesh_agent_fast_path_bytes_total{way=\"redirected\"}")?;
+    match mode {
+        Mode::Ebpf => ensure!(
+            redirected.is_some_and(|bytes| bytes > 10_000.0),
+            "{redirected:?}"
+        ),
+        _ => ensure!(redirected.is_none(), "{redirected:?}"),
+    }
+    Ok(())
 }
 
 fn request(from: &Pod, target: SocketAddr, host: &str) -> Result<String> {

@@ -4,6 +4,7 @@ use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 
 use mesh_ebpf::abi::MAX_PAIRS;
+use mesh_ebpf::pair::Tally;
 
 use super::load::Maps;
 use super::plan::Plan;
@@ -39,9 +40,13 @@ impl Maps {
 
     /// Whether an application still has to read what was handed to it.
     pub(super) fn are_awaited(&self) -> bool {
-        self.pairs
-            .iter()
-            .any(|pair| pair.is_ok_and(|pair| pair.is_awaited()))
+        let joined = self.tally.get(&(Tally::Joined as u32), 0);
+        // There are many pairs to look at, and none to look for where none was ever made.
+        joined.is_ok_and(|joined| joined.iter().any(|count| *count > 0))
+            && self
+                .pairs
+                .iter()
+                .any(|pair| pair.is_ok_and(|pair| pair.is_awaited()))
     }
 
     /// Whether the entries of a plan are there.
