@@ -13,7 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 pub use crate::model::balance::{
-    Balancer, Failover, HashKey, LocalityPolicy, LocalityShare, Ring, Warmup,
+    Balancer, Failover, HashKey, LocalityPolicy, LocalityShare, Ring, RouteHash, Warmup,
 };
 pub use crate::model::cluster::{
     Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Keepalive, Locality, NamedEndpoint,

@@ -232,7 +232,7 @@ fn default_route(view: &View<'_>, service: &Storefront) -> Value {
     );
     forward.insert("timeout".into(), json!("0s"));
     forward.insert("retry_policy".into(), action::default_retry());
-    action::hash(view, service, None, view.place.port, &mut forward);
+    action::hash(view, service, None, Some(view.place.port), &mut forward);
     json!({"name": "default", "match": {"prefix": "/"}, "route": forward})
 }
 

@@ -103,7 +103,7 @@ pub(super) fn take_route(
             Act::Redirect(_) | Act::Respond | Act::NoCluster(_) => None,
         },
         origin: None,
-        cookie: None,
+        cookies: Vec::new(),
         asked: None,
         version: arrived.head.version,
         began: arrived.began,

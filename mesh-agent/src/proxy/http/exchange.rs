@@ -225,7 +225,7 @@ impl Outgoing {
             u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         );
         if let Some(finish) = &self.finish {
-            finish.give_cookie(&mut head.headers);
+            finish.give_cookies(&mut head.headers);
             let given = Given {
                 endpoint: self.progress.endpoint,
                 status: Some(head.status),

@@ -23,8 +23,8 @@ pub(super) struct Finish {
     pub(super) cluster: Option<Arc<Cluster>>,
     /// `origin`, where the response is to say that it is allowed.
     pub(super) origin: Option<HeaderValue>,
-    /// `set-cookie` of a cookie that the balancer wants the client to have.
-    pub(super) cookie: Option<HeaderValue>,
+    /// `set-cookie` of cookies that the balancer wants the client to have.
+    pub(super) cookies: Vec<HeaderValue>,
     /// The request as it was sent, where the response's headers name something of it.
     pub(super) asked: Option<Box<Parts>>,
     pub(super) version: Version,
@@ -67,9 +67,9 @@ impl Finish {
         }
     }
 
-    /// Gives the client its cookie, with a response that a server gave.
-    pub(super) fn give_cookie(&self, headers: &mut HeaderMap) {
-        if let Some(cookie) = &self.cookie {
+    /// Gives the client its cookies, with a response that a server gave.
+    pub(super) fn give_cookies(&self, headers: &mut HeaderMap) {
+        for cookie in &self.cookies {
             headers.append(SET_COOKIE, cookie.clone());
         }
     }

@@ -27,7 +27,7 @@ use crate::proxy::record::Record;
 use crate::proxy::respond::{Asker, Failure};
 use crate::proxy::upstream::clusters::Known;
 use crate::proxy::upstream::pool::Version;
-use crate::route::{self, Forwarding, HashOutcome};
+use crate::route::{self, Forwarding};
 
 /// A request on its way.
 pub(super) struct Outgoing {
@@ -125,7 +125,7 @@ impl Outgoing {
         if let Some(line) = record.line() {
             line.cluster = forwarding.cluster.key.to_string();
         }
-        let hash = hash_of(connection, &arrived, &forwarding.cluster, finish);
+        let hash = hash_of(connection, &arrived, &forwarding, finish);
         let grpc = arrived.asker.is_grpc();
         let timeouts = Timeouts::of(forward, &arrived.head.headers, grpc);
         let tries = Tries::of(forward.retry.clone());
@@ -253,19 +253,20 @@ impl Outgoing {
 fn hash_of(
     connection: &Connection,
     arrived: &Arrived,
-    cluster: &Cluster,
+    forwarding: &Forwarding,
     finish: &mut Finish,
 ) -> Option<u64> {
-    let request = decide::request(connection, arrived);
-    match route::hash_of(&cluster.policy.balancer, &request) {
-        HashOutcome::None => None,
-        HashOutcome::Hash(hash) => Some(hash),
-        HashOutcome::NewCookie(cookie) => {
-            let value = cookie.value(connection.peer, connection.destination);
-            finish.cookie = HeaderValue::try_from(cookie.header(&value)).ok();
-            Some(route::hash_of_text(&value))
-        }
+    if forwarding.hash.is_empty() {
+        return None;
     }
+    let request = decide::request(connection, arrived);
+    route::hash_of(&forwarding.hash, &request, |cookie| {
+        let value = cookie.value(connection.peer, connection.destination);
+        finish
+            .cookies
+            .extend(HeaderValue::try_from(cookie.header(&value)));
+        route::hash_of_text(&value)
+    })
 }
 
 /// The protocol that the client speaks.
