@@ -160,6 +160,17 @@ pub struct Pod {
     pub outlook: Option<usize>,
     /// Which of [`Snapshot::gateways`] it is, should it be one.
     pub gateway: usize,
+    /// What stands before it, should it be a gateway.
+    pub topology: Topology,
+}
+
+/// What stands before a gateway: `gatewayTopology` of its `ProxyConfig`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// `numTrustedProxies`: how many proxies before it tell the truth in `x-forwarded-for` and `x-forwarded-proto`.
+    pub trusted_proxies: u32,
+    /// `proxyProtocol`: whether every connection begins with the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// The part of a pod that only its own node cares about.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
-use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode};
+use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode, Topology};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
@@ -214,6 +214,11 @@ impl Site {
         })
     }
 
+    /// What stands before the gateway.
+    pub(super) fn topology(&self) -> Topology {
+        self.pod().map(|pod| pod.topology).unwrap_or_default()
+    }
+
     /// What is done with the gateway's clients.
     pub(super) fn route_gateway(&self, port: u16) -> AtGateway {
         let world = self.worker.world.load();
@@ -376,6 +381,7 @@ fn unknown(id: &PodId) -> Pod {
         view: None,
         outlook: None,
         gateway: 0,
+        topology: Default::default(),
     }
 }
 

@@ -149,6 +149,7 @@ mod tests {
             view: None,
             outlook: None,
             gateway: 0,
+            topology: Default::default(),
         }
     }
 

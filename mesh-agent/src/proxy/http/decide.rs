@@ -51,7 +51,7 @@ pub(super) fn decide(connection: &Connection, arrived: &Arrived) -> Verdict {
         Scope::App(protocol) => return Verdict::App(*protocol),
         Scope::Relayed => return Verdict::Passthrough,
     };
-    let request = request(connection, arrived);
+    let request = request(arrived);
     match connection.site.decide(scope, &request) {
         Decision::Routed(routed) => Verdict::Routed(routed),
         // A gateway has no original destination to pass anything to.
@@ -62,7 +62,7 @@ pub(super) fn decide(connection: &Connection, arrived: &Arrived) -> Verdict {
 }
 
 /// What is known of a request before anything was done to it.
-pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> route::Request<'a> {
+pub(super) fn request(arrived: &Arrived) -> route::Request<'_> {
     let head = &arrived.head;
     route::Request {
         authority: arrived.authority.as_str(),
@@ -71,7 +71,7 @@ pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> rout
         method: head.method.as_str(),
         scheme: headers::scheme(&head.headers),
         headers: &head.headers,
-        source: connection.peer.ip(),
+        source: arrived.facts.client.ip(),
     }
 }
 
@@ -104,6 +104,7 @@ pub(super) fn take_route(
         },
         origin: None,
         cookies: Vec::new(),
+        client: arrived.facts.client,
         asked: None,
         version: arrived.head.version,
         began: arrived.began,

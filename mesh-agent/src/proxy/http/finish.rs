@@ -25,6 +25,8 @@ pub(super) struct Finish {
     pub(super) origin: Option<HeaderValue>,
     /// `set-cookie` of cookies that the balancer wants the client to have.
     pub(super) cookies: Vec<HeaderValue>,
+    /// Who asked.
+    pub(super) client: SocketAddr,
     /// The request as it was sent, where the response's headers name something of it.
     pub(super) asked: Option<Box<Parts>>,
     pub(super) version: Version,
@@ -49,6 +51,7 @@ impl Finish {
         {
             let facts = Facts {
                 connection,
+                client: self.client,
                 version: self.version,
                 began: self.began,
                 route: &self.route.name,

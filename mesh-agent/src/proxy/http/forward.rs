@@ -259,7 +259,7 @@ fn hash_of(
     if forwarding.hash.is_empty() {
         return None;
     }
-    let request = decide::request(connection, arrived);
+    let request = decide::request(arrived);
     route::hash_of(&forwarding.hash, &request, |cookie| {
         let value = cookie.value(connection.peer, connection.destination);
         finish

@@ -14,9 +14,9 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
 
 use crate::model::ClusterKey;
+use crate::proxy::connection::Connection;
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
-use crate::proxy::tls::TlsFacts;
 
 /// `x-request-id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -88,21 +88,24 @@ const NO_TRAILERS: [HeaderName; 14] = [
     UPGRADE,
 ];
 
-/// What the response needs to know of its request's headers.
+/// What is known of a request once its headers were looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestFacts {
+    /// Who asks: the peer, or whom the proxies before the gateway name.
+    pub(super) client: SocketAddr,
     /// The request carried `x-envoy-decorator-operation`.
     decorated: bool,
 }
 
-/// Edits a request's headers as they arrive at `hop`, over TLS or not. `new_id` makes an `x-request-id`.
+/// Edits a request's headers as they arrive over a connection. `new_id` makes an `x-request-id`.
 pub(super) fn receive_request(
     headers: &mut HeaderMap,
-    hop: Hop,
-    peer: SocketAddr,
-    tls: Option<&TlsFacts>,
+    connection: &Connection,
     new_id: impl FnOnce() -> HeaderValue,
 ) -> RequestFacts {
+    let (hop, peer, trusted) = (connection.hop, connection.peer, connection.trusted_proxies);
+    let tls = connection.tls.as_ref();
+    let mut client = peer;
     strip_hop_by_hop(headers, true);
     headers.remove(INTERNAL);
     // What a client says of itself here is nothing; what its handshake has shown is.
@@ -113,8 +116,13 @@ pub(super) fn receive_request(
     }
     let scheme = HeaderValue::from_static(if tls.is_some() { "https" } else { "http" });
     if hop == Hop::Gateway {
+        if let Some(address) = named_client(headers, trusted) {
+            client = SocketAddr::new(address, 0);
+        }
         append_forwarded_for(headers, peer.ip());
-        headers.insert(FORWARDED_PROTO, scheme);
+        if trusted == 0 || !headers.contains_key(FORWARDED_PROTO) {
+            headers.insert(FORWARDED_PROTO, scheme);
+        }
     } else if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, scheme);
     }
@@ -122,7 +130,7 @@ pub(super) fn receive_request(
     remove_all(headers, &INTERNAL_ONLY);
     if hop == Hop::Gateway {
         remove_all(headers, &EDGE_ONLY);
-        if let Ok(address) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
+        if let Ok(address) = HeaderValue::from_str(&client.ip().to_canonical().to_string()) {
             headers.insert(EXTERNAL_ADDRESS, address);
         }
     }
@@ -134,7 +142,7 @@ pub(super) fn receive_request(
         headers.remove(DECORATOR);
         remove_all(headers, &PEER_METADATA);
     }
-    RequestFacts { decorated }
+    RequestFacts { client, decorated }
 }
 
 /// Adds what the route has to say to a request: which operation of which server it is.
@@ -167,6 +175,16 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
+}
+
+/// The client that the last but `trusted` - 1 of the proxies before this one names, where `trusted` of them do. An entry
+/// that is no address names nobody, and then it is the peer who asks.
+fn named_client(headers: &HeaderMap, trusted: u32) -> Option<IpAddr> {
+    let skipped = usize::try_from(trusted.checked_sub(1)?).ok()?;
+    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+    let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let entry = str::from_utf8(entries.nth(skipped)?).ok()?;
+    entry.trim().parse().ok()
 }
 
 /// `http` or `https`, as far as the hops so far have said.
@@ -326,5 +344,46 @@ fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
 fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
     for name in names {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_named_by_trusted_proxies() {
+        let check = |lines: &[&str], trusted: u32, expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
+            }
+            let expected = expected.map(|address| address.parse().unwrap());
+            assert_eq!(
+                named_client(&headers, trusted),
+                expected,
+                "{lines:?} {trusted}"
+            );
+        };
+        let three = &["56.5.6.7, 72.9.5.6,98.1.2.3"][..];
+        check(three, 0, None);
+        check(three, 1, Some("98.1.2.3"));
+        check(three, 2, Some("72.9.5.6"));
+        check(three, 3, Some("56.5.6.7"));
+        check(three, 4, None);
+        check(three, u32::MAX, None);
+        check(&["56.5.6.7", "fd00::1 , fd00::2"], 2, Some("fd00::1"));
+        check(&["56.5.6.7", "fd00::1 , fd00::2"], 3, Some("56.5.6.7"));
+        check(&[], 1, None);
+        for nobody in [
+            "",
+            "1.2.3.4,",
+            "unknown",
+            "1.2.3.4:80",
+            "[fd00::1]",
+            "1.2.3",
+        ] {
+            check(&[nobody], 1, None);
+        }
     }
 }

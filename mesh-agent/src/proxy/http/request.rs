@@ -59,10 +59,10 @@ impl Arrived {
         let upgrade = wanted_upgrade(&mut request);
         let (mut head, incoming) = request.into_parts();
         let worker = &connection.site.worker;
-        let (hop, tls) = (connection.hop, connection.tls.as_ref());
-        let facts = headers::receive_request(&mut head.headers, hop, connection.peer, tls, || {
-            worker.request_id()
-        });
+        let facts = headers::receive_request(&mut head.headers, connection, || worker.request_id());
+        if let Some(line) = record.line() {
+            line.peer = Some(facts.client);
+        }
         if head.version == Version::HTTP_2 {
             headers::join_cookies(&mut head.headers);
         }

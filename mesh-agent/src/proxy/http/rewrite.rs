@@ -68,6 +68,7 @@ impl Rewriting<'_> {
         let scheme = headers::scheme(&arrived.head.headers).to_owned();
         let facts = Facts {
             connection: self.connection,
+            client: arrived.facts.client,
             version: arrived.head.version,
             began: arrived.began,
             route: self.route,

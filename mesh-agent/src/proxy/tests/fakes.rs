@@ -265,6 +265,7 @@ impl Plan {
             view: None,
             outlook: None,
             gateway: 0,
+            topology: Default::default(),
         }
     }
 }

@@ -107,6 +107,7 @@ impl Bed {
                 view: None,
                 outlook: None,
                 gateway: 0,
+                topology: Default::default(),
             },
             known: Known::default(),
             tried: Vec::new(),

@@ -23,6 +23,7 @@ fn pod(namespace: &str) -> Pod {
         view: None,
         outlook: None,
         gateway: 0,
+        topology: Default::default(),
     }
 }
 

@@ -46,6 +46,7 @@ fn pod(labels: &[(&str, &str)]) -> Pod {
         view: None,
         outlook: None,
         gateway: 0,
+        topology: Default::default(),
     }
 }
 
