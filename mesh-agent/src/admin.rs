@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use crate::config::Rejected;
+use crate::intercept::Interceptor;
 use crate::log::LogFilter;
 use crate::model::Snapshot;
 use crate::pod::Reports;
@@ -70,6 +71,8 @@ pub struct Admin {
     pub rejected: Arc<ArcSwap<Vec<Rejected>>>,
     /// The pods of this node.
     pub pods: Reports,
+    /// What steers them; not held, for its end is when everything is undone.
+    pub interceptor: Option<Weak<dyn Interceptor>>,
     /// Whether the process serves.
     pub ready: Ready,
     /// Who carries the traffic.

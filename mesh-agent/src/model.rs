@@ -173,6 +173,27 @@ pub struct Topology {
     pub proxy_protocol: bool,
 }
 
+impl Pod {
+    /// A pod of which nothing is known but its name: without labels, addresses and Services, and ready.
+    pub fn new(id: PodId) -> Self {
+        Self {
+            id,
+            uid: None,
+            labels: Arc::default(),
+            addresses: Vec::new(),
+            ready: true,
+            local: None,
+            inbound: BTreeMap::new(),
+            locality: None,
+            node: None,
+            view: None,
+            outlook: None,
+            gateway: 0,
+            topology: Topology::default(),
+        }
+    }
+}
+
 /// The part of a pod that only its own node cares about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {

@@ -2,7 +2,7 @@
 //! administration. Whatever can fail at start fails here, before a connection is touched.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use crate::admin::{Admin, Endpoints, Face};
 use crate::cli::ProcessArgs;
 use crate::config::file::Update;
 use crate::config::{Code, CompileOptions, ManifestDir, Rejected, Severity};
+use crate::intercept::Interceptor;
 use crate::log::{self, LogFilter};
 use crate::model::{CapturePolicy, Snapshot, Topology};
 use crate::pod::Reports;
@@ -49,6 +50,8 @@ pub(crate) struct Identity {
     pub(crate) mode: Option<(String, String)>,
     /// The pods of this node.
     pub(crate) pods: Reports,
+    /// What steers them; it ends before the endpoints do.
+    pub(crate) interceptor: Option<Weak<dyn Interceptor>>,
 }
 
 impl Process {
@@ -115,6 +118,7 @@ impl Process {
             world: self.world,
             rejected: self.rejected,
             pods: identity.pods,
+            interceptor: identity.interceptor,
             ready: self.ready,
             workers: Arc::clone(&self.workers),
             log: self.log,

@@ -29,7 +29,7 @@ pub(super) fn read(object: &Object, default: Topology, report: &mut Report) -> T
 }
 
 fn parse(text: &str, default: Topology, path: &Path, problems: &mut Problems) -> Topology {
-    let node: Node = match yaml::documents(text).into_iter().next() {
+    let node: Node = match yaml::documents(text).next() {
         None => return default,
         Some(Ok(node)) => node,
         Some(Err(error)) => {

@@ -12,6 +12,7 @@ use crate::model::{Cluster, HeaderEdits, Route, RouteAction};
 use crate::proxy::connection::Connection;
 use crate::proxy::http::cors;
 use crate::proxy::http::edit::{self, Asked, Facts};
+use crate::proxy::http::headers::RequestFacts;
 use crate::proxy::record::Flags;
 
 /// What is kept of a request until its response is here.
@@ -25,11 +26,11 @@ pub(super) struct Finish {
     pub(super) origin: Option<HeaderValue>,
     /// `set-cookie` of cookies that the balancer wants the client to have.
     pub(super) cookies: Vec<HeaderValue>,
-    /// Who asked.
-    pub(super) client: SocketAddr,
     /// The request as it was sent, where the response's headers name something of it.
     pub(super) asked: Option<Box<Parts>>,
     pub(super) version: Version,
+    /// Who asked, and for which scheme.
+    pub(super) facts: RequestFacts,
     pub(super) began: SystemTime,
 }
 
@@ -51,13 +52,16 @@ impl Finish {
         {
             let facts = Facts {
                 connection,
-                client: self.client,
+                client: self.facts.client(connection),
                 version: self.version,
                 began: self.began,
                 route: &self.route.name,
                 cluster: self.cluster.as_ref().map(|cluster| &cluster.key),
                 endpoint: given.endpoint,
-                request: self.asked.as_deref().map(Asked::sent),
+                request: self
+                    .asked
+                    .as_deref()
+                    .map(|head| Asked::sent(head, self.facts.scheme)),
                 status: given.status,
                 flags: given.flags,
             };
