@@ -197,6 +197,8 @@ pub enum PathRewrite {
 pub struct Destination {
     /// Whose share it is; may name a cluster that does not exist.
     pub cluster: ClusterKey,
+    /// Whether `destination.port` names the port, or nobody had to: what is hashed depends on it.
+    pub names_port: bool,
     /// The share, relative to the route's total.
     pub weight: u32,
     /// What is done to the request's headers: the rule's and the destination's operations, in Istio's order.
@@ -395,6 +397,7 @@ impl Destination {
     pub fn whole(cluster: ClusterKey) -> Self {
         Self {
             cluster,
+            names_port: true,
             weight: 0,
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),

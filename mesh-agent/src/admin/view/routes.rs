@@ -209,6 +209,7 @@ fn forward(forward: &Forward) -> Value {
 fn destination(destination: &Destination) -> Value {
     let Destination {
         cluster,
+        names_port: _,
         weight,
         request_headers,
         response_headers,
