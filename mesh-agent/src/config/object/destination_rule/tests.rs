@@ -735,6 +735,7 @@ fn tls_has_what_its_mode_needs() {
     let os =
         "W tls: without caCertificates the server is verified by the operating system's list alone";
     let gateways = "W tls.credentialName: a credentialName is for gateways: pods connect in plain text, in Istio too";
+    let in_plain_text = "W tls.mode: mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet, and connections are in plain text";
     check_policies(&[
         ("{tls: {mode: DISABLE, sni: x}}", &[]),
         (
@@ -792,14 +793,11 @@ fn tls_has_what_its_mode_needs() {
                 "E tls.insecureSkipVerify: insecureSkipVerify verifies nothing, and yet there is something to verify by",
             ],
         ),
-        (
-            "{tls: {mode: ISTIO_MUTUAL}}",
-            &["E tls.mode: mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet"],
-        ),
+        ("{tls: {mode: ISTIO_MUTUAL}}", &[in_plain_text]),
         (
             "{tls: {mode: ISTIO_MUTUAL, clientCertificate: /c.pem}}",
             &[
-                "E tls.mode: mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet",
+                in_plain_text,
                 "E tls: tls mode ISTIO_MUTUAL brings its own certificates",
             ],
         ),
@@ -945,4 +943,31 @@ fn the_first_settings_for_a_port_hold() {
     let blocks = policy.port(80).expect("settings");
     assert!(blocks.tls.is_some() && blocks.outliers.is_none());
     assert_eq!(policy.port(81), None);
+}
+
+#[test]
+fn a_rule_with_the_mesh_s_own_tls_is_in_force_in_plain_text() {
+    let mutual =
+        "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: server, subjectAltNames: [server]}}";
+    let ports = "portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL}}]";
+    let (rule, complaints) = read(&format!(
+        "{{host: a, {mutual}, subsets: [{{name: v1, {mutual}}}, {{name: v2, trafficPolicy: {{{ports}}}}}]}}"
+    ));
+    let message = "mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet, and connections are in plain text";
+    let places = [
+        "tp.tls.mode",
+        "subsets[0].tp.tls.mode",
+        "subsets[1].tp.portLevelSettings[0].tls.mode",
+    ];
+    assert_eq!(
+        complaints,
+        places.map(|place| format!("W {place}: {message}"))
+    );
+    let rule = rule.expect("it is in force");
+    let plain = "trafficPolicy: {tls: {mode: DISABLE}}";
+    let ports = "portLevelSettings: [{port: {number: 80}, tls: {mode: DISABLE}}]";
+    let (same, _) = read(&format!(
+        "{{host: a, {plain}, subsets: [{{name: v1, {plain}}}, {{name: v2, trafficPolicy: {{{ports}}}}}]}}"
+    ));
+    assert_eq!(Some(rule), same);
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::config::crd::destination_rule::Tls as Written;
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 
 /// `tls`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
-    /// `DISABLE`, or no mode: plain text.
+    /// `DISABLE`, or no mode: plain text. So is `ISTIO_MUTUAL`, for this mesh has no certificates of its own.
     Disable,
     /// `SIMPLE` and `MUTUAL`.
     Originate(TlsOrigin),
@@ -124,10 +124,12 @@ fn check_disabled(written: &Written, path: &Path, problems: &mut Problems) {
     }
 }
 
+/// The rest of the rule is too much to lose over this: without it, routes to its subsets would lead nowhere.
 fn check_istio_mutual(written: &Written, path: &Path, problems: &mut Problems) {
-    problems.unsupported(
+    problems.code(Code::Mesh0001).warning(
         &path.key("mode"),
-        "mTLS between pods (tls mode ISTIO_MUTUAL)",
+        "mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet, and connections are in plain text",
+        "write DISABLE to say so, or MUTUAL with certificates of your own where the server speaks TLS",
     );
     if has_files(written) {
         problems.error(
