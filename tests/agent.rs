@@ -102,7 +102,16 @@ pub struct Accepted {
 impl Agent {
     /// Starts the node's agent and waits until it is ready.
     pub fn start(world: &World, manifests: &Path, mode: Mode) -> Result<Self> {
-        let mut agent = Self::spawn(world, manifests, mode, "agent")?;
+        Self::start_with(world, manifests, mode, &[])
+    }
+
+    /// Likewise with the fast path, in the eBPF mode.
+    pub fn start_fast(world: &World, manifests: &Path, mode: Mode) -> Result<Self> {
+        Self::start_with(world, manifests, mode, &["--fast-path", "on"])
+    }
+
+    fn start_with(world: &World, manifests: &Path, mode: Mode, flags: &[&str]) -> Result<Self> {
+        let mut agent = Self::spawn_with(world, manifests, mode, "agent", flags)?;
         agent.wait_ready()?;
         let status = agent.status()?;
         ensure!(
@@ -115,9 +124,20 @@ impl Agent {
 
     /// Starts the node's agent.
     pub fn spawn(world: &World, manifests: &Path, mode: Mode, name: &str) -> Result<Self> {
+        Self::spawn_with(world, manifests, mode, name, &[])
+    }
+
+    /// Starts the node's agent with some more flags.
+    fn spawn_with(
+        world: &World,
+        manifests: &Path,
+        mode: Mode,
+        name: &str,
+        flags: &[&str],
+    ) -> Result<Self> {
         let mut command = world.node().command(binary()?);
         command.arg("run").arg("--manifests").arg(manifests);
-        command.args(mode.flags());
+        command.args(mode.flags()).args(flags);
         command.args(["--node", "node1", "--admin", &ADMIN.to_string()]);
         Ok(Self {
             process: Running::start(name, command, &world.log(name))?,

@@ -333,7 +333,18 @@ fn broken_manifest_keeps_last_good(mode: Mode) -> Result<()> {
 
 /// Twenty changes of a route while requests run; each must be live soon, and none may cost a request.
 fn reload_under_load(mode: Mode) -> Result<()> {
-    let scene = Scene::build(mode, &[], true)?;
+    let mut scene = Scene::build(mode, &[], true)?;
+    let mut first = scene.agent.take().context("there is no agent")?;
+    first.process.signal(Signal::SIGTERM)?;
+    first
+        .process
+        .wait(PATIENCE)
+        .context("the agent does not end")?;
+    scene.agent = Some(Agent::start_fast(
+        &scene.world,
+        scene.manifests.path(),
+        mode,
+    )?);
     let target = SocketAddr::from((VIP.0, 80));
     let load = Load::start(&scene.client, target, "remote-svc", &["/"], 4);
     for round in 0..20 {

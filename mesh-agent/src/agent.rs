@@ -125,6 +125,7 @@ fn ebpf(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
         pin_dir: args.bpffs.clone(),
         outbound_port: args.outbound_port,
         inbound_port: args.inbound_port,
+        fast_path: args.fast_path == Switch::On,
         ..ebpf::Options::default()
     };
     Ebpf::probe(&options)?;
@@ -149,7 +150,6 @@ fn capture_defaults(args: &RunArgs) -> CapturePolicy {
     CapturePolicy {
         source: args.source.into(),
         on_agent_loss: args.on_agent_loss.into(),
-        fast_path: args.fast_path == Switch::On,
         ..CapturePolicy::default()
     }
 }

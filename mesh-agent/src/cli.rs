@@ -84,9 +84,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = FailChoice::Refuse, verbatim_doc_comment)]
     pub on_agent_loss: FailChoice,
 
-    /// Whether connections within the node go without TCP where that is safe, in the eBPF mode. A pod's annotation
-    /// `mesh-agent.io/fast-path` wins
-    #[arg(long, value_enum, default_value_t = Switch::On, verbatim_doc_comment)]
+    /// Whether connections within the node go without TCP, in the eBPF mode (Linux 6.3). Much faster; but an application
+    /// that blocks in recv may be told EAGAIN where TCP would tell of a reset. A pod's annotation
+    /// `mesh-agent.io/fast-path: off` takes the pod out
+    #[arg(long, value_enum, default_value_t = Switch::Off, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
     pub fast_path: Switch,
 
     /// The port, inside each pod, for the connections that the pod opens

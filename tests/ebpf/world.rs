@@ -148,6 +148,7 @@ impl Agent {
             pin_dir: None,
             run_dir: run.to_owned(),
             log_connections: false,
+            fast_path: true,
             ..Options::default()
         };
         Ok(Self {

@@ -99,7 +99,7 @@ impl Default for Options {
             outbound_port: 15001,
             inbound_port: 15006,
             log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
-            fast_path: true,
+            fast_path: false,
         }
     }
 }

@@ -302,7 +302,7 @@ impl<'a> Bench<'a> {
         let log = self.folder.join(format!("{}.log", subject.name()));
         let mut command = match subject {
             Subject::Direct => return Ok(None),
-            Subject::Iptables | Subject::Ebpf => {
+            Subject::Iptables | Subject::Ebpf | Subject::FastPath => {
                 let mut command = self.world.node().command(&self.agent);
                 command
                     .arg("run")
@@ -311,7 +311,17 @@ impl<'a> Bench<'a> {
                 command
                     .args([
                         "--mode",
-                        subject.name(),
+                        if subject == Subject::Iptables {
+                            "iptables"
+                        } else {
+                            "ebpf"
+                        },
+                        "--fast-path",
+                        if subject == Subject::FastPath {
+                            "on"
+                        } else {
+                            "off"
+                        },
                         "--node",
                         "node1",
                         "--workers",
@@ -392,7 +402,7 @@ pub(super) fn load_average() -> Option<f64> {
 fn lacking(subject: Subject, tools: &Tools) -> Option<String> {
     match subject {
         Subject::Direct | Subject::Nginx | Subject::Iptables => None,
-        Subject::Ebpf => tools.without_ebpf.clone(),
+        Subject::Ebpf | Subject::FastPath => tools.without_ebpf.clone(),
         Subject::Envoy => tools
             .envoy
             .is_none()

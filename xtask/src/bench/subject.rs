@@ -23,6 +23,10 @@ pub enum Subject {
     Iptables,
     /// The agent, eBPF mode
     Ebpf,
+    /// The agent, eBPF mode with the fast path
+    #[value(name = "fast-path")]
+    #[serde(rename = "fast-path")]
+    FastPath,
     /// Envoy behind the chains
     Envoy,
     /// nginx behind the chains
@@ -33,10 +37,11 @@ pub enum Subject {
 
 impl Subject {
     /// All, in the order of the report.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Direct,
         Self::Iptables,
         Self::Ebpf,
+        Self::FastPath,
         Self::Envoy,
         Self::Nginx,
         Self::Haproxy,
@@ -48,6 +53,7 @@ impl Subject {
             Self::Direct => "direct",
             Self::Iptables => "iptables",
             Self::Ebpf => "ebpf",
+            Self::FastPath => "fast-path",
             Self::Envoy => "envoy",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
@@ -60,6 +66,7 @@ impl Subject {
             Self::Direct => "no mesh",
             Self::Iptables => "mesh-agent, iptables",
             Self::Ebpf => "mesh-agent, eBPF",
+            Self::FastPath => "mesh-agent, eBPF, fast path",
             Self::Envoy => "Envoy, same chains",
             Self::Nginx => "nginx, same chains",
             Self::Haproxy => "HAProxy, same chains",
@@ -69,7 +76,7 @@ impl Subject {
     /// Whether it is the agent.
     pub fn is_agent(self) -> bool {
         match self {
-            Self::Iptables | Self::Ebpf => true,
+            Self::Iptables | Self::Ebpf | Self::FastPath => true,
             Self::Direct | Self::Envoy | Self::Nginx | Self::Haproxy => false,
         }
     }
@@ -81,7 +88,7 @@ impl Subject {
             Self::Direct => {
                 marked.is_none() && response.header("x-envoy-upstream-service-time").is_none()
             }
-            Self::Iptables | Self::Ebpf | Self::Envoy => {
+            Self::Iptables | Self::Ebpf | Self::FastPath | Self::Envoy => {
                 response.header("x-envoy-upstream-service-time").is_some()
             }
             Self::Nginx => marked == Some("nginx"),
@@ -99,7 +106,7 @@ impl Subject {
         let file = self.configuration(folder).display().to_string();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         match self {
-            Self::Direct | Self::Iptables | Self::Ebpf => None,
+            Self::Direct | Self::Iptables | Self::Ebpf | Self::FastPath => None,
             Self::Envoy => Some((
                 envoy(server),
                 words(&[
