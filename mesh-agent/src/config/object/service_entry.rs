@@ -9,7 +9,7 @@ use crate::config::object::name::{self, ExportTo};
 use crate::config::object::workload_entry::{Address, WorkloadEntry};
 use crate::config::object::{self, Context, service};
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::model::{Labels, Protocol};
 
 /// A ServiceEntry.
@@ -119,7 +119,11 @@ fn read_resolution(text: Option<&str>, path: &Path, problems: &mut Problems) -> 
         Some("DNS") => Resolution::Dns,
         Some("DNS_ROUND_ROBIN") => Resolution::DnsRoundRobin,
         Some("DYNAMIC_DNS") => {
-            problems.unsupported(path, "resolution DYNAMIC_DNS");
+            problems.code(Code::Mesh0001).warning(
+                path,
+                "DYNAMIC_DNS is NONE here: what is sent to these hosts goes to the address that the client dialled",
+                "write NONE",
+            );
             Resolution::None
         }
         Some(other) => {
