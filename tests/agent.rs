@@ -30,6 +30,10 @@ pub const MESHED: [Mode; 3] = [Mode::IptablesNft, Mode::IptablesLegacy, Mode::Eb
 const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15000);
 
+/// Where Prometheus asks.
+const METRICS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 15020);
+
 /// Long enough for a loaded machine; a healthy agent needs a fraction.
 const START: Duration = Duration::from_secs(20);
 
@@ -163,6 +167,17 @@ impl Agent {
             .place
             .run(|| TcpStream::connect_timeout(&ADMIN, Duration::from_secs(2)))??;
         http::get(stream, "localhost", path)
+    }
+
+    /// A metric with its labels, if it is there.
+    pub fn metric(&self, name: &str) -> Result<Option<f64>> {
+        let stream = self
+            .place
+            .run(|| TcpStream::connect_timeout(&METRICS, Duration::from_secs(2)))??;
+        let text = http::get(stream, "localhost", "/metrics")?.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map(|value| value.trim().parse().context("no number"))
+            .transpose()
     }
 
     /// What `/status` says.

@@ -1,5 +1,6 @@
 //! The eBPF mode with real namespaces, programs and sockets.
 
+mod fast_path;
 mod loss;
 mod world;
 
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_agent::intercept::ebpf::Ebpf;
 use mesh_agent::intercept::{Interceptor, Target};
 use mesh_agent::model::{CapturePolicy, CidrSet, PodId, PortSet};
-use mesh_agent::sys::socket::{PROXY_MARK, Source, listen, upstream};
+use mesh_agent::sys::socket::{PROXY_MARK, Reach, Source, listen, upstream};
 use mesh_ebpf::abi::CAPTURE_MARK;
 use mesh_ebpf::decide::Reason;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -46,6 +47,7 @@ pub fn tests() -> Vec<Test> {
         ("ebpf::recreated_pod", recreated_pod),
         ("ebpf::nothing_is_left", nothing_is_left),
     ];
+    tests.extend(fast_path::tests());
     tests.extend(loss::tests());
     tests
 }
@@ -163,7 +165,7 @@ fn preserved_source() -> Result<()> {
         connection.echo()?;
         // A reset has to find its way back as well.
         let closed: SocketAddr = format!("{to}:81").parse()?;
-        let socket = upstream(&pod.ns, closed, Source::Client(client))?;
+        let socket = upstream(&pod.ns, closed, Source::Client(client), Reach::Anywhere)?;
         let start = Instant::now();
         let refused = socket.connect_timeout(&closed.into(), PATIENCE);
         ensure!(
@@ -674,7 +676,7 @@ fn listen_elsewhere(net: &Net) -> Result<mesh_agent::intercept::PodListeners> {
 /// Connects as the proxy does.
 fn open_upstream(net: &Net, to: &str, source: Source) -> Result<Connection> {
     let to: SocketAddr = to.parse()?;
-    let socket = upstream(&net.ns, to, source)?;
+    let socket = upstream(&net.ns, to, source, Reach::Anywhere)?;
     Connection::connect(socket, to).with_context(|| format!("{source:?} to {to}"))
 }
 

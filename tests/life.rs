@@ -109,7 +109,33 @@ fn kill(scene: &mut Scene) -> Result<Agent> {
     let mut agent = scene.agent.take().context("there is no agent")?;
     agent.process.signal(Signal::SIGKILL)?;
     agent.process.wait(PATIENCE)?;
+    // A program that the agent was about to run, as it does every few seconds to look at the chains, has all its listeners
+    // for as long as it takes from `fork` to `exec`, which the agent's death does not shorten.
+    for pod in [&scene.client, &scene.app] {
+        eventually(PATIENCE, || {
+            listeners(pod).is_ok_and(|left| left.is_empty())
+        })
+        .with_context(|| format!("{} still has {:?}", pod.name, listeners(pod)))?;
+    }
     Ok(agent)
+}
+
+/// The sockets that listen in a pod where the agent does, as the kernel lists them.
+fn listeners(pod: &Pod) -> Result<Vec<String>> {
+    const LISTEN: &str = "0A";
+    let ports = [":3A99", ":3A9E"];
+    let mut found = Vec::new();
+    for file in ["tcp", "tcp6"] {
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = pod.run(|| std::fs::read_to_string(path))??;
+        found.extend(text.lines().filter_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, state) = (words.next()?, words.nth(1)?);
+            let ours = ports.iter().any(|port| local.ends_with(port));
+            (ours && state == LISTEN).then(|| line.to_owned())
+        }));
+    }
+    Ok(found)
 }
 
 fn killed_agent_refuses(mode: Mode) -> Result<()> {
@@ -322,7 +348,17 @@ fn reload_under_load(mode: Mode) -> Result<()> {
         })
         .with_context(|| format!("round {round} never became live"))?;
     }
-    load.stop()?.expect_faultless(200)
+    load.stop()?.expect_faultless(200)?;
+    let agent = scene.agent.as_ref().context("there is no agent")?;
+    let redirected = agent.metric("mesh_agent_fast_path_bytes_total{way=\"redirected\"}")?;
+    match mode {
+        Mode::Ebpf => ensure!(
+            redirected.is_some_and(|bytes| bytes > 10_000.0),
+            "{redirected:?}"
+        ),
+        _ => ensure!(redirected.is_none(), "{redirected:?}"),
+    }
+    Ok(())
 }
 
 fn request(from: &Pod, target: SocketAddr, host: &str) -> Result<String> {

@@ -20,6 +20,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
+use mesh_ebpf::pair::Tally;
+
 use crate::config::Rejected;
 use crate::log::LogFilter;
 use crate::model::Snapshot;
@@ -55,6 +57,9 @@ pub enum Face {
     Metrics,
 }
 
+/// How much goes without TCP, and how much of what might have does not; empty where nothing can.
+pub type Tallies = Arc<dyn Fn() -> Vec<(Tally, u64)> + Send + Sync>;
+
 /// What is told, and where it is read from.
 #[derive(Clone)]
 pub struct Admin {
@@ -70,6 +75,8 @@ pub struct Admin {
     pub rejected: Arc<ArcSwap<Vec<Rejected>>>,
     /// The pods of this node.
     pub pods: Reports,
+    /// Asks how much goes without TCP.
+    pub tallies: Tallies,
     /// Whether the process serves.
     pub ready: Ready,
     /// Who carries the traffic.

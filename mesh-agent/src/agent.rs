@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use tracing::{info, warn};
 
-use crate::cli::{ModeChoice, RunArgs};
+use crate::cli::{ModeChoice, RunArgs, Switch};
 use crate::intercept::Interceptor;
 use crate::intercept::ebpf::{self, Ebpf};
 use crate::intercept::iptables::{self, Iptables};
@@ -16,6 +16,7 @@ use crate::intercept::succession::{Places, Successor};
 use crate::model::CapturePolicy;
 use crate::pod::{self, Pods};
 use crate::process::{Identity, Process};
+use crate::sys::memory;
 
 /// `mesh-agent run`: serves until it is told to end, and leaves nothing behind.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -41,6 +42,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         process.runtime.handle().clone(),
         args.process.drain,
     );
+    // Not held: when the last who holds it lets go, everything is undone.
+    let asked = Arc::downgrade(&successor);
     let mode = Some((successor.mode().to_string(), reason));
     let mut not_ready = Some(process.ready.hold("the pods of this node"));
     let mut swept = false;
@@ -63,6 +66,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         name: node,
         mode,
         pods: pods.reports(),
+        tallies: Arc::new(move || {
+            let tallies = asked.upgrade().map(|asked| asked.tallies());
+            tallies.and_then(Result::ok).unwrap_or_default()
+        }),
     };
     let running = process.announce(identity);
 
@@ -121,7 +128,10 @@ fn ebpf(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
         ..ebpf::Options::default()
     };
     Ebpf::probe(&options)?;
-    Ok(Arc::new(Ebpf::start(&options)?))
+    let ebpf = Ebpf::start(&options)?;
+    // To load the programs the types of the whole kernel were read: some twenty megabytes that nobody needs again.
+    memory::give_back();
+    Ok(Arc::new(ebpf))
 }
 
 fn iptables(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
@@ -139,6 +149,7 @@ fn capture_defaults(args: &RunArgs) -> CapturePolicy {
     CapturePolicy {
         source: args.source.into(),
         on_agent_loss: args.on_agent_loss.into(),
+        fast_path: args.fast_path == Switch::On,
         ..CapturePolicy::default()
     }
 }

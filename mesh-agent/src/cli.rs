@@ -84,6 +84,11 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = FailChoice::Refuse, verbatim_doc_comment)]
     pub on_agent_loss: FailChoice,
 
+    /// Whether connections within the node go without TCP where that is safe, in the eBPF mode. A pod's annotation
+    /// `mesh-agent.io/fast-path` wins
+    #[arg(long, value_enum, default_value_t = Switch::On, verbatim_doc_comment)]
+    pub fast_path: Switch,
+
     /// The port, inside each pod, for the connections that the pod opens
     #[arg(long, default_value_t = 15001, value_name = "PORT")]
     pub outbound_port: u16,
@@ -197,6 +202,15 @@ pub struct MeshArgs {
     /// The namespace whose DestinationRules and Sidecars hold for all who have none of their own
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     pub root_namespace: String,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
 }
 
 /// `--outbound-traffic-policy`.

@@ -36,6 +36,7 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         name: gateway.pod.to_string(),
         mode: None,
         pods: Reports::default(),
+        tallies: Arc::new(Vec::new),
     };
     info!(pod = %gateway.pod, "mesh-agent {} as a gateway", env!("CARGO_PKG_VERSION"));
     let running = process.announce(identity);
@@ -362,8 +363,17 @@ mod tests {
             &[],
         );
         check(
-            &[gateway(&(server(80, "") + &server(8080, ""))), service],
+            &[
+                gateway(&(server(80, "") + &server(8080, ""))),
+                service.clone(),
+            ],
             &[("8080", 80)],
+            &[],
+        );
+        let apart = server(80, ", bind: 10.0.0.1") + &server(8080, "");
+        check(
+            &[gateway(&apart), service],
+            &[("10.0.0.1 8080", 80)],
             &[(8080, 80)],
         );
     }

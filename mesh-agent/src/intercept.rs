@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 
+use mesh_ebpf::pair::Tally;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{CapturePolicy, PodId};
@@ -42,6 +43,11 @@ pub trait Interceptor: Send + Sync {
     /// namespace is taken over or replaced; [`succession`] sees to what one of the other mode left. On an error nothing of
     /// this agent is left in the namespace.
     fn enrol(&self, target: &Target<'_>) -> Result<Box<dyn Enrolment>, InterceptError>;
+
+    /// How much has gone without TCP, and how much of what might have has not, since the start; empty where nothing can.
+    fn tallies(&self) -> Result<Vec<(Tally, u64)>, InterceptError> {
+        Ok(Vec::new())
+    }
 }
 
 /// A pod that is being steered. Dropping it withdraws, and logs what could not be undone.

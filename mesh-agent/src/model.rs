@@ -162,6 +162,26 @@ pub struct Pod {
     pub gateway: usize,
 }
 
+impl Pod {
+    /// A pod of which nothing is known but its name: without labels, addresses and Services, and ready.
+    pub fn new(id: PodId) -> Self {
+        Self {
+            id,
+            uid: None,
+            labels: Arc::default(),
+            addresses: Vec::new(),
+            ready: true,
+            local: None,
+            inbound: BTreeMap::new(),
+            locality: None,
+            node: None,
+            view: None,
+            outlook: None,
+            gateway: 0,
+        }
+    }
+}
+
 /// The part of a pod that only its own node cares about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {

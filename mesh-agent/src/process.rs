@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::admin::{Admin, Endpoints, Face};
+use crate::admin::{Admin, Endpoints, Face, Tallies};
 use crate::cli::ProcessArgs;
 use crate::config::file::Update;
 use crate::config::{Code, ManifestDir, Rejected, Severity};
@@ -49,6 +49,8 @@ pub(crate) struct Identity {
     pub(crate) mode: Option<(String, String)>,
     /// The pods of this node.
     pub(crate) pods: Reports,
+    /// Asks how much goes without TCP.
+    pub(crate) tallies: Tallies,
 }
 
 impl Process {
@@ -108,6 +110,7 @@ impl Process {
             world: self.world,
             rejected: self.rejected,
             pods: identity.pods,
+            tallies: identity.tallies,
             ready: self.ready,
             workers: Arc::clone(&self.workers),
             log: self.log,

@@ -15,7 +15,7 @@ use crate::model::{
 };
 
 pub use crate::route::balance::{
-    HashOutcome, NewCookie, endpoint, endpoint_elsewhere, hash_of, hash_of_source, hash_of_text,
+    HashOutcome, NewCookie, Tried, endpoint, hash_of, hash_of_source, hash_of_text,
 };
 pub use crate::route::gateway::{AtGateway, Opening, Secure, at_gateway, secure};
 pub use crate::route::matching::{Mismatch, mismatch, stranger};

@@ -4,11 +4,11 @@
 //! a layout, a name or the meaning of a number changes [`ABI_VERSION`] and [`ABI_SYMBOL`] too.
 
 /// The version of this contract. It is part of [`ABI_SYMBOL`] and of the path that the agent pins under.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// A read-only global of the object that the agent sets to 1 at load. An object of another version lacks the symbol, so
 /// it cannot be loaded by mistake; programs that nobody armed let everything pass.
-pub const ABI_SYMBOL: &str = "MESH_ABI_1";
+pub const ABI_SYMBOL: &str = "MESH_ABI_2";
 /// The read-only global with the pod that an instance of [`PROGRAM_LOOKUP`] serves.
 pub const GLOBAL_POD: &str = "MESH_POD";
 /// The read-only global that says what the kernel can do: a sum of `KERNEL_*`.
@@ -18,6 +18,8 @@ pub const GLOBAL_KERNEL: &str = "MESH_KERNEL";
 pub const KERNEL_INGRESS: u32 = 1;
 /// A connect hook can choose the error that the application sees (Linux 5.18).
 pub const KERNEL_RETVAL: u32 = 2;
+/// Connections within the node take the fast path: see [`crate::pair`].
+pub const KERNEL_FAST_PATH: u32 = 4;
 
 /// Netns cookie → pod index.
 pub const MAP_PODS: &str = "MESH_PODS";
@@ -37,6 +39,20 @@ pub const MAP_INTERFACES: &str = "MESH_INTERFACES";
 pub const MAP_LISTENERS: &str = "MESH_LISTENERS";
 /// [`crate::decide::Reason`] → how often, per CPU.
 pub const MAP_STATS: &str = "MESH_STATS";
+/// [`leg_slot`] → socket, for the sockets of the fast path.
+pub const MAP_LEGS: &str = "MESH_LEGS";
+/// Pair → [`crate::pair::Pair`].
+pub const MAP_PAIRS: &str = "MESH_PAIRS";
+/// The pairs that nobody has, as a stack.
+pub const MAP_FREE: &str = "MESH_FREE";
+/// [`crate::pair::Handshake`] → [`crate::pair::Waiting`], from when one end is connected until the other is.
+pub const MAP_WAITING: &str = "MESH_WAITING";
+/// Pair → 1, from when one end is gone until the other is.
+pub const MAP_GONE: &str = "MESH_GONE";
+/// Socket → [`crate::pair::Leg`].
+pub const MAP_LEG: &str = "MESH_LEG";
+/// [`crate::pair::Tally`] → how much, per CPU.
+pub const MAP_TALLY: &str = "MESH_TALLY";
 
 /// The connect hook for `AF_INET` sockets.
 pub const PROGRAM_CONNECT4: &str = "mesh_connect4";
@@ -46,9 +62,21 @@ pub const PROGRAM_CONNECT6: &str = "mesh_connect6";
 pub const PROGRAM_LOOKUP: &str = "mesh_lookup";
 /// Counts the connections that pods establish.
 pub const PROGRAM_SOCK_OPS: &str = "mesh_sock_ops";
+/// Hands what a socket of the fast path sends to the other end.
+pub const PROGRAM_SEND: &str = "mesh_send";
+/// Counts what a socket of the fast path has sent.
+pub const PROGRAM_SENT: &str = "mesh_sent";
+/// The tracepoint of the kernel that [`PROGRAM_SENT`] watches (Linux 6.3).
+pub const TRACEPOINT_SENT: &str = "sock_send_length";
+/// Counts what a socket of the fast path has read.
+pub const PROGRAM_READ: &str = "mesh_read";
+/// The tracepoint of the kernel that [`PROGRAM_READ`] watches (Linux 6.3).
+pub const TRACEPOINT_READ: &str = "sock_recv_length";
 
 /// How many pods fit into [`MAP_LISTENERS`].
 pub const MAX_PODS: u32 = 1024;
+/// How many connections can be on the fast path at a time; the others go by TCP.
+pub const MAX_PAIRS: u32 = 32768;
 
 /// The bit that a steered connection carries in its mark. It lies outside of the twelve bits that Istio looks at, and
 /// of those that Kubernetes, Cilium and Calico use in the node's namespace; the application's other bits stay.
@@ -59,6 +87,13 @@ pub const PROXY_MARK: u32 = 0x539;
 pub const PRESERVE_MARK: u32 = 0x111;
 /// The bits of a mark that [`PROXY_MARK`] and [`PRESERVE_MARK`] are compared in.
 pub const MARK_MASK: u32 = 0xfff;
+
+/// The bit in the mark of a connection of the proxy's own that says: the server is on this node and is spoken to in HTTP
+/// without TLS, so the fast path may be taken.
+pub const FAST_MARK: u32 = 0x2000_0000;
+/// The `SO_PRIORITY` of an accepted connection that says the same of the client. The mark would do as well, but a change of
+/// it has the kernel look for a route again.
+pub const FAST_PRIORITY: u32 = 6;
 
 /// The inbound port that is never steered: Istio's tunnel.
 pub const TUNNEL_PORT: u16 = 15008;
@@ -92,6 +127,8 @@ pub const POLICY_ALL_OUTBOUND: u32 = 1 << 3;
 pub const POLICY_ALL_INBOUND: u32 = 1 << 4;
 /// [`MAP_INTERFACES`] has entries for this pod.
 pub const POLICY_INTERFACES: u32 = 1 << 5;
+/// The pod's connections may take the fast path.
+pub const POLICY_FAST_PATH: u32 = 1 << 6;
 
 /// Refuse while the agent is gone.
 pub const FAIL_REFUSE: u32 = 0;
@@ -219,6 +256,12 @@ pub const fn slot(pod: u32, listener: u32, ipv6: bool) -> u32 {
     pod * LISTENERS_PER_POD + listener + ipv6 as u32
 }
 
+/// Where a socket of a pair lies in [`MAP_LEGS`]: side 0 is the one that connected, side 1 the one that accepted.
+#[inline(always)]
+pub const fn leg_slot(pair: u32, side: u32) -> u32 {
+    pair * 2 + side
+}
+
 // === impl Address ===
 
 impl Address {
@@ -281,6 +324,7 @@ impl Address {
 #[cfg(not(target_arch = "bpf"))]
 mod host {
     use super::{Address, AddressKey, CidrKey, InterfaceKey, OwnerKey, Policy, PortKey};
+    use crate::pair::{Handshake, Leg, Pair, Waiting};
     use core::net::IpAddr;
 
     impl From<IpAddr> for Address {
@@ -306,7 +350,11 @@ mod host {
         CidrKey,
         OwnerKey,
         InterfaceKey,
-        Policy
+        Policy,
+        Handshake,
+        Waiting,
+        Leg,
+        Pair
     );
 }
 

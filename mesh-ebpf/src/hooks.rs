@@ -12,5 +12,8 @@ macro_rules! read {
 }
 
 pub mod connect;
+mod leg;
 pub mod lookup;
+pub mod moved;
+pub mod send;
 pub mod sock_ops;

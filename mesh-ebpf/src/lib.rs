@@ -4,3 +4,4 @@
 
 pub mod abi;
 pub mod decide;
+pub mod pair;

@@ -12,8 +12,10 @@
 mod hooks;
 mod maps;
 
-use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
-use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_sock_addr, sk_lookup, sk_msg, sock_ops};
+use aya_ebpf::programs::{
+    BtfTracePointContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext,
+};
 
 #[cgroup_sock_addr(connect4)]
 fn mesh_connect4(ctx: SockAddrContext) -> i32 {
@@ -33,6 +35,21 @@ fn mesh_lookup(ctx: SkLookupContext) -> u32 {
 #[sock_ops]
 fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
     hooks::sock_ops::sock_ops(&ctx)
+}
+
+#[sk_msg]
+fn mesh_send(ctx: SkMsgContext) -> u32 {
+    hooks::send::send(&ctx)
+}
+
+#[btf_tracepoint(function = "sock_send_length")]
+fn mesh_sent(ctx: BtfTracePointContext) -> i32 {
+    hooks::moved::sent(&ctx)
+}
+
+#[btf_tracepoint(function = "sock_recv_length")]
+fn mesh_read(ctx: BtfTracePointContext) -> i32 {
+    hooks::moved::read(&ctx)
 }
 
 #[cfg(not(target_arch = "bpf"))]

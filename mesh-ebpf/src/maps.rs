@@ -1,15 +1,17 @@
 //! The maps, and how the decision looks things up in them.
 
 use aya_ebpf::Global;
+use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_release};
-use aya_ebpf::macros::map;
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{HashMap, LpmTrie, PerCpuArray, SockMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap, Stack};
 use mesh_ebpf::abi::{
-    AddressKey, CIDR_KEY_BITS, CidrKey, InterfaceKey, LISTENERS_PER_POD, MAX_PODS, OwnerKey,
-    Policy, PortKey,
+    AddressKey, CIDR_KEY_BITS, CidrKey, InterfaceKey, LISTENERS_PER_POD, MAX_PAIRS, MAX_PODS,
+    OwnerKey, Policy, PortKey,
 };
 use mesh_ebpf::decide::{Lookups, Reason};
+use mesh_ebpf::pair::{Handshake, Leg, Pair, Tally, Waiting};
 
 /// `BPF_F_NO_PREALLOC`: memory for the entries that exist, not for those that might.
 const ON_DEMAND: u32 = 1;
@@ -32,10 +34,25 @@ static MESH_INTERFACES: HashMap<InterfaceKey, u32> = HashMap::with_max_entries(1
 pub static MESH_LISTENERS: SockMap = SockMap::with_max_entries(MAX_PODS * LISTENERS_PER_POD, 0);
 #[map]
 static MESH_STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+#[map]
+pub static MESH_LEGS: SockMap = SockMap::with_max_entries(MAX_PAIRS * 2, 0);
+#[map]
+pub static MESH_PAIRS: Array<Pair> = Array::with_max_entries(MAX_PAIRS, 0);
+#[map]
+pub static MESH_FREE: Stack<u32> = Stack::with_max_entries(MAX_PAIRS, 0);
+#[map]
+pub static MESH_WAITING: HashMap<Handshake, Waiting> =
+    HashMap::with_max_entries(MAX_PAIRS, ON_DEMAND);
+#[map]
+pub static MESH_GONE: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PAIRS, ON_DEMAND);
+#[btf_map]
+pub static MESH_LEG: SkStorage<Leg> = SkStorage::new();
+#[map]
+static MESH_TALLY: PerCpuArray<u64> = PerCpuArray::with_max_entries(Tally::ALL.len() as u32, 0);
 
 /// Set by an agent of the same ABI version; see `abi::ABI_SYMBOL`.
 #[unsafe(no_mangle)]
-pub static MESH_ABI_1: Global<u32> = Global::new(0);
+pub static MESH_ABI_2: Global<u32> = Global::new(0);
 /// See `abi::GLOBAL_POD`.
 #[unsafe(no_mangle)]
 pub static MESH_POD: Global<u32> = Global::new(0);
@@ -49,7 +66,7 @@ pub struct Maps;
 /// Whether the agent that loaded the program speaks our ABI version.
 #[inline(always)]
 pub fn armed() -> bool {
-    MESH_ABI_1.load() == 1
+    MESH_ABI_2.load() == 1
 }
 
 /// Counts one.
@@ -58,6 +75,15 @@ pub fn count(reason: Reason) {
     if let Some(counter) = MESH_STATS.get_ptr_mut(reason as u32) {
         // SAFETY: the pointer is to this CPU's own slot, and a BPF program is not moved off its CPU.
         unsafe { *counter += 1 };
+    }
+}
+
+/// Adds to a tally.
+#[inline(always)]
+pub fn tally(tally: Tally, amount: u64) {
+    if let Some(counter) = MESH_TALLY.get_ptr_mut(tally as u32) {
+        // SAFETY: as in `count`.
+        unsafe { *counter += amount };
     }
 }
 

@@ -159,6 +159,10 @@ fn serve(stream: TcpStream, who: &str, book: &Book) -> io::Result<String> {
             out.write_all(b"NONSENSE\r\n\r\n")?;
             return Ok("nonsense".to_owned());
         }
+        if let Some(raw) = &reply.raw {
+            out.write_all(raw.as_bytes())?;
+            continue;
+        }
         if upgrade && reply.status.is_none() {
             out.write_all(
                 b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
@@ -320,10 +324,11 @@ async fn answer_http2(
     let (head, body) = request.into_parts();
     let text =
         |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let headers = head
-        .headers
-        .iter()
+    let scheme = head.uri.scheme_str().map(str::to_owned);
+    let headers = head.headers.iter();
+    let headers = headers
         .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .chain(scheme.map(|scheme| (":scheme".to_owned(), scheme)))
         .collect();
     let body = body.collect().await.map(|body| body.to_bytes());
     let body = body.map_err(|_| h2::Error::from(h2::Reason::CANCEL))?;

@@ -130,6 +130,8 @@ pub struct Reply {
     pub break_off: bool,
     /// Something that is not HTTP.
     pub garbage: bool,
+    /// HTTP/1.1: these bytes as they are.
+    pub raw: Option<String>,
     /// HTTP/2: the stream is refused.
     pub refuse: bool,
 }

@@ -16,7 +16,7 @@ use mesh_agent::intercept::iptables::{Iptables, Settings};
 use mesh_agent::intercept::{Interceptor, Mode, PodListeners, Target};
 use mesh_agent::model::{CapturePolicy, PodId};
 use mesh_agent::netns::NetNs;
-use mesh_agent::sys::socket::{Source, listen, original_destination, upstream};
+use mesh_agent::sys::socket::{Reach, Source, listen, original_destination, upstream};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use socket2::{Domain, Socket, Type};
 
@@ -170,7 +170,7 @@ fn proxy_is_exempt() -> Result<()> {
         let proxy = listeners(&pod)?;
         apply(&pod, &forced(tools, &Options::default()))?;
         let open = |to: SocketAddr, source| -> Result<TcpStream> {
-            let socket = upstream(&pod, to, source)?;
+            let socket = upstream(&pod, to, source, Reach::Anywhere)?;
             socket.set_nonblocking(false)?;
             socket.connect_timeout(&to.into(), PATIENCE)?;
             Ok(socket.into())

@@ -7,6 +7,7 @@ mod cost;
 mod decide;
 mod inside;
 mod load;
+mod memory;
 mod report;
 mod subject;
 
@@ -42,14 +43,17 @@ pub struct Options {
 pub enum Part {
     /// Decisions.
     Decide,
+    /// The agent's memory.
+    Memory,
     /// A proxy on the way.
     Subject(Subject),
 }
 
 impl ValueEnum for Part {
     fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [Part; 7] = [
+        const ALL: [Part; 8] = [
             Part::Decide,
+            Part::Memory,
             Part::Subject(Subject::Direct),
             Part::Subject(Subject::Iptables),
             Part::Subject(Subject::Ebpf),
@@ -65,6 +69,10 @@ impl ValueEnum for Part {
             Self::Decide => {
                 Some(PossibleValue::new("decide").help("What decisions cost, without any network"))
             }
+            Self::Memory => Some(
+                PossibleValue::new("memory")
+                    .help("What the agent keeps in memory, with few objects and with many"),
+            ),
             Self::Subject(subject) => subject.to_possible_value(),
         }
     }
@@ -74,6 +82,16 @@ impl Options {
     /// Whether a proxy is wanted.
     fn wants(&self, subject: Subject) -> bool {
         self.only.is_empty() || self.only.contains(&Part::Subject(subject))
+    }
+
+    /// Whether the agent's memory is wanted.
+    fn wants_memory(&self) -> bool {
+        self.only.is_empty() || self.only.contains(&Part::Memory)
+    }
+
+    /// Whether any proxy is, beside which there is the direct connection.
+    fn wants_traffic(&self) -> bool {
+        Subject::ALL.into_iter().any(|subject| self.wants(subject))
     }
 }
 
@@ -108,7 +126,8 @@ pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode
     }
     let privilege = Privilege::get().context("the bench makes network namespaces of its own")?;
     for (program, package) in [("wrk", "wrk"), ("nginx", "nginx-light"), ("ip", "iproute2")] {
-        if workspace::find_program(program).is_none() {
+        let needed = options.wants_traffic() || program == "ip";
+        if needed && workspace::find_program(program).is_none() {
             bail!("the bench needs {program}: apt-get install {package}");
         }
     }
@@ -145,8 +164,10 @@ pub fn run(screen: Screen, choice: Choice, options: &Options) -> Result<ExitCode
         &options.rounds.to_string(),
     ]);
     for part in &options.only {
-        if let Part::Subject(subject) = part {
-            command.args(["--only", subject.name()]);
+        match part {
+            Part::Decide => {}
+            Part::Memory => _ = command.args(["--only", "memory"]),
+            Part::Subject(subject) => _ = command.args(["--only", subject.name()]),
         }
     }
     if let Some(decisions) = decisions {
@@ -173,6 +194,7 @@ fn decide_alone(screen: Screen, results: &Path) -> Result<ExitCode> {
     let report = Report {
         conditions: inside::machine(load)?,
         measurements: Vec::new(),
+        memory: Vec::new(),
         decisions: Some(decisions),
     };
     for condition in &report.conditions {

@@ -2,7 +2,7 @@
 //! what differs is remembered for the exit code.
 
 mod cluster;
-mod manifests;
+pub mod manifests;
 pub mod place;
 mod status;
 mod steps;

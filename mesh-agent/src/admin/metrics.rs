@@ -3,6 +3,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use mesh_ebpf::pair::Tally;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -38,6 +39,16 @@ struct State {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Way {
+    way: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Event {
+    event: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Level {
     severity: &'static str,
 }
@@ -49,6 +60,7 @@ pub(super) fn render(admin: &Admin) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
     state(&mut registry, admin);
     traffic(&mut registry, &admin.workers.stats());
+    fast_path(&mut registry, admin);
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -185,6 +197,44 @@ fn traffic(registry: &mut Registry, stats: &Stats) {
     let retries = Counter::<u64, AtomicU64>::default();
     retries.inc_by(stats.retries);
     registry.register("retries", "Tries of requests after the first", retries);
+}
+
+fn fast_path(registry: &mut Registry, admin: &Admin) {
+    let tallies = (admin.tallies)();
+    if tallies.is_empty() {
+        return;
+    }
+    let bytes = Counters::<Way>::default();
+    let events = Counters::<Event>::default();
+    for (tally, amount) in tallies {
+        let event = match tally {
+            Tally::RedirectedBytes => {
+                bytes
+                    .get_or_create(&Way { way: "redirected" })
+                    .inc_by(amount);
+                continue;
+            }
+            Tally::PlainBytes => {
+                bytes.get_or_create(&Way { way: "tcp" }).inc_by(amount);
+                continue;
+            }
+            Tally::Joined => "joined",
+            Tally::Ended => "ended",
+            Tally::Full => "full",
+            Tally::Slow => "slow",
+        };
+        events.get_or_create(&Event { event }).inc_by(amount);
+    }
+    registry.register(
+        "fast_path_bytes",
+        "Bytes of connections on the fast path: handed over without TCP, or sent by TCP all the same",
+        bytes,
+    );
+    registry.register(
+        "fast_path_events",
+        "Connections that joined the fast path or ended, that found no room, and directions whose reader was slow",
+        events,
+    );
 }
 
 /// The hops by their names.

@@ -15,6 +15,7 @@ use crate::config::object::{
 };
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Problems, Rejected, Severity};
+use crate::config::yaml::places::Places;
 use crate::config::yaml::{Node, SyntaxError, Value};
 use crate::model::Labels;
 
@@ -50,7 +51,7 @@ pub fn read_text(text: &str, file: &Arc<FilePath>, options: &CompileOptions) -> 
     };
     for document in super::yaml::documents(text) {
         match document {
-            Ok(node) => reader.take(&Arc::new(node), None),
+            Ok(node) => reader.take(&node, None),
             Err(error) => reader.documents.push(unreadable(file, error)),
         }
     }
@@ -110,6 +111,24 @@ fn syntax_remedy(message: &str) -> &'static str {
     }
 }
 
+/// A document, as it stands in a file.
+#[derive(Clone, Copy)]
+struct Written<'a> {
+    file: &'a Arc<FilePath>,
+    node: &'a Node,
+}
+
+impl Written<'_> {
+    /// A complaint about an object of this document.
+    fn reject(self, object: &str, problem: Problem) -> Rejected {
+        let span = match problem.name {
+            true => self.node.locate_name(&problem.path),
+            false => self.node.locate(&problem.path),
+        };
+        problem.at(self.file, span, object)
+    }
+}
+
 struct Reader<'a> {
     file: &'a Arc<FilePath>,
     options: &'a CompileOptions,
@@ -118,7 +137,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Reads one object, or the items of a list. `implied` is what items of a list such as `PodList` are.
-    fn take(&mut self, node: &Arc<Node>, implied: Option<&(String, String)>) {
+    fn take(&mut self, node: &Node, implied: Option<&(String, String)>) {
         let text = |field: &str| {
             node.get(field)
                 .and_then(Node::as_str)
@@ -126,17 +145,17 @@ impl Reader<'_> {
         };
         let version = text("apiVersion").or_else(|| implied.map(|(version, _)| version.clone()));
         let kind = text("kind").or_else(|| implied.map(|(_, kind)| kind.clone()));
-        let source = Source {
-            file: Arc::clone(self.file),
-            document: Arc::clone(node),
+        let source = Written {
+            file: self.file,
+            node,
         };
         let (Some(version), Some(kind)) = (version, kind) else {
             let message = "this is no Kubernetes object: apiVersion or kind is missing";
-            self.broken(&source, "", &Path::root(), message, "add both");
+            self.broken(source, "", &Path::root(), message, "add both");
             return;
         };
         match group(&version, &kind) {
-            Group::List(implied) => self.take_items(node, &source, implied.as_ref()),
+            Group::List(implied) => self.take_items(source, implied.as_ref()),
             Group::Known(known) => {
                 let position = self.documents.len();
                 let document = read_object(known, source, position, self.options);
@@ -144,7 +163,7 @@ impl Reader<'_> {
             }
             Group::Unknown(remedy) => {
                 let message = format!("there is no {kind} in {version}");
-                self.broken(&source, &kind, &Path::of("kind"), &message, remedy);
+                self.broken(source, &kind, &Path::of("kind"), &message, remedy);
             }
             Group::Unsupported => {
                 let name = node
@@ -166,16 +185,16 @@ impl Reader<'_> {
         }
     }
 
-    fn take_items(&mut self, list: &Node, source: &Source, implied: Option<&(String, String)>) {
-        match list.get("items").map(|items| &items.value) {
+    fn take_items(&mut self, list: Written<'_>, implied: Option<&(String, String)>) {
+        match list.node.get("items").map(|items| &items.value) {
             None | Some(Value::Null) => {}
             Some(Value::Sequence(items)) => {
                 for item in items {
-                    self.take(&Arc::new(item.clone()), implied);
+                    self.take(item, implied);
                 }
             }
             Some(_) => self.broken(
-                source,
+                list,
                 "",
                 &Path::of("items"),
                 "is no list",
@@ -184,7 +203,14 @@ impl Reader<'_> {
         }
     }
 
-    fn broken(&mut self, source: &Source, object: &str, path: &Path, message: &str, remedy: &str) {
+    fn broken(
+        &mut self,
+        source: Written<'_>,
+        object: &str,
+        path: &Path,
+        message: &str,
+        remedy: &str,
+    ) {
         let problem = Problem::new(path, message, remedy, Severity::Error).of(Code::Mesh0002);
         self.documents.push(Document {
             outcome: Outcome::Broken(None),
@@ -193,10 +219,15 @@ impl Reader<'_> {
     }
 }
 
-fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOptions) -> Document {
+fn read_object(
+    kind: Kind,
+    source: Written<'_>,
+    position: usize,
+    options: &CompileOptions,
+) -> Document {
     let mut problems = Problems::default();
-    let node = Arc::clone(&source.document);
-    let metadata = part(&node, "metadata", &mut problems, None).unwrap_or_else(|| name_only(&node));
+    let node = source.node;
+    let metadata = part(node, "metadata", &mut problems, None).unwrap_or_else(|| name_only(node));
     if metadata.name.is_empty() && !problems.unusable() {
         problems.error(
             &Path::of("metadata.name"),
@@ -215,10 +246,10 @@ fn read_object(kind: Kind, source: Source, position: usize, options: &CompileOpt
     };
     let context = Context { namespace, options };
     let labels = Arc::new(object::labels(&metadata.labels));
-    let body = read_body(kind, &node, &labels, &context, &mut problems);
-    let (metadata, source) = match kind {
-        Kind::Secret => without_content(metadata, source),
-        _ => (metadata, source),
+    let body = read_body(kind, node, &labels, &context, &mut problems);
+    let metadata = match kind {
+        Kind::Secret => without_content(metadata),
+        _ => metadata,
     };
     let usable = !problems.unusable();
     let title = match metadata.name.as_str() {
@@ -253,18 +284,12 @@ fn name_only(node: &Node) -> Metadata {
     }
 }
 
-/// A Secret is kept without what was written in it: of the document the places are enough, and kubectl's own annotation
-/// repeats it all.
-fn without_content(metadata: Metadata, source: Source) -> (Metadata, Source) {
-    let metadata = Metadata {
+/// Of a Secret nothing is kept that repeats what was written in it, as kubectl's own annotation does.
+fn without_content(metadata: Metadata) -> Metadata {
+    Metadata {
         annotations: Default::default(),
         ..metadata
-    };
-    let source = Source {
-        document: Arc::new(source.document.without_values()),
-        ..source
-    };
-    (metadata, source)
+    }
 }
 
 fn object_of(
@@ -272,9 +297,13 @@ fn object_of(
     metadata: &Metadata,
     labels: Arc<Labels>,
     body: Body,
-    source: Source,
+    written: Written<'_>,
     position: usize,
 ) -> Object {
+    let source = Source {
+        file: Arc::clone(written.file),
+        places: Places::of(written.node),
+    };
     let created = metadata
         .creation_timestamp
         .as_deref()

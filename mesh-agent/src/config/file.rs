@@ -80,20 +80,30 @@ impl ManifestDir {
     /// Reads a directory and begins to watch it.
     pub fn open(path: &Path, options: CompileOptions) -> Result<(Self, Update), OpenError> {
         let (signals, inbox) = mpsc::channel();
-        let (worker, first) = Worker::start(path, options, signals.clone(), inbox)?;
-        let (publish, updates) = watch::channel(first.clone());
+        let (stop, directory) = (signals.clone(), path.to_path_buf());
+        let (tell, told) = mpsc::channel();
+        let no_thread = |source| OpenError::NoThread {
+            path: path.to_path_buf(),
+            source,
+        };
+        // The first world is made there too: the allocator has a heap for each thread, and what one thread left free in its
+        // own is of no use to another.
         std::thread::Builder::new()
             .name("manifests".to_owned())
-            .spawn(move || worker.run(&publish))
-            .map_err(|source| OpenError::NoThread {
-                path: path.to_path_buf(),
-                source,
-            })?;
-        let watched = Self {
-            updates,
-            stop: signals,
-        };
-        Ok((watched, first))
+            .spawn(move || {
+                let (worker, first) = match Worker::start(&directory, options, signals, inbox) {
+                    Ok(started) => started,
+                    Err(error) => return drop(tell.send(Err(error))),
+                };
+                let (publish, updates) = watch::channel(first.clone());
+                if tell.send(Ok((updates, first))).is_ok() {
+                    worker.run(&publish);
+                }
+            })
+            .map_err(no_thread)?;
+        let died = || Err(no_thread(io::Error::other("it has died")));
+        let (updates, first) = told.recv().unwrap_or_else(|_| died())?;
+        Ok((Self { updates, stop }, first))
     }
 
     /// Waits for the next change. Changes that came while nobody waited are one. May be cancelled at any time.

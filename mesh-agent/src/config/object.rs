@@ -13,7 +13,8 @@ use crate::config::CompileOptions;
 use crate::config::crd;
 use crate::config::path::Path;
 use crate::config::problem::{Problem, Problems, Rejected, Related};
-use crate::config::yaml::{self, Span};
+use crate::config::yaml::Span;
+use crate::config::yaml::places::Places;
 use crate::model::Labels;
 
 pub use crate::config::object::destination_rule::DestinationRule;
@@ -119,8 +120,8 @@ pub enum Age {
 pub struct Source {
     /// The file.
     pub file: Arc<FilePath>,
-    /// The document, for the places of its fields.
-    pub document: Arc<yaml::Node>,
+    /// The places of its fields.
+    pub places: Places,
 }
 
 /// What is in an object.
@@ -170,12 +171,17 @@ impl PartialOrd for Age {
 impl Object {
     /// A complaint about this object, with the place in its file.
     pub fn reject(&self, problem: Problem) -> Rejected {
-        self.source.reject(&self.id.to_string(), problem)
+        let Source { file, places } = &self.source;
+        let span = match problem.name {
+            true => places.locate_name(&problem.path),
+            false => places.locate(&problem.path),
+        };
+        problem.at(file, span, &self.id.to_string())
     }
 
     /// The place of one of its fields, for a complaint about another object.
     pub fn place(&self, path: &Path, message: impl Into<String>) -> Related {
-        let Span { start, end } = self.source.document.locate(path);
+        let Span { start, end } = self.source.places.locate(path);
         Related {
             message: message.into(),
             file: self.source.file.to_path_buf(),
@@ -183,31 +189,6 @@ impl Object {
             column: start.column,
             end_line: end.line,
             end_column: end.column,
-        }
-    }
-}
-
-impl Source {
-    /// A complaint about an object of this document.
-    pub fn reject(&self, object: &str, problem: Problem) -> Rejected {
-        let Span { start, end } = if problem.name {
-            self.document.locate_name(&problem.path)
-        } else {
-            self.document.locate(&problem.path)
-        };
-        Rejected {
-            severity: problem.severity,
-            code: problem.code,
-            file: self.file.to_path_buf(),
-            line: start.line,
-            column: start.column,
-            end_line: end.line,
-            end_column: end.column,
-            object: object.to_owned(),
-            field: problem.path.to_string(),
-            message: problem.message,
-            remedy: problem.remedy,
-            related: problem.related,
         }
     }
 }

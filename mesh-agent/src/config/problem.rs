@@ -6,6 +6,7 @@ use std::path::{Path as FilePath, PathBuf};
 use serde::{Serialize, Serializer};
 
 use crate::config::path::Path;
+use crate::config::yaml::Span;
 
 pub use crate::config::problem::code::Code;
 
@@ -147,6 +148,25 @@ impl Problem {
         Self {
             code: Some(code),
             ..self
+        }
+    }
+
+    /// The same, told of an object: where in which file it is.
+    pub fn at(self, file: &FilePath, span: Span, object: &str) -> Rejected {
+        let Span { start, end } = span;
+        Rejected {
+            severity: self.severity,
+            code: self.code,
+            file: file.to_path_buf(),
+            line: start.line,
+            column: start.column,
+            end_line: end.line,
+            end_column: end.column,
+            object: object.to_owned(),
+            field: self.path.to_string(),
+            message: self.message,
+            remedy: self.remedy,
+            related: self.related,
         }
     }
 

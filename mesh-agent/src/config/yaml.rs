@@ -11,6 +11,7 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError};
 use crate::config::path::{Path, Step};
 use crate::config::yaml::tree::Tree;
 
+pub mod places;
 pub mod read;
 mod scalar;
 mod tree;
@@ -88,14 +89,14 @@ pub struct SyntaxError {
 }
 
 /// Reads every document of a text. As with kubectl, a line that begins with `---` ends a document whatever came before
-/// it, so a document that cannot be read leaves its neighbours alone. Empty documents are left out.
-pub fn documents(text: &str) -> Vec<Result<Node, SyntaxError>> {
+/// it, so a document that cannot be read leaves its neighbours alone. Empty documents are left out. Each is read when it
+/// is asked for: the trees of a large file need many times its size.
+pub fn documents(text: &str) -> impl Iterator<Item = Result<Node, SyntaxError>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     split(text)
         .into_iter()
         .flat_map(|(first_line, chunk)| parse(chunk, first_line))
         .filter(|document| !matches!(document, Ok(node) if node.value == Value::Null))
-        .collect()
 }
 
 impl SyntaxError {
@@ -151,10 +152,7 @@ impl Node {
     /// a line below its name, or not at all, is shown by its name.
     pub fn locate(&self, path: &Path) -> Span {
         let (name, value) = self.find(path);
-        match name {
-            Some(name) if name.start.line != value.start.line || value.start == value.end => name,
-            Some(_) | None => value,
-        }
+        shown(name, value)
     }
 
     /// Where the name of the field at `path` stands, or as near to it as the document goes.
@@ -184,27 +182,6 @@ impl Node {
             }
         }
         (found.0, found.1.span())
-    }
-
-    /// The same tree without its values: what is left tells where everything stood.
-    pub fn without_values(&self) -> Self {
-        let value = match &self.value {
-            Value::Sequence(items) => {
-                Value::Sequence(items.iter().map(Self::without_values).collect())
-            }
-            Value::Mapping(entries) => Value::Mapping(
-                entries
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.without_values()))
-                    .collect(),
-            ),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::String(_) => Value::Null,
-        };
-        Self { value, ..*self }
     }
 
     /// Takes the field at `path` away; with an item of a list, the field that holds the list. False where there is none.
@@ -247,7 +224,7 @@ impl Node {
 impl Key {
     /// Whether this is the key of a field, in either spelling.
     fn is(&self, field: &str) -> bool {
-        *self.name == *field || *read::camel_case(&self.name) == *field
+        is_field(&self.name, field)
     }
 
     fn span(&self) -> Span {
@@ -255,6 +232,19 @@ impl Key {
             start: self.at,
             end: self.end,
         }
+    }
+}
+
+/// Whether a key of this name is that of a field, in either spelling.
+fn is_field(name: &str, field: &str) -> bool {
+    name == field || *read::camel_case(name) == *field
+}
+
+/// The place that shows a field, of those of its name and its value.
+fn shown(name: Option<Span>, value: Span) -> Span {
+    match name {
+        Some(name) if name.start.line != value.start.line || value.start == value.end => name,
+        Some(_) | None => value,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::model::{
     HashKey, LocalityPolicy, Members, OutlierDetection, Plan, Protocol, ProxyProtocol, Ring,
     UpstreamHttp, Warmup,
 };
-use crate::route::{Client, Condition, HashOutcome, Request, balance, endpoint, hash_of};
+use crate::route::{Client, Condition, HashOutcome, Request, Tried, balance, endpoint, hash_of};
 
 /// Endpoints of which nothing is known but that they are there.
 struct Calm;
@@ -151,7 +151,7 @@ impl Teller<'_> {
             endpoints,
             &self.client,
             Some(hash),
-            &[],
+            Tried::default(),
             &Calm,
             &mut drawn,
         )

@@ -23,16 +23,18 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use aya::programs::links::PinnedLink;
 use mesh_ebpf::abi::MAX_PODS;
 use mesh_ebpf::decide::Reason;
+use mesh_ebpf::pair::Tally;
 use tracing::level_filters::LevelFilter;
 
 use crate::intercept::journal::{FileError, RUN};
 use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
 use enrolment::PodEnrolment;
-use load::{Maps, Object};
+use load::{FastPath, Maps, Object};
 use log::Forwarder;
 use pins::{Other, Pins};
 
@@ -53,6 +55,8 @@ pub struct Options {
     /// Whether the programs write a log record, at level debug, for each connection they steer, refuse or see
     /// established. That costs time in the hooks, so the default is whether anybody listens at that level.
     pub log_connections: bool,
+    /// Whether connections within the node may go without TCP.
+    pub fast_path: bool,
 }
 
 /// The eBPF mode, running.
@@ -77,11 +81,15 @@ struct Agent {
 struct State {
     maps: Maps,
     hooks: Vec<PinnedLink>,
+    fast_path: Option<FastPath>,
     /// The cookies of the enrolled pods, by index.
     pods: BTreeMap<u32, u64>,
     /// Last, so that everything else is let go of before the directory is.
     pins: Pins,
 }
+
+/// How long an agent that ends waits for applications to read what they were handed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Default for Options {
     fn default() -> Self {
@@ -91,6 +99,7 @@ impl Default for Options {
             outbound_port: 15001,
             inbound_port: 15006,
             log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
+            fast_path: true,
         }
     }
 }
@@ -110,7 +119,7 @@ impl Ebpf {
         Object::exists()?;
         let pins = Pins::create(options.pin_dir.as_deref(), &options.run_dir)
             .map_err(|e| InterceptError::step("making a place for pins", e))?;
-        let mut object = Object::new(&pins.maps(), options.log_connections);
+        let mut object = Object::new(&pins.maps(), options.log_connections, options.fast_path);
         let mut hooks = object.attach(&cgroup)?;
         if !object.refuses_properly() {
             tracing::info!(
@@ -133,8 +142,15 @@ impl Ebpf {
         for (name, link) in hooks.links {
             pinned.push(pin(&pins, name, link)?);
         }
+        if object.has_fast_path() {
+            hooks
+                .maps
+                .free_all_pairs()
+                .map_err(|e| InterceptError::step("preparing the fast path", e))?;
+        }
         let state = State {
             maps: hooks.maps,
+            fast_path: hooks.fast_path,
             hooks: pinned,
             pods: BTreeMap::new(),
             pins,
@@ -159,6 +175,17 @@ impl Ebpf {
     /// What the verifier made of each program.
     pub fn programs(&self) -> &[ProgramReport] {
         &self.agent.reports
+    }
+
+    /// How many connections of the fast path have one end only: those that are just being made or just ending.
+    pub fn half_open_pairs(&self) -> Result<usize, InterceptError> {
+        let state = self.agent.state();
+        let entries = state.maps.waiting.keys().map(|key| key.map(drop));
+        let entries = entries.chain(state.maps.gone.keys().map(|key| key.map(drop)));
+        entries
+            .collect::<Result<Vec<()>, _>>()
+            .map(|all| all.len())
+            .map_err(|e| InterceptError::step("reading the maps of the fast path", e))
     }
 
     /// How often each decision was made since the start, over all pods.
@@ -191,6 +218,24 @@ impl Interceptor for Ebpf {
         let enrolment = PodEnrolment::start(&self.agent, target)?;
         Ok(Box::new(enrolment))
     }
+
+    fn tallies(&self) -> Result<Vec<(Tally, u64)>, InterceptError> {
+        let state = self.agent.state();
+        if state.fast_path.is_none() {
+            return Ok(Vec::new());
+        }
+        Tally::ALL
+            .into_iter()
+            .map(|tally| {
+                let per_cpu = state
+                    .maps
+                    .tally
+                    .get(&(tally as u32), 0)
+                    .map_err(|e| InterceptError::step("reading the counters", e))?;
+                Ok((tally, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
 }
 
 /// Ends what agents of this mode that are gone still do to the pod with this cookie: for an agent of the other mode.
@@ -202,6 +247,12 @@ pub fn clear(pin_dir: Option<&Path>, run_dir: &Path, cookie: u64) -> Result<(), 
 pub fn remove_dead(pin_dir: Option<&Path>, run_dir: &Path) -> Result<(), InterceptError> {
     let removing = |e| InterceptError::step("removing a dead agent's pins", e);
     for other in all(pin_dir, run_dir)? {
+        if other.is_gone()
+            && let Some(maps) = other.maps()
+            && let Err(e) = Maps::remove_from_pinned(&maps, None)
+        {
+            tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
+        }
         other.remove().map_err(removing)?;
     }
     pins::remove_empty(pin_dir, run_dir).map_err(removing)
@@ -212,6 +263,17 @@ fn all(pin_dir: Option<&Path>, run_dir: &Path) -> Result<Vec<Other>, InterceptEr
 }
 
 // === impl Agent ===
+
+impl Drop for Agent {
+    /// What the applications have not read yet would go with the maps.
+    fn drop(&mut self) {
+        let state = self.state();
+        let deadline = Instant::now() + LAST_WORDS;
+        while state.fast_path.is_some() && state.maps.are_awaited() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
 
 impl Agent {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -228,6 +290,7 @@ impl Agent {
         let hooks = self.object().attach(&self.cgroup)?;
         let mut state = self.state();
         state.hooks.clear();
+        state.fast_path = hooks.fast_path;
         for (name, link) in hooks.links {
             let link = pin(&state.pins, name, link)?;
             state.hooks.push(link);
@@ -266,7 +329,7 @@ impl State {
 fn release(others: &[Other], cookie: u64) -> Result<(), InterceptError> {
     for other in others.iter().filter(|other| other.is_gone()) {
         if let Some(maps) = other.maps()
-            && let Err(e) = Maps::remove_from_pinned(&maps, cookie)
+            && let Err(e) = Maps::remove_from_pinned(&maps, Some(cookie))
         {
             tracing::debug!(error = &e as &dyn std::error::Error, "a dead agent's map");
         }

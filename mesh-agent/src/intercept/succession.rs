@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mesh_ebpf::pair::Tally;
+
 use crate::intercept::iptables::apply;
 use crate::intercept::iptables::options::Options;
 use crate::intercept::journal::{self, Entry, FileError, PodNote};
@@ -121,6 +123,10 @@ impl Interceptor for Successor {
     fn enrol(&self, target: &Target<'_>) -> Result<Box<dyn Enrolment>, InterceptError> {
         self.make_way(target.netns)?;
         self.interceptor.enrol(target)
+    }
+
+    fn tallies(&self) -> Result<Vec<(Tally, u64)>, InterceptError> {
+        self.interceptor.tallies()
     }
 }
 

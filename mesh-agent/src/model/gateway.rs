@@ -15,6 +15,9 @@ pub struct Gateway {
     pub names: Vec<Arc<str>>,
     /// By `servers[].port.number`: the port of the gateway's Service.
     pub ports: BTreeMap<u16, GatewayPort>,
+    /// The ports that the Service leads to the same port of the pod as a lower one: each with that, whose listener has
+    /// the servers of both.
+    pub together: BTreeMap<u16, u16>,
 }
 
 /// One port of a gateway.
@@ -73,6 +76,14 @@ pub enum Inside {
     Http(RouteTable),
     /// Anything else.
     Tcp(StreamTable),
+}
+
+impl Gateway {
+    /// What is served at a port of the Service.
+    pub fn port(&self, number: u16) -> Option<&GatewayPort> {
+        self.ports
+            .get(self.together.get(&number).unwrap_or(&number))
+    }
 }
 
 impl SecureServers {

@@ -32,6 +32,8 @@ pub struct CapturePolicy {
     pub source: SourceMode,
     /// What happens to new connections while no agent runs.
     pub on_agent_loss: FailPolicy,
+    /// Whether its connections within the node may go without TCP, in the eBPF mode.
+    pub fast_path: bool,
 }
 
 /// A choice of ports.
@@ -88,6 +90,7 @@ impl Default for CapturePolicy {
             proxy_gids: vec![1337],
             source: SourceMode::Sidecar,
             on_agent_loss: FailPolicy::Refuse,
+            fast_path: true,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The life of one connection: where it was headed, whether it may, what is spoken, what is decided, where it goes,
 //! and what is remembered of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +9,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ::http::HeaderValue;
+use ::http::uri::{Authority, InvalidUri};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -43,6 +45,8 @@ pub(super) struct Connection {
     pub(super) tls: Option<TlsFacts>,
     /// Whether servers were told of the client: connections that are kept to them are of no use to another.
     announced: Cell<bool>,
+    /// What its last request was for: the next one is hardly ever for another.
+    named: RefCell<Option<Authority>>,
 }
 
 impl Drop for Connection {
@@ -90,6 +94,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         scope,
         tls: None,
         announced: Cell::new(false),
+        named: RefCell::default(),
     };
     match site.route_outbound(destination) {
         Outbound::Http(scope) => {
@@ -146,6 +151,7 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
         scope,
         tls: None,
         announced: Cell::new(false),
+        named: RefCell::default(),
     };
     match decided {
         AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
@@ -176,6 +182,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
         },
         tls: None,
         announced: Cell::new(false),
+        named: RefCell::default(),
     };
     match decided {
         Inbound::Http(Protocol::Auto) => {
@@ -248,6 +255,19 @@ impl Arrival {
 }
 
 impl Connection {
+    /// Whom a Host header names.
+    pub(super) fn authority(&self, host: &HeaderValue) -> Result<Authority, InvalidUri> {
+        let mut named = self.named.borrow_mut();
+        match &*named {
+            Some(known) if known.as_str().as_bytes() == host.as_bytes() => Ok(known.clone()),
+            _ => {
+                let authority = Authority::try_from(host.as_bytes())?;
+                *named = Some(authority.clone());
+                Ok(authority)
+            }
+        }
+    }
+
     async fn detect_and_serve(self, mut client: Stream, otherwise: Target, declared: bool) {
         let limit = self.site.worker.settings.idle_timeout;
         let detected = Box::pin(self.detect(&mut client, &otherwise, declared));

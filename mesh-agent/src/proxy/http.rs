@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
@@ -25,13 +26,13 @@ use crate::proxy::http::request::Arrived;
 use crate::proxy::record::{Flag, Hop, Record};
 use crate::proxy::respond::{self, Asker, Failure};
 use crate::proxy::site;
-use crate::proxy::stream::{Activity, Busy, Stream, Timed};
+use crate::proxy::stream::{Activity, Busy, Heads, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
 use crate::route::Reply;
 
 pub use crate::proxy::http::path::normalize as plain_path;
 
-mod ahead;
+pub(super) mod ahead;
 mod attempt;
 pub(super) mod body;
 mod cors;
@@ -40,16 +41,20 @@ mod decide;
 mod edit;
 mod exchange;
 mod finish;
-mod forward;
+pub(super) mod forward;
 pub(super) mod gate;
-mod headers;
+pub(super) mod headers;
 mod mirror;
 mod obtain;
 mod path;
 mod request;
 mod retry;
 mod rewrite;
+pub(super) mod slots;
+pub(super) mod spare;
+pub(super) mod texts;
 mod timeout;
+pub(super) mod timers;
 mod upgrade;
 pub(super) mod upload;
 
@@ -64,10 +69,16 @@ pub(super) async fn serve(connection: Rc<Connection>, client: Stream, first: Fir
     let settings = &connection.site.worker.settings;
     let activity = Arc::<Activity>::default();
     let http2 = first == First::Http2;
+    if connection.site.may_be_local() {
+        client.permit_fast_path();
+    }
     let io = TokioIo::new(Timed::new(
         client,
         Arc::clone(&activity),
-        (!http2).then_some(settings.header_timeout),
+        (!http2).then_some(Heads {
+            limit: settings.header_timeout,
+            hop: connection.hop,
+        }),
         settings.idle_timeout,
     ));
     // What is no HTTP at all gets HTTP's own answer to that.
@@ -95,7 +106,7 @@ async fn serve_http1(
             .header_read_timeout(None)
             .half_close(true)
             .max_buf_size(HEAD_LIMIT)
-            .max_headers(100)
+            .max_headers(request::MOST_HEADERS)
             .serve_connection(io, service)
             .with_upgrades()
     );
@@ -163,6 +174,10 @@ pub(super) async fn answer(
     if version < Version::HTTP_2 {
         // To a client of HTTP/1.0 hyper would say that the connection stays, whatever we say.
         *response.version_mut() = version;
+        if response.status().canonical_reason().is_none() {
+            let unknown = ReasonPhrase::from_static(b"Unknown");
+            response.extensions_mut().insert(unknown);
+        }
         if connection.site.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
@@ -179,12 +194,19 @@ async fn follow(
     busy: Busy,
 ) -> Response<Body> {
     let asker = arrived.asker;
+    let forbidden = matches!(&arrived.upgrade, Some((upgrade, _)) if !upgrade.is_allowed());
+    let requests = &connection.site.worker.requests;
     let mut outgoing = match decide::decide(connection, &arrived) {
+        Verdict::App(_) | Verdict::Passthrough | Verdict::Routed(_) if forbidden => {
+            return fail(&Failure::Upgrade, asker, record);
+        }
         Verdict::App(protocol) => {
-            Outgoing::to_app(connection, arrived, protocol, &mut record).map(Box::new)
+            let outgoing = Outgoing::to_app(connection, arrived, protocol, &mut record);
+            outgoing.map(|outgoing| requests.hold(outgoing))
         }
         Verdict::Passthrough => {
-            Outgoing::passthrough(connection, arrived, &mut record).map(Box::new)
+            let outgoing = Outgoing::passthrough(connection, arrived, &mut record);
+            outgoing.map(|outgoing| requests.hold(outgoing))
         }
         Verdict::Reply(reply) => return refuse(&reply, asker, record),
         Verdict::Routed(routed) => {

@@ -54,6 +54,8 @@ pub enum Flag {
     Idle,
     /// `URX`: the last of the tries that the route allows went wrong as well.
     RetriesExhausted,
+    /// `DT`: the cluster's `maxConnectionDuration`.
+    Duration,
 }
 
 /// All that was peculiar about one request or connection.
@@ -95,7 +97,7 @@ pub struct HopStats {
 }
 
 const HOPS: usize = 3;
-const FLAGS: [Flag; 15] = [
+const FLAGS: [Flag; 16] = [
     Flag::Delayed,
     Flag::Aborted,
     Flag::NoRoute,
@@ -111,6 +113,7 @@ const FLAGS: [Flag; 15] = [
     Flag::ClientProtocol,
     Flag::Idle,
     Flag::RetriesExhausted,
+    Flag::Duration,
 ];
 
 // `index` rests on this: every flag, in the order of the enum.
@@ -120,7 +123,7 @@ const _: () = {
         assert!(FLAGS[i] as usize == i);
         i += 1;
     }
-    assert!(FLAGS.len() == Flag::RetriesExhausted as usize + 1);
+    assert!(FLAGS.len() == Flag::Duration as usize + 1);
 };
 
 /// The counters of one worker, on cache lines of their own.
@@ -293,8 +296,10 @@ impl Record {
     }
 
     /// Notes what was peculiar; the first peculiarity is the cause of the others.
-    pub(super) fn flag(&mut self, flag: Flag) {
-        if flag.is_aside() || self.flags.has_no_cause() {
+    pub(super) fn flag(&mut self, flag: impl Into<Option<Flag>>) {
+        if let Some(flag) = flag.into()
+            && (flag.is_aside() || self.flags.has_no_cause())
+        {
             self.flags.insert(flag);
         }
     }
@@ -398,6 +403,7 @@ impl Flag {
             Self::ClientProtocol => "DPE",
             Self::Idle => "SI",
             Self::RetriesExhausted => "URX",
+            Self::Duration => "DT",
         }
     }
 

@@ -4,11 +4,14 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, SERVER};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, LOCATION, SERVER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
 
 use crate::model::Abort;
 use crate::proxy::http::body::Body;
+use crate::proxy::http::headers;
 use crate::proxy::record::{Flag, Hop};
 use crate::proxy::respond::grpc::{grpc_message, grpc_status, is_grpc};
 
@@ -47,8 +50,14 @@ pub(super) enum Failure {
     Timeout,
     /// The client's request broke off.
     ClientClosed,
-    /// A request that is not fit to be sent on.
+    /// A request that is not HTTP as it should be.
     BadRequest,
+    /// One that says no host, or a path that has no plain form.
+    NoHost,
+    /// One that claims to be `https` on a connection without TLS.
+    NotSecure,
+    /// A change to another protocol than WebSocket.
+    Upgrade,
     /// The head is larger than anybody needs.
     HeadTooLarge,
     /// A body in an encoding that is not understood.
@@ -65,6 +74,9 @@ pub(super) struct Asker {
     hop: Hop,
     grpc: bool,
     head: bool,
+    http1: bool,
+    /// Some of the request is still to come. What is answered by then is the last on a connection of HTTP/1.1.
+    unfinished: bool,
 }
 
 /// What is answered, before it takes the form that the asker wants.
@@ -84,12 +96,39 @@ const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 impl Asker {
     /// Who sent a request that arrived at `hop`.
-    pub(super) fn of<B>(request: &Request<B>, hop: Hop) -> Self {
+    pub(super) fn of(request: &Request<Incoming>, hop: Hop) -> Self {
         Self {
             hop,
             grpc: is_grpc(request.headers()),
             head: request.method() == Method::HEAD,
+            http1: request.version() < Version::HTTP_2,
+            unfinished: !request.body().is_end_stream()
+                || headers::wanted_upgrade(request.headers()).is_some(),
         }
+    }
+
+    /// Who is answered before there is a request to speak of.
+    fn unread(hop: Hop) -> Self {
+        Self {
+            hop,
+            grpc: false,
+            head: false,
+            http1: true,
+            unfinished: false,
+        }
+    }
+
+    /// The same, when all of the request has come, or not.
+    pub(super) fn after(self, whole: bool) -> Self {
+        Self {
+            unfinished: !whole,
+            ..self
+        }
+    }
+
+    /// Whether it speaks HTTP/1.1.
+    pub(super) fn is_http1(self) -> bool {
+        self.http1
     }
 
     /// Whether it speaks gRPC.
@@ -122,9 +161,9 @@ impl Failure {
         }
     }
 
-    /// For counters and the log.
-    pub(super) fn flag(&self) -> Flag {
-        match self {
+    /// For counters and the log; `None` where Envoy has no word for it.
+    pub(super) fn flag(&self) -> Option<Flag> {
+        Some(match self {
             Self::NoRoute | Self::Connected => Flag::NoRoute,
             Self::NoCluster => Flag::NoCluster,
             Self::NoEndpoint => Flag::NoEndpoint,
@@ -136,10 +175,13 @@ impl Failure {
             Self::UpstreamProtocol => Flag::UpstreamProtocol,
             Self::Timeout => Flag::Timeout,
             Self::ClientClosed => Flag::ClientClosed,
-            Self::BadRequest | Self::HeadTooLarge | Self::Encoding | Self::OldVersion => {
-                Flag::ClientProtocol
-            }
-        }
+            Self::BadRequest
+            | Self::NotSecure
+            | Self::HeadTooLarge
+            | Self::Encoding
+            | Self::OldVersion => Flag::ClientProtocol,
+            Self::NoHost | Self::Upgrade => return None,
+        })
     }
 
     fn status(&self) -> StatusCode {
@@ -158,7 +200,8 @@ impl Failure {
             Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             // Nobody is there to read it.
-            Self::ClientClosed | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::ClientClosed | Self::BadRequest | Self::NoHost => StatusCode::BAD_REQUEST,
+            Self::NotSecure | Self::Upgrade => StatusCode::FORBIDDEN,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Encoding => StatusCode::NOT_IMPLEMENTED,
             Self::OldVersion => StatusCode::UPGRADE_REQUIRED,
@@ -178,15 +221,28 @@ impl Failure {
             }
             Self::Reset { refused: false } => connection_error(retried, "remote reset"),
             Self::UpstreamProtocol => connection_error(retried, "protocol error"),
-            Self::NoRoute
-            | Self::NoCluster
-            | Self::ClientClosed
+            // What Envoy's codec refuses is told so in the status' own words.
+            Self::ClientClosed
             | Self::BadRequest
+            | Self::NotSecure
             | Self::HeadTooLarge
             | Self::Encoding
-            | Self::OldVersion
-            | Self::Connected => Bytes::new(),
+            | Self::OldVersion => {
+                let reason = self.status().canonical_reason();
+                Bytes::from_static(reason.unwrap_or_default().as_bytes())
+            }
+            Self::NoRoute | Self::NoCluster | Self::NoHost | Self::Upgrade | Self::Connected => {
+                Bytes::new()
+            }
         }
+    }
+
+    /// Whether it is one of the request's form, which is found before anybody looks who asks.
+    fn is_of_form(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest | Self::NotSecure | Self::Encoding | Self::OldVersion
+        )
     }
 
     /// Whether the client's connection must not be used again.
@@ -194,6 +250,9 @@ impl Failure {
         match self {
             Self::ClientClosed
             | Self::BadRequest
+            | Self::NoHost
+            | Self::NotSecure
+            | Self::Upgrade
             | Self::HeadTooLarge
             | Self::Encoding
             | Self::OldVersion
@@ -217,16 +276,15 @@ impl Failure {
 pub(super) fn failure(
     failure: &Failure,
     retried: bool,
-    asker: Asker,
+    mut asker: Asker,
     edit: impl FnOnce(&mut HeaderMap),
 ) -> Response<Body> {
+    asker.grpc &= !failure.is_of_form();
     let mut headers = HeaderMap::new();
     if *failure == Failure::Overflow {
         headers.insert(OVERLOADED, HeaderValue::from_static("true"));
     }
-    if failure.ends_connection() {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
+    asker.unfinished |= failure.ends_connection();
     let answer = Answer {
         status: failure.status(),
         text: failure.text(retried),
@@ -276,9 +334,28 @@ pub(super) fn redirect(
     answer.to(asker, edit)
 }
 
+/// The answer to bytes that are no request of HTTP/1.1, as it goes out. `date` is the header's value.
+pub(super) fn unread(failure: &Failure, hop: Hop, date: &[u8]) -> Vec<u8> {
+    let response = self::failure(failure, false, Asker::unread(hop), |_| {});
+    let (mut head, body) = response.into_parts();
+    if let Ok(date) = HeaderValue::from_bytes(date) {
+        head.headers.insert(DATE, date);
+    }
+    let reason = head.status.canonical_reason().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()).into_bytes();
+    headers::write(&head.headers, &mut bytes);
+    if let Body::Text(Some(text)) = body {
+        bytes.extend_from_slice(&text);
+    }
+    bytes
+}
+
 /// The answer to a preflight, which says in its headers what is allowed.
-pub(super) fn preflight(hop: Hop, mut headers: HeaderMap) -> Response<Body> {
-    headers.insert(SERVER, server(hop));
+pub(super) fn preflight(asker: Asker, mut headers: HeaderMap) -> Response<Body> {
+    headers.insert(SERVER, server(asker.hop));
+    if asker.http1 && asker.unfinished {
+        headers::set_close(&mut headers);
+    }
     let mut response = Response::new(Body::Empty);
     *response.headers_mut() = headers;
     response
@@ -319,6 +396,9 @@ impl Answer {
             }
         };
         headers.insert(SERVER, server(asker.hop));
+        if asker.http1 && asker.unfinished {
+            headers::set_close(&mut headers);
+        }
         let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;

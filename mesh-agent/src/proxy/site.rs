@@ -27,7 +27,7 @@ use crate::route::{
     self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Request, Secure,
     StreamDecision, StreamScope,
 };
-use crate::sys::socket::Source;
+use crate::sys::socket::{Reach, Source};
 
 pub(super) use crate::proxy::site::endpoints::{Choice, Resolving};
 
@@ -256,7 +256,8 @@ impl Site {
             // The world forgot the pod before its connections ended.
             None => match self.last.borrow().as_deref() {
                 Some(pod) => ask(pod),
-                None => ask(&unknown(id)),
+                // No snapshot has shown it yet. Without labels, no rule that asks for any applies.
+                None => ask(&Pod::new(id.clone())),
             },
         }
     }
@@ -309,10 +310,17 @@ impl Site {
         offer: Offer,
     ) -> Result<Stream, ConnectError> {
         let address = key.address;
+        let reach = match (offer, &key.before) {
+            (Offer::Http1 | Offer::Http2, None) => self.reach(address.ip()),
+            _ => Reach::Anywhere,
+        };
         let opened = async {
             let stream = match key.source == Source::Pod && self.is_own(address.ip()) {
                 true => self.call_self(address),
-                false => self.connect_beyond(address, key.source, Some(pool)).await?,
+                false => {
+                    self.connect_beyond(address, key.source, reach, Some(pool))
+                        .await?
+                }
             };
             match &key.before {
                 None => Ok(stream),
@@ -334,19 +342,44 @@ impl Site {
         &self,
         address: SocketAddr,
         source: Source,
+        reach: Reach,
         pool: Option<&ConnectionPool>,
     ) -> Result<Stream, ConnectError> {
         self.worker.counters.upstream_connections.add(1);
         let limit = pool.map_or(self.worker.settings.connect_timeout, |pool| {
             pool.connect_timeout
         });
-        let stream = self.connector.connect(address, source, limit).await?;
+        let stream = self
+            .connector
+            .connect(address, source, reach, limit)
+            .await?;
         if let Some(keepalive) = pool.and_then(|pool| pool.keepalive)
             && let Err(error) = upstream::keep_alive(&stream, keepalive)
         {
             tracing::debug!(%error, %address, "a connection is not kept alive");
         }
         Ok(Stream::tcp(stream))
+    }
+
+    /// Whether clients may be of this node, and steered so that they need no TCP.
+    pub(super) fn may_be_local(&self) -> bool {
+        match &self.who {
+            Who::Pod { ports, .. } => ports.transparent,
+            Who::Gateway { .. } => false,
+        }
+    }
+
+    /// How near a server of HTTP without TLS is.
+    pub(super) fn reach(&self, address: IpAddr) -> Reach {
+        let world = self.worker.world.load();
+        let here = || {
+            let pod = world.pods_by_address.get(&address);
+            pod.is_some_and(|pod| pod.local.is_some())
+        };
+        match &self.who {
+            Who::Pod { .. } if address.is_loopback() || here() => Reach::SameNode,
+            Who::Pod { .. } | Who::Gateway { .. } => Reach::Anywhere,
+        }
     }
 
     fn call_self(self: &Rc<Self>, address: SocketAddr) -> Stream {
@@ -358,24 +391,6 @@ impl Site {
             drop(open);
         });
         near
-    }
-}
-
-/// Stands in for a pod that no snapshot has shown yet: no labels, so no rule that asks for any applies.
-fn unknown(id: &PodId) -> Pod {
-    Pod {
-        id: id.clone(),
-        uid: None,
-        labels: Arc::default(),
-        addresses: Vec::new(),
-        ready: true,
-        local: None,
-        inbound: Default::default(),
-        locality: None,
-        node: None,
-        view: None,
-        outlook: None,
-        gateway: 0,
     }
 }
 

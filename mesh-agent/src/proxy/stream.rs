@@ -14,13 +14,18 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-pub(super) use crate::proxy::stream::timed::{Activity, Busy, Timed};
+use crate::sys::socket;
+
+pub(super) use crate::proxy::stream::timed::{Activity, Busy, Heads, Timed};
 
 mod head;
 mod timed;
 
 /// How much of a stream is looked at before it is given up as unreadable.
 pub(super) const PEEK_LIMIT: usize = 64 * 1024;
+
+/// How long a client that is refused gets to read why, and how much it may still have to say meanwhile.
+pub(super) const LAST_WORDS: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 
 /// A connection, with the bytes that were looked at and are still to be read.
 #[derive(Debug)]
@@ -100,6 +105,15 @@ impl Stream {
             }
             Kind::Tls(stream) => stream.get_ref().0.reset_on_close(),
             Kind::Local(_) => {}
+        }
+    }
+
+    /// Says that HTTP is spoken here, which can take a short way within the node.
+    pub(super) fn permit_fast_path(&self) {
+        if let Kind::Tcp(stream) = &self.kind
+            && let Err(error) = socket::permit_fast_path(stream)
+        {
+            tracing::debug!(%error, "a connection goes by TCP");
         }
     }
 

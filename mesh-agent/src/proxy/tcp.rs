@@ -41,7 +41,7 @@ enum RelayError {
     Idle,
     /// The time for all of it is over.
     #[error("it took too long")]
-    Limit,
+    Limit(Flag),
 }
 
 thread_local! {
@@ -63,7 +63,7 @@ struct Relay {
 /// A relay with its record, which is written however the relay ends.
 pub(super) struct Tunnel {
     relay: Relay,
-    limit: Option<Instant>,
+    limit: Option<(Instant, Flag)>,
     record: Record,
 }
 
@@ -103,18 +103,18 @@ impl Tunnel {
         }
     }
 
-    /// Breaks it off at that time.
-    pub(super) fn until(mut self, limit: Option<Instant>) -> Self {
-        self.limit = limit;
+    /// Breaks it off at that time, which counts as `flag`.
+    pub(super) fn until(mut self, limit: Option<Instant>, flag: Flag) -> Self {
+        self.limit = limit.map(|limit| (limit, flag));
         self
     }
 
     pub(super) async fn run(mut self) {
         let relayed = match self.limit {
             None => self.relay.run().await,
-            Some(limit) => match timeout_at(limit, self.relay.run()).await {
+            Some((limit, flag)) => match timeout_at(limit, self.relay.run()).await {
                 Ok(relayed) => relayed,
-                Err(_) => Err(RelayError::Limit),
+                Err(_) => Err(RelayError::Limit(flag)),
             },
         };
         match relayed {
@@ -128,7 +128,7 @@ impl Tunnel {
                     RelayError::Client(_) => Flag::ClientClosed,
                     RelayError::Server(_) => Flag::UpstreamClosed,
                     RelayError::Idle => Flag::Idle,
-                    RelayError::Limit => Flag::Timeout,
+                    RelayError::Limit(flag) => flag,
                 });
             }
         }

@@ -16,7 +16,7 @@ use crate::model::Keepalive;
 use crate::netns::NetNs;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::{self, Offer, Unusable, Upstream};
-use crate::sys::socket::{self, Source};
+use crate::sys::socket::{self, Reach, Source};
 
 pub(super) mod announce;
 pub(super) mod circuit;
@@ -150,19 +150,25 @@ impl Connector {
         &self,
         address: SocketAddr,
         source: Source,
+        reach: Reach,
         limit: Duration,
     ) -> Result<TcpStream, ConnectError> {
-        match timeout(limit, self.open(address, source)).await {
+        match timeout(limit, self.open(address, source, reach)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ConnectError::Refused { address, source }),
             Err(_) => Err(ConnectError::Timeout { address }),
         }
     }
 
-    async fn open(&self, address: SocketAddr, source: Source) -> io::Result<TcpStream> {
+    async fn open(
+        &self,
+        address: SocketAddr,
+        source: Source,
+        reach: Reach,
+    ) -> io::Result<TcpStream> {
         match self {
             Self::Pod(netns) => {
-                let socket = socket::upstream(netns, address, source)?;
+                let socket = socket::upstream(netns, address, source, reach)?;
                 TcpSocket::from_std_stream(socket.into())
                     .connect(address)
                     .await

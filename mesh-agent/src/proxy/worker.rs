@@ -16,6 +16,11 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::model::Snapshot;
 use crate::proxy::dns::Resolver;
+use crate::proxy::http::forward::Outgoing;
+use crate::proxy::http::slots::Slots;
+use crate::proxy::http::spare::Spares;
+use crate::proxy::http::texts::Texts;
+use crate::proxy::http::timers::Timers;
 use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
 use crate::proxy::tls::Configs;
@@ -62,6 +67,10 @@ pub(super) struct Worker {
     pub(super) world: Arc<ArcSwap<Snapshot>>,
     pub(super) tls: Arc<Configs>,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) texts: Texts,
+    pub(super) requests: Rc<Slots<Outgoing>>,
+    pub(super) spares: Rc<Spares>,
+    pub(super) timers: Rc<Timers>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
     /// Of which generation of the world.
@@ -91,6 +100,10 @@ pub(super) fn run(
         world,
         tls,
         resolver,
+        texts: Texts::default(),
+        requests: Rc::default(),
+        spares: Rc::default(),
+        timers: Rc::default(),
         chance: RefCell::new(fastrand::Rng::new()),
         server_first: RefCell::default(),
         endpoints: RefCell::default(),
@@ -287,7 +300,8 @@ impl Worker {
         let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         let text = id.as_hyphenated().encode_lower(&mut text);
-        http::HeaderValue::from_str(text).expect("a UUID is hexadecimal digits and hyphens")
+        let value = self.texts.joined(&[text.as_bytes()]);
+        value.expect("a UUID is hexadecimal digits and hyphens")
     }
 
     /// The wait before a retry, from 1, where a route may have its own base for it.

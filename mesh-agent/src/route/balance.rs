@@ -19,16 +19,23 @@ mod hash;
 mod plan;
 mod table;
 
+/// What a try avoids, for it has been tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried<'a> {
+    /// These, while there is another in the same tier.
+    pub endpoints: &'a [SocketAddr],
+    /// `retryRemoteLocalities`: after every second try the tiers that were tried too, while there is another.
+    pub tiers: bool,
+}
+
 /// Which of `endpoints` takes a request or a connection: those of `cluster`, or those that its names stand for just now.
 /// `hash` is of the request, where [`hash_of`] has one. `None` where none is usable: none there, none ready, all ejected.
-///
-/// Endpoints in `tried` are avoided while there is another in the same tier.
 pub fn endpoint(
     cluster: &Cluster,
     endpoints: &Endpoints,
     client: &Client<'_>,
     hash: Option<u64>,
-    tried: &[SocketAddr],
+    tried: Tried<'_>,
     condition: &dyn Condition,
     pick: &mut dyn Pick,
 ) -> Option<SocketAddr> {
@@ -37,29 +44,6 @@ pub fn endpoint(
         endpoints,
         hash,
         tried,
-        elsewhere: false,
-        condition,
-    };
-    choice.make(client, pick)
-}
-
-/// As [`endpoint`], for `retryRemoteLocalities`: after every second try, the tiers that were tried are avoided too while
-/// there is another.
-pub fn endpoint_elsewhere(
-    cluster: &Cluster,
-    endpoints: &Endpoints,
-    client: &Client<'_>,
-    hash: Option<u64>,
-    tried: &[SocketAddr],
-    condition: &dyn Condition,
-    pick: &mut dyn Pick,
-) -> Option<SocketAddr> {
-    let choice = Choice {
-        cluster,
-        endpoints,
-        hash,
-        tried,
-        elsewhere: true,
         condition,
     };
     choice.make(client, pick)
@@ -75,9 +59,7 @@ struct Choice<'a> {
     cluster: &'a Cluster,
     endpoints: &'a Endpoints,
     hash: Option<u64>,
-    tried: &'a [SocketAddr],
-    /// Whether tiers that were tried are avoided.
-    elsewhere: bool,
+    tried: Tried<'a>,
     condition: &'a dyn Condition,
 }
 
@@ -96,10 +78,10 @@ impl<'a> Choice<'a> {
             tried: &[],
         };
         let fresh = Without {
-            tried: self.tried,
+            tried: self.tried.endpoints,
             ..all
         };
-        let without = match self.tried {
+        let without = match self.tried.endpoints {
             [] => all,
             _ if tier.has_any(self.endpoints, fresh) => fresh,
             _ => all,
@@ -133,7 +115,7 @@ impl<'a> Choice<'a> {
             .as_ref()
             .map_or(0, |outliers| outliers.min_health_percent);
         let any_ejected = self.condition.any_ejected();
-        if threshold == 0 && !self.elsewhere && (!any_ejected || plan.tiers.len() == 1) {
+        if threshold == 0 && !self.tried.tiers && (!any_ejected || plan.tiers.len() == 1) {
             let index = draw_tier(&plan.loads, hash, pick)?;
             return Some((&plan.tiers[index], false));
         }
@@ -149,7 +131,7 @@ impl<'a> Choice<'a> {
                 (usable, tier.total(self.endpoints))
             })
             .collect();
-        if self.elsewhere {
+        if self.tried.tiers {
             self.leave_tried_tiers(plan, &mut health);
         }
         let (mut loads, total) = plan::loads(health.iter().copied());
@@ -168,7 +150,7 @@ impl<'a> Choice<'a> {
     /// Takes their health from tiers that were tried: two tries at a time, and anew once none is left.
     fn leave_tried_tiers(&self, plan: &Plan, health: &mut [(usize, usize)]) {
         let mut left = vec![false; health.len()];
-        for pair in self.tried.chunks_exact(2) {
+        for pair in self.tried.endpoints.chunks_exact(2) {
             for (tier, left) in plan.tiers.iter().zip(&mut left) {
                 *left |= pair.iter().any(|tried| tier.has(self.endpoints, *tried));
             }

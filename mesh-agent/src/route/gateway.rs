@@ -124,7 +124,7 @@ fn find_port<'a>(
     client: &Client<'_>,
     port: u16,
 ) -> Option<&'a GatewayPort> {
-    snapshot.gateway(client.pod())?.ports.get(&port)
+    snapshot.gateway(client.pod())?.port(port)
 }
 
 #[cfg(test)]
@@ -133,23 +133,10 @@ mod tests {
     use crate::model::{ClientAuthentication, Gateway, Pod, PodId, SecureServer, TlsVersion};
 
     fn pod() -> Pod {
-        Pod {
-            id: PodId {
-                namespace: "edge".into(),
-                name: "gw".into(),
-            },
-            uid: None,
-            labels: Default::default(),
-            addresses: Vec::new(),
-            ready: true,
-            local: None,
-            inbound: Default::default(),
-            locality: None,
-            node: None,
-            view: None,
-            outlook: None,
-            gateway: 0,
-        }
+        Pod::new(PodId {
+            namespace: "edge".into(),
+            name: "gw".into(),
+        })
     }
 
     fn server(name: &str, hosts: &[&str], inside: Option<Inside>) -> SecureServer {
@@ -182,8 +169,8 @@ mod tests {
         });
         Snapshot {
             gateways: vec![Arc::new(Gateway {
-                names: Vec::new(),
                 ports: ports.collect(),
+                ..Gateway::default()
             })],
             ..Snapshot::default()
         }

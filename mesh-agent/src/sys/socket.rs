@@ -3,9 +3,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use mesh_ebpf::abi::{FAST_MARK, FAST_PRIORITY};
 
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::netns::NetNs;
@@ -38,6 +40,15 @@ pub enum Source {
     Client(IpAddr),
 }
 
+/// Which way the bytes of a connection may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// By TCP.
+    Anywhere,
+    /// The server is on this node and is spoken to in HTTP without TLS: in the eBPF mode they need no TCP.
+    SameNode,
+}
+
 /// Opens the listeners of a pod.
 pub fn listen(netns: &NetNs, spec: ListenSpec) -> io::Result<PodListeners> {
     netns.run(|| {
@@ -65,7 +76,16 @@ pub fn listen(netns: &NetNs, spec: ListenSpec) -> io::Result<PodListeners> {
 }
 
 /// A non-blocking socket that is ready to `connect` to `destination` from inside `netns`, exempt from steering.
-pub fn upstream(netns: &NetNs, destination: SocketAddr, source: Source) -> io::Result<Socket> {
+pub fn upstream(
+    netns: &NetNs,
+    destination: SocketAddr,
+    source: Source,
+    reach: Reach,
+) -> io::Result<Socket> {
+    let fast = match reach {
+        Reach::Anywhere => 0,
+        Reach::SameNode => FAST_MARK,
+    };
     netns.run(|| {
         let domain = Domain::for_address(destination);
         // A connection with the client's address is not the proxy's own in the chains' eyes: for user 1337 they would
@@ -80,9 +100,9 @@ pub fn upstream(netns: &NetNs, destination: SocketAddr, source: Source) -> io::R
         };
         socket.set_tcp_nodelay(true)?;
         match source {
-            Source::Pod => socket.set_mark(PROXY_MARK)?,
+            Source::Pod => socket.set_mark(PROXY_MARK | fast)?,
             Source::Sidecar => {
-                socket.set_mark(PROXY_MARK)?;
+                socket.set_mark(PROXY_MARK | fast)?;
                 let address = match destination {
                     SocketAddr::V4(_) => IpAddr::V4(SIDECAR4),
                     SocketAddr::V6(_) => IpAddr::V6(SIDECAR6),
@@ -90,7 +110,7 @@ pub fn upstream(netns: &NetNs, destination: SocketAddr, source: Source) -> io::R
                 bind_address(&socket, address)?;
             }
             Source::Client(address) => {
-                socket.set_mark(PRESERVE_MARK)?;
+                socket.set_mark(PRESERVE_MARK | fast)?;
                 // An address of the pod's own can be had without more: the pod calls itself. The answers to it seem to
                 // come in on the interface that has the address, so a socket bound to another would not get them.
                 if bind_address(&socket, address).is_err() {
@@ -102,6 +122,17 @@ pub fn upstream(netns: &NetNs, destination: SocketAddr, source: Source) -> io::R
         }
         Ok(socket)
     })?
+}
+
+/// Lets what is written to an accepted connection take the short way to an application of this node, in the eBPF mode: it
+/// speaks HTTP.
+pub fn permit_fast_path(accepted: impl AsFd) -> io::Result<()> {
+    set_option(
+        accepted.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_PRIORITY,
+        FAST_PRIORITY as libc::c_int,
+    )
 }
 
 /// Where an accepted connection was headed: what conntrack remembers (iptables mode), otherwise the socket's own
@@ -157,17 +188,24 @@ pub(crate) fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()>
     }
 }
 
-#[expect(unsafe_code, reason = "socket2 has no setter for these options")]
 fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the option reads one int from `on`.
+    set_option(socket.as_fd(), level, option, 1)
+}
+
+#[expect(unsafe_code, reason = "socket2 has no setter for these options")]
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the option reads one int from `value`.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
-            std::ptr::from_ref(&on).cast(),
+            std::ptr::from_ref(&value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

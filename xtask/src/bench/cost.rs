@@ -44,9 +44,31 @@ pub fn of_tree(root: u32) -> Result<Cost> {
         cost.seconds += stat.ticks as f64 / ticks;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
             .with_context(|| format!("process {pid} is gone"))?;
-        cost.resident += parse_resident(&status).unwrap_or_default();
+        cost.resident += parse_bytes(&status, "VmRSS:").unwrap_or_default();
     }
     Ok(cost)
+}
+
+/// The memory of one process, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What is resident.
+    pub resident: u64,
+    /// The most that ever was.
+    pub peak: u64,
+}
+
+/// Of the process `pid`.
+pub fn memory(pid: u32) -> Result<Memory> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let read = |name: &str| {
+        parse_bytes(&status, name).with_context(|| format!("the kernel does not tell {name}"))
+    };
+    Ok(Memory {
+        resident: read("VmRSS:")?,
+        peak: read("VmHWM:")?,
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -68,10 +90,10 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-fn parse_resident(status: &str) -> Option<u64> {
+fn parse_bytes(status: &str, name: &str) -> Option<u64> {
     let kilobytes: u64 = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .find_map(|line| line.strip_prefix(name))?
         .trim()
         .strip_suffix(" kB")?
         .parse()
@@ -96,7 +118,7 @@ mod tests {
             })
         );
         assert_eq!(
-            parse_resident("VmSize:\t 10 kB\nVmRSS:\t    2048 kB\n"),
+            parse_bytes("VmSize:\t 10 kB\nVmRSS:\t    2048 kB\n", "VmRSS:"),
             Some(2048 * 1024)
         );
     }
@@ -105,5 +127,7 @@ mod tests {
     fn counts_this_process() {
         let cost = of_tree(std::process::id()).unwrap();
         assert!(cost.resident > 0);
+        let memory = memory(std::process::id()).unwrap();
+        assert!(memory.peak >= memory.resident);
     }
 }

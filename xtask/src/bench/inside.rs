@@ -18,6 +18,7 @@ use super::{
     Options, Tools, cost,
     decide::Decisions,
     load::{self, Shape},
+    memory::{self, Place},
     report::{Measurement, Report},
     subject::{self, Subject},
 };
@@ -50,39 +51,25 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
         screen.warn(BUSY);
     }
     let bench = Bench::set_up(screen, options, tools, folder)?;
-    let _server = bench.start_server()?;
-    let mut measurements = Vec::new();
-    screen.heading(&format!(
-        "{} rounds of {} subjects, 3 × {} s each",
-        options.rounds,
-        bench.clients.len(),
-        options.seconds
-    ));
-    for round in 1..=options.rounds {
-        let count = bench.clients.len();
-        for turn in 0..count {
-            // Each round begins with another one, so that none is always the first after a pause.
-            let (subject, client) = &bench.clients[(turn + round as usize - 1) % count];
-            let measurement = bench
-                .measure(*subject, client, round)
-                .with_context(|| format!("round {round}, {}", subject.title()))?;
-            screen.line(&format!(
-                "round {round}  {:<22} {:>8.0} requests/s {:>8.0} connections/s",
-                subject.title(),
-                measurement.throughput.rate,
-                measurement.connections.rate
-            ));
-            measurements.push(measurement);
-        }
-    }
+    let measurements = match options.wants_traffic() {
+        true => bench.rounds(screen)?,
+        false => Vec::new(),
+    };
+    let memory = match options.wants_memory() {
+        true => memory::measure(screen, &bench.place(tools))?,
+        false => Vec::new(),
+    };
     let decisions = tools.decisions.as_deref().map(read_decisions).transpose()?;
     let report = Report {
         conditions: bench.conditions(load)?,
         measurements,
+        memory,
         decisions,
     };
-    screen.heading("Medians");
-    println!("{}", report.table());
+    if !report.measurements.is_empty() {
+        screen.heading("Medians");
+        println!("{}", report.table());
+    }
     for condition in &report.conditions {
         screen.note(condition);
     }
@@ -91,7 +78,6 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
     screen.line(&format!("Kept in {} and .md", files[0].display()));
     Ok(())
 }
-
 struct Bench<'a> {
     options: &'a Options,
     folder: &'a Path,
@@ -115,7 +101,8 @@ impl<'a> Bench<'a> {
         let server = world.pod("server", PodOptions::default())?;
         let mut clients = Vec::new();
         for subject in Subject::ALL {
-            if subject != Subject::Direct && !options.wants(subject) {
+            let beside = subject == Subject::Direct && options.wants_traffic();
+            if !beside && !options.wants(subject) {
                 continue;
             }
             if let Some(reason) = lacking(subject, tools) {
@@ -206,6 +193,43 @@ impl<'a> Bench<'a> {
             )?;
         }
         Ok(())
+    }
+
+    /// Every subject in every round.
+    fn rounds(&self, screen: Screen) -> Result<Vec<Measurement>> {
+        let _server = self.start_server()?;
+        let mut measurements = Vec::new();
+        let (rounds, count) = (self.options.rounds, self.clients.len());
+        screen.heading(&format!(
+            "{rounds} rounds of {count} subjects, 3 × {} s each",
+            self.options.seconds
+        ));
+        for round in 1..=rounds {
+            for turn in 0..count {
+                // Each round begins with another one, so that none is always the first after a pause.
+                let (subject, client) = &self.clients[(turn + round as usize - 1) % count];
+                let measurement = self
+                    .measure(*subject, client, round)
+                    .with_context(|| format!("round {round}, {}", subject.title()))?;
+                screen.line(&format!(
+                    "round {round}  {:<22} {:>8.0} requests/s {:>8.0} connections/s",
+                    subject.title(),
+                    measurement.throughput.rate,
+                    measurement.connections.rate
+                ));
+                measurements.push(measurement);
+            }
+        }
+        Ok(measurements)
+    }
+
+    fn place<'p>(&'p self, tools: &'p Tools) -> Place<'p> {
+        Place {
+            world: &self.world,
+            agent: &self.agent,
+            folder: self.folder,
+            without_ebpf: tools.without_ebpf.as_deref(),
+        }
     }
 
     fn start_server(&self) -> Result<Running> {

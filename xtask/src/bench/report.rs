@@ -9,7 +9,12 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{decide::Decisions, load::Outcome, subject::Subject};
+use super::{
+    decide::Decisions,
+    load::Outcome,
+    memory::{self, Footprint},
+    subject::Subject,
+};
 
 /// One subject in one round.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +42,8 @@ pub struct Report {
     pub conditions: Vec<String>,
     /// Every number.
     pub measurements: Vec<Measurement>,
+    /// What the agent keeps in memory, if that was measured.
+    pub memory: Vec<Footprint>,
     /// What decisions cost, if that was measured.
     pub decisions: Option<Decisions>,
 }
@@ -100,6 +107,9 @@ impl Report {
         }
         for row in self.rows() {
             text.push_str(&format!("| {} |\n", row.join(" | ")));
+        }
+        if !self.memory.is_empty() {
+            text.push_str(&memory::markdown(&self.memory));
         }
         if let Some(decisions) = &self.decisions {
             text.push_str(&decisions.markdown());
@@ -204,6 +214,7 @@ mod tests {
         let report = Report {
             conditions: vec!["quiet".into()],
             measurements,
+            memory: Vec::new(),
             decisions: None,
         };
         let row = report.row(Subject::Ebpf).unwrap();

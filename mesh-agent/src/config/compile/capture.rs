@@ -98,6 +98,14 @@ fn own(policy: &mut CapturePolicy, field: &str, value: &str, path: &Path, proble
             };
             set(&mut policy.on_agent_loss, loss, path, problems);
         }
+        "fast-path" => {
+            let fast = match value {
+                "on" => Ok(true),
+                "off" => Ok(false),
+                _ => Err(format!("\"{value}\" is neither on nor off")),
+            };
+            set(&mut policy.fast_path, fast, path, problems);
+        }
         "enrol" if !matches!(value, "true" | "false") => problems.code(Code::Ist0125).left_out(
             path,
             format!("\"{value}\" is neither true nor false"),
@@ -213,6 +221,7 @@ mod tests {
             ("traffic.sidecar.istio.io/kubevirtInterfaces", "tap0"),
             ("mesh-agent.io/source", "preserve"),
             ("mesh-agent.io/on-agent-loss", "hold"),
+            ("mesh-agent.io/fast-path", "off"),
             ("example.com/other", "x"),
         ]);
         let cidr = |text: &str| text.parse::<IpNet>().expect("a CIDR");
@@ -227,6 +236,7 @@ mod tests {
             virtual_interfaces: vec!["tap0".to_owned()],
             source: SourceMode::Preserve,
             on_agent_loss: FailPolicy::Hold,
+            fast_path: false,
             ..CapturePolicy::default()
         };
         assert_eq!(problems, Vec::<String>::new());

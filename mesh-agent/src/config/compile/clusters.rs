@@ -224,7 +224,10 @@ fn cluster(
         let picked = backends
             .iter()
             .filter(|backend| backend.state == state && fits(&backend.endpoint.labels));
-        picked.map(|backend| backend.endpoint.clone()).collect()
+        // As much room as they need: they are most of what a large world is.
+        let mut list = Vec::with_capacity(picked.clone().count());
+        list.extend(picked.map(|backend| backend.endpoint.clone()));
+        list
     };
     let by_share = policy.outliers.is_some() || policy.locality != LocalityPolicy::Off;
     let below = policy

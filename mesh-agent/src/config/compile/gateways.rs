@@ -1,6 +1,7 @@
 //! What gateway pods serve: which Gateways select which of them, and each such set of Gateways as one.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::Inputs;
@@ -29,11 +30,16 @@ pub(super) struct Selections<'a> {
     secrets: Secrets<'a>,
 }
 
+/// Where the Services of a pod lead, by their port; of several Services the first by host.
+pub(super) type Targets<'a> = BTreeMap<u16, (&'a str, u16)>;
+
 /// The Gateways of some pods.
 #[derive(Debug, PartialEq, Eq)]
 struct Set {
     /// Indices of Gateways, the oldest first.
     members: Vec<usize>,
+    /// See [`model::Gateway::together`].
+    together: BTreeMap<u16, u16>,
     /// Where their Secrets are looked for; `None` where none of them names one, or no such Secret is there.
     namespace: Option<Arc<str>>,
 }
@@ -44,6 +50,7 @@ impl<'a> Selections<'a> {
         let of_all = (0..gateways.len()).filter(|index| gateways[*index].1.selector.is_empty());
         let sets = vec![Set {
             members: of_all.collect(),
+            together: BTreeMap::new(),
             namespace: None,
         }];
         let credentials = gateways
@@ -58,12 +65,25 @@ impl<'a> Selections<'a> {
         }
     }
 
-    /// The place of a pod's set.
-    pub(super) fn of(&mut self, labels: &Labels, namespace: &Arc<str>) -> usize {
+    /// Whether a pod is meant to be a gateway: one without a selector means nobody.
+    pub(super) fn mean(&self, labels: &Labels) -> bool {
+        let mut selectors = self.gateways.iter().map(|(_, gateway)| &gateway.selector);
+        selectors.any(|selector| !selector.is_empty() && has_labels(labels, selector))
+    }
+
+    /// The place of a pod's set, with where its Services lead.
+    pub(super) fn of(
+        &mut self,
+        labels: &Labels,
+        namespace: &Arc<str>,
+        targets: Option<&Targets<'_>>,
+    ) -> usize {
         let members: Vec<usize> = (0..self.gateways.len())
             .filter(|index| has_labels(labels, &self.gateways[*index].1.selector))
             .collect();
+        let together = targets.map(|targets| self.together(&members, targets));
         let set = Set {
+            together: together.unwrap_or_default(),
             namespace: self
                 .matters(&members, namespace)
                 .then(|| Arc::clone(namespace)),
@@ -74,6 +94,30 @@ impl<'a> Selections<'a> {
             self.sets.push(set);
             self.sets.len() - 1
         })
+    }
+
+    /// As Istio merges servers: by the port that the pod listens at. Each address has its own.
+    fn together(&self, members: &[usize], targets: &Targets<'_>) -> BTreeMap<u16, u16> {
+        let mut binds = BTreeMap::new();
+        let servers = members
+            .iter()
+            .flat_map(|index| &self.gateways[*index].1.servers);
+        for server in servers {
+            binds.entry(server.port).or_insert(server.bind);
+        }
+        let (mut first, mut together) = (HashMap::new(), BTreeMap::new());
+        for (number, bind) in binds {
+            let target = targets.get(&number).map_or(number, |(_, target)| *target);
+            match first.entry((target, bind)) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(number);
+                }
+                Entry::Occupied(lower) => {
+                    together.insert(number, *lower.get());
+                }
+            }
+        }
+        together
     }
 
     /// Whether it makes a difference which namespace Secrets are looked for in. A Gateway without a selector selects pods
@@ -132,7 +176,7 @@ pub(super) fn gateways<'a>(
     let merged = selections.sets.iter().map(|set| {
         let members = set.members.iter();
         let members: Vec<_> = members.map(|index| selections.gateways[*index]).collect();
-        Arc::new(merger.merge(&members, set.namespace.as_ref()))
+        Arc::new(merger.merge(&members, set.namespace.as_ref(), &set.together))
     });
     merged.collect()
 }

@@ -81,6 +81,12 @@ impl Compiler {
         if self.made.is_some() {
             self.changes.entry(id.clone()).or_insert(before);
         }
+        if self.changes.len() > MANY {
+            // What was is of no use any more, and so large that it should not be kept while the new world is made.
+            self.changes.clear();
+            self.index = None;
+            self.made = None;
+        }
     }
 
     /// The world of the objects in force, and what is wrong between them: what [`compile`](super::compile()) makes.
@@ -119,9 +125,6 @@ impl Compiler {
             .map(|(id, before)| (before.as_ref(), self.inputs.get(id)));
         let pairs: Vec<Pair<'_>> = pairs.collect();
         let mut scope = Ok(Scope::default());
-        if pairs.len() > MANY {
-            scope = Err(Everything);
-        }
         let versions = pairs.iter().flat_map(|(before, after)| [*before, *after]);
         let ports = versions.flatten().flat_map(|object| ports(object));
         let ports: BTreeSet<u16> = ports.collect();

@@ -1,6 +1,6 @@
 //! Pods that run, and where: what Services, EndpointSlices and rules look them up by.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,6 +48,8 @@ type ByLabel<'a> = HashMap<(&'a str, &'a str), Vec<usize>>;
 struct Places<'a> {
     nodes: HashMap<&'a str, &'a Arc<Locality>>,
     zones: HashMap<&'a str, Arc<Locality>>,
+    /// Zones that no Node is in.
+    strange: RefCell<HashMap<Arc<str>, Arc<Locality>>>,
     /// What Pods say of themselves, as they write it.
     own: HashMap<&'a str, Arc<Locality>>,
     names: [Arc<str>; 4],
@@ -183,10 +185,7 @@ impl<'a> LocatedPods<'a> {
         let of_node = || self.places.nodes.get(node?).map(|place| Arc::clone(place));
         let of_zone = |zone: &Arc<str>| match self.places.zones.get(&**zone) {
             Some(place) => Arc::clone(place),
-            None => Arc::new(Locality {
-                zone: Arc::clone(zone),
-                ..Locality::default()
-            }),
+            None => self.places.only_zone(zone),
         };
         of_node().or_else(|| zone.map(of_zone))
     }
@@ -197,6 +196,7 @@ impl<'a> Places<'a> {
         let mut places = Self {
             nodes: HashMap::default(),
             zones: HashMap::default(),
+            strange: RefCell::default(),
             own: HashMap::default(),
             names: [REGION, ZONE, SUBZONE, HOSTNAME].map(Arc::from),
         };
@@ -215,6 +215,18 @@ impl<'a> Places<'a> {
             }
         }
         places
+    }
+
+    /// A zone of which nothing else is known. Each is kept once, for whole slices may be in it.
+    fn only_zone(&self, zone: &Arc<str>) -> Arc<Locality> {
+        let mut known = self.strange.borrow_mut();
+        let place = known.entry(Arc::clone(zone)).or_insert_with(|| {
+            Arc::new(Locality {
+                zone: Arc::clone(zone),
+                ..Locality::default()
+            })
+        });
+        Arc::clone(place)
     }
 
     fn of_pod(&mut self, object: &'a Object, pod: &'a Pod) -> Option<Arc<Locality>> {

@@ -1,13 +1,13 @@
 //! Pods: their place in the mesh, and what the Services in front of them say they serve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::CompileOptions;
 use crate::config::compile::clusters::Clusters;
-use crate::config::compile::gateways::Selections;
+use crate::config::compile::gateways::{Selections, Targets};
 use crate::config::compile::located::{Located, LocatedPods};
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
@@ -41,13 +41,16 @@ pub(super) fn pods<'a>(
     report: &mut Report,
 ) -> Vec<Arc<Pod>> {
     let mut served = served_ports(located.list.len(), services, clusters);
+    let targets = targets(located, services, groups.gateways);
     let pods = located.list.iter().enumerate().map(|(index, located)| {
         let object = located.object;
         let namespace = &object.id.namespace;
         let place = Place {
             view: clusters.selected_view(namespace, &located.labels),
             outlook: groups.sights.of(namespace, &object.labels, groups.bindings),
-            gateway: groups.gateways.of(&object.labels, namespace),
+            gateway: groups
+                .gateways
+                .of(&object.labels, namespace, targets.get(&index)),
         };
         let served = std::mem::take(&mut served[index]);
         let listeners = groups.sights.ingress(namespace, &object.labels);
@@ -136,6 +139,34 @@ pub(super) fn served_ports<'a>(
         }
     }
     served
+}
+
+/// Where their Services lead those Pods that Gateways select, each by its place.
+fn targets<'s>(
+    located: &LocatedPods<'_>,
+    services: &'s Services<'_>,
+    gateways: &Selections<'_>,
+) -> HashMap<usize, Targets<'s>> {
+    let pods = located.list.iter().enumerate();
+    let mut targets: HashMap<usize, Targets<'s>> = pods
+        .filter(|(_, located)| gateways.mean(&located.object.labels))
+        .map(|(index, _)| (index, Targets::new()))
+        .collect();
+    if targets.is_empty() {
+        return targets;
+    }
+    for service in &services.list {
+        for (port, backends) in service.model.ports.iter().zip(&service.backends) {
+            for backend in backends {
+                if let Some(targets) = backend.pod.and_then(|pod| targets.get_mut(&pod)) {
+                    let led = (&*service.model.host, backend.endpoint.address.port());
+                    let known = targets.entry(port.number).or_insert(led);
+                    *known = led.min(*known);
+                }
+            }
+        }
+    }
+    targets
 }
 
 /// What a Pod serves, of what its Services say and its Sidecar lists.

@@ -130,7 +130,7 @@ impl Binding<'_> {
                 ..conditions(block)
             },
             action: action::action(rule, place, services)?,
-            cors: rule.cors.clone(),
+            cors: rule.cors.as_deref().cloned(),
         })
     }
 

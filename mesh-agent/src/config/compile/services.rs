@@ -392,33 +392,33 @@ fn from_slices<'a>(
     }
     let mut seen_pods: HashSet<(&str, &str)> = HashSet::new();
     let mut seen_addresses = HashSet::new();
-    endpoints
-        .into_iter()
-        .filter_map(|(endpoint, number)| {
-            let named = endpoint.pod.as_ref();
-            let index = match named {
-                Some(id) => pods.named(id),
-                None => pods.at(endpoint.address),
-            };
-            let id = index.map(|index| &pods.list[index].object.id);
-            let name = match (named, id) {
-                (Some(id), _) => Some((&*id.namespace, &*id.name)),
-                (None, Some(id)) => Some((&*id.namespace, &*id.name)),
-                (None, None) => None,
-            };
-            let address = SocketAddr::new(endpoint.address, number);
-            let again = name.is_some_and(|name| !seen_pods.insert(name));
-            if again || !seen_addresses.insert(address) {
-                return None;
-            }
-            // Kubernetes has what terminates ready only where the Service publishes what is not.
-            let leaving = endpoint.terminating && !(endpoint.ready && service.publish_not_ready);
-            Some(match index {
-                Some(index) => of_pod(index, address, endpoint.ready, leaving, pods),
-                None => of_stranger(endpoint, address, leaving, pods),
-            })
+    let mut backends = Vec::with_capacity(endpoints.len());
+    let found = endpoints.into_iter().filter_map(|(endpoint, number)| {
+        let named = endpoint.pod.as_ref();
+        let index = match named {
+            Some(id) => pods.named(id),
+            None => pods.at(endpoint.address),
+        };
+        let id = index.map(|index| &pods.list[index].object.id);
+        let name = match (named, id) {
+            (Some(id), _) => Some((&*id.namespace, &*id.name)),
+            (None, Some(id)) => Some((&*id.namespace, &*id.name)),
+            (None, None) => None,
+        };
+        let address = SocketAddr::new(endpoint.address, number);
+        let again = name.is_some_and(|name| !seen_pods.insert(name));
+        if again || !seen_addresses.insert(address) {
+            return None;
+        }
+        // Kubernetes has what terminates ready only where the Service publishes what is not.
+        let leaving = endpoint.terminating && !(endpoint.ready && service.publish_not_ready);
+        Some(match index {
+            Some(index) => of_pod(index, address, endpoint.ready, leaving, pods),
+            None => of_stranger(endpoint, address, leaving, pods),
         })
-        .collect()
+    });
+    backends.extend(found);
+    backends
 }
 
 /// An endpoint of which nothing is known but what the slice says.

@@ -93,6 +93,13 @@ impl Store {
         options: &CompileOptions,
     ) -> Refreshed {
         let mut refreshed = self.look(listing, busy, now, options);
+        refreshed.join(self.forget(listing, now));
+        refreshed
+    }
+
+    /// Lets go of the files that are not listed.
+    pub(super) fn forget(&mut self, listing: &[Entry], now: Instant) -> Refreshed {
+        let mut refreshed = Refreshed::default();
         let listed: HashSet<&Path> = listing.iter().map(|entry| entry.path.as_path()).collect();
         let mut gone = Vec::new();
         for (path, file) in &mut self.files {
@@ -123,7 +130,6 @@ impl Store {
         options: &CompileOptions,
     ) -> Refreshed {
         let mut refreshed = Refreshed::default();
-        let mut changed: Vec<&Path> = Vec::new();
         for entry in listing {
             if busy.contains(&entry.path) {
                 continue;
@@ -131,12 +137,9 @@ impl Store {
             let file = self.files.entry(entry.path.clone()).or_default();
             let looked = file.look(entry, now, options);
             if looked.changed {
-                changed.push(entry.path.as_path());
+                self.note(&entry.path);
             }
             refreshed.join(looked);
-        }
-        for path in changed {
-            self.note(path);
         }
         refreshed
     }
@@ -214,7 +217,7 @@ fn in_force(versions: &[Arc<Written>]) -> (Option<Arc<Object>>, Vec<Rejected>) {
 }
 
 impl Refreshed {
-    fn join(&mut self, other: Self) {
+    pub(super) fn join(&mut self, other: Self) {
         self.changed |= other.changed;
         self.again = match (self.again, other.again) {
             (Some(a), Some(b)) => Some(a.min(b)),

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::config::compile::Compiler;
+use crate::config::file::scan::Entry;
 use crate::config::file::settle::Settle;
-use crate::config::file::store::Store;
+use crate::config::file::store::{Refreshed, Store};
 use crate::config::file::watcher::Watcher;
 use crate::config::file::{OpenError, Signal, Update, scan};
 use crate::config::{CompileOptions, Rejected, analyze, document};
 use crate::model::Snapshot;
+use crate::sys::memory;
 
 /// How often the directory is looked at though nobody told of a change: network file systems tell nothing.
 const BELT: Duration = Duration::from_secs(2);
@@ -24,6 +26,9 @@ const UNTOLD: Duration = Duration::from_millis(100);
 
 /// How long nothing must have happened before a world is analyzed: the next change goes before.
 const QUIET: Duration = Duration::from_millis(20);
+
+/// How many files are read before the compiler learns what is new in them.
+const AT_ONCE: usize = 16;
 
 /// Everything that the thread owns.
 pub(super) struct Worker {
@@ -43,6 +48,8 @@ pub(super) struct Worker {
     analyzed: Vec<Rejected>,
     /// A world that is in force and has not been analyzed yet.
     fresh: Option<Fresh>,
+    /// Whether the whole world was made anew since memory was given back.
+    anew: bool,
 }
 
 /// What it takes to add to an update what analysis finds.
@@ -66,13 +73,11 @@ impl Worker {
             source,
         })?;
         watcher.follow_links(&listing);
-        let mut store = Store::default();
-        store.refresh(&listing, &options);
         let mut worker = Self {
             directory: directory.to_path_buf(),
             compiler: Compiler::new(options.clone()),
             options,
-            store,
+            store: Store::default(),
             watcher,
             settle: Settle::default(),
             inbox,
@@ -81,7 +86,9 @@ impl Worker {
             generation: 0,
             analyzed: Vec::new(),
             fresh: None,
+            anew: false,
         };
+        worker.read(&listing, &HashSet::new(), Instant::now());
         let first = worker.world();
         let first = worker.analyze().unwrap_or(first);
         Ok((worker, first))
@@ -91,6 +98,7 @@ impl Worker {
     pub(super) fn run(mut self, publish: &watch::Sender<Update>) {
         // For the first change. Nobody waits for anything yet.
         self.compiler.prepare();
+        memory::give_back();
         while !publish.is_closed() {
             let wake = self
                 .settle
@@ -107,7 +115,7 @@ impl Worker {
                             publish.send_replace(update);
                         }
                     }
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Timeout) => self.give_back(),
                 }
                 continue;
             }
@@ -115,6 +123,13 @@ impl Worker {
                 let update = self.world();
                 publish.send_replace(update);
             }
+        }
+    }
+
+    /// Where everything was made anew, the world before it is gone by now, and what was needed to make it.
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.anew) {
+            memory::give_back();
         }
     }
 
@@ -153,11 +168,30 @@ impl Worker {
             // What changed there before the watch began was not told.
             self.settle.other(now);
         }
-        let refreshed = self.store.update(&listing, &busy, now, &self.options);
+        let refreshed = self.read(&listing, &busy, now);
         if let Some(again) = refreshed.again {
             self.again = self.again.min(again);
         }
         refreshed.changed || back
+    }
+
+    /// Reads what has changed of a directory, a few files at a time: of a large one not all objects should be there
+    /// twice, as they were and as they are.
+    fn read(&mut self, listing: &[Entry], busy: &HashSet<PathBuf>, now: Instant) -> Refreshed {
+        let mut refreshed = Refreshed::default();
+        for some in listing.chunks(AT_ONCE) {
+            refreshed.join(self.store.look(some, busy, now, &self.options));
+            self.take_over();
+        }
+        refreshed.join(self.store.forget(listing, now));
+        refreshed
+    }
+
+    /// Tells the compiler which objects have changed.
+    fn take_over(&mut self) {
+        for (id, object) in self.store.changes() {
+            self.compiler.change(&id, object);
+        }
     }
 
     /// Looks at the files that changed, where it is known that no other did: the directory may have many. True where the
@@ -181,13 +215,14 @@ impl Worker {
 
     /// The world as it is now. What does not fit together in it is said later: until then, what did not before.
     fn world(&mut self) -> Update {
-        for (id, object) in self.store.changes() {
-            self.compiler.change(&id, object);
-        }
+        self.take_over();
+        // It holds the world before, which is of no use here any more.
+        self.fresh = None;
         let mut rejected = self.store.rejected();
         rejected.extend(self.unreadable.clone());
         let (mut snapshot, more) = self.compiler.world();
         rejected.extend(more);
+        self.anew |= !self.compiler.was_partial();
         self.generation += 1;
         snapshot.generation = self.generation;
         let snapshot = Arc::new(snapshot);

@@ -1,5 +1,6 @@
 //! An EndpointSlice: addresses that serve a Service, found by Kubernetes.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -50,19 +51,21 @@ impl EndpointSlice {
         if address_type == "FQDN" {
             problems.unsupported(&Path::of("addressType"), "an EndpointSlice of type FQDN");
         }
-        Self {
-            endpoints: endpoints
+        let mut names = Names::default();
+        let path = Path::of("endpoints");
+        // Collected from what is written they would keep its room, several times as much as they need.
+        let mut read = Vec::with_capacity(endpoints.len());
+        read.extend(
+            endpoints
                 .into_iter()
                 .enumerate()
                 .filter_map(|(index, endpoint)| {
-                    read_endpoint(
-                        endpoint,
-                        namespace,
-                        &Path::of("endpoints").index(index),
-                        problems,
-                    )
-                })
-                .collect(),
+                    let path = path.index(index);
+                    read_endpoint(endpoint, namespace, &mut names, &path, problems)
+                }),
+        );
+        Self {
+            endpoints: read,
             ports: ports
                 .into_iter()
                 .filter(|port| port.protocol.is_empty() || port.protocol == "TCP")
@@ -78,6 +81,7 @@ impl EndpointSlice {
 fn read_endpoint(
     endpoint: WrittenEndpoint,
     namespace: &str,
+    names: &mut Names,
     path: &Path,
     problems: &mut Problems,
 ) -> Option<Endpoint> {
@@ -99,15 +103,13 @@ fn read_endpoint(
         return None;
     };
     let ready = ready.unwrap_or(true);
-    let named = |name: String| (!name.is_empty()).then(|| name.into());
     let pod = target_ref
         .filter(|target| target.kind == "Pod" && !target.name.is_empty())
         .map(|target| PodId {
-            namespace: if target.namespace.is_empty() {
-                namespace.into()
-            } else {
-                target.namespace.into()
-            },
+            namespace: names.shared(match target.namespace.as_str() {
+                "" => namespace,
+                other => other,
+            }),
             name: target.name.into(),
         });
     Some(Endpoint {
@@ -115,7 +117,22 @@ fn read_endpoint(
         ready,
         terminating: terminating.unwrap_or(!ready),
         pod,
-        node: named(node_name),
-        zone: named(zone),
+        node: (!node_name.is_empty()).then(|| names.shared(&node_name)),
+        zone: (!zone.is_empty()).then(|| names.shared(&zone)),
     })
+}
+
+/// Names that many endpoints of a slice have: each is kept once.
+#[derive(Default)]
+struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn shared(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = name.into();
+        self.0.insert(Arc::clone(&new));
+        new
+    }
 }

@@ -98,13 +98,14 @@ impl Service {
             headless,
             external,
             selector: (!selector.is_empty()).then(|| object::labels(&selector)),
-            ports: ports
-                .into_iter()
-                .enumerate()
-                .filter_map(|(index, port)| {
+            ports: {
+                // Collected from what is written they would keep its room.
+                let mut read = Vec::with_capacity(ports.len());
+                read.extend(ports.into_iter().enumerate().filter_map(|(index, port)| {
                     read_port(port, &path.key("ports").index(index), problems)
-                })
-                .collect(),
+                }));
+                read
+            },
             publish_not_ready: publish_not_ready_addresses,
             node_local: internal_traffic_policy == "Local",
             distribution: distribution.unwrap_or_default(),

@@ -64,14 +64,14 @@ pub struct Rule {
     pub timeout: Option<Duration>,
     /// `retries`.
     pub retry: Option<Retry>,
-    /// `fault`.
-    pub fault: Option<Fault>,
+    /// `fault`. Boxed, as are those below that few rules have: a large world has many rules.
+    pub fault: Option<Box<Fault>>,
     /// `mirror` and what belongs to it.
     pub mirrors: Mirrors,
     /// `corsPolicy`.
-    pub cors: Option<Cors>,
+    pub cors: Option<Box<Cors>>,
     /// `headers`.
-    pub headers: Option<Headers>,
+    pub headers: Option<Box<Headers>>,
 }
 
 /// One of `http[].match[]`: all of it must hold.
@@ -273,17 +273,20 @@ impl VirtualService {
             .map(String::as_str)
             .chain(hosts.iter().map(|host| &**host))
             .collect();
-        let rules: Vec<Rule> = each(http, &path.key("http"))
-            .filter_map(|(rule, path)| rule::read(rule, delegate, context, &path, problems))
-            .collect();
+        let rules = compact(
+            each(http, &path.key("http"))
+                .filter_map(|(rule, path)| rule::read(rule, delegate, context, &path, problems)),
+        );
         reach::check(&rules, &path.key("http"), problems);
-        let tls: Vec<StreamRule> = each(tls, &path.key("tls"))
-            .map(|(rule, path)| stream::read_tls(rule, &names, context, &path, problems))
-            .collect();
+        let tls = compact(
+            each(tls, &path.key("tls"))
+                .map(|(rule, path)| stream::read_tls(rule, &names, context, &path, problems)),
+        );
         reach::check_streams(&tls, "tls", &path.key("tls"), problems);
-        let tcp: Vec<StreamRule> = each(tcp, &path.key("tcp"))
-            .map(|(rule, path)| stream::read_tcp(rule, context, &path, problems))
-            .collect();
+        let tcp = compact(
+            each(tcp, &path.key("tcp"))
+                .map(|(rule, path)| stream::read_tcp(rule, context, &path, problems)),
+        );
         reach::check_streams(&tcp, "tcp", &path.key("tcp"), problems);
         Self {
             hosts,
@@ -322,6 +325,13 @@ impl Rule {
 }
 
 /// The items of a list with their paths.
+/// A list without room for more: there are many, and all are kept.
+fn compact<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = items.collect();
+    list.shrink_to_fit();
+    list
+}
+
 fn each<T>(items: Vec<T>, path: &Path) -> impl Iterator<Item = (T, Path)> {
     let items = items.into_iter().enumerate();
     items.map(|(index, item)| (item, path.index(index)))

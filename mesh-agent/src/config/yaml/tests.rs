@@ -3,7 +3,7 @@
 use super::*;
 
 fn one(text: &str) -> Node {
-    let mut documents = documents(text);
+    let mut documents: Vec<_> = documents(text).collect();
     assert_eq!(documents.len(), 1, "{documents:?}");
     documents.remove(0).expect("the text is YAML")
 }
@@ -90,7 +90,6 @@ fn the_end_of_every_value_is_known() {
 fn lines_are_counted_whatever_ends_them() {
     let text = "a: 1\rb: 2\r\n---\nc: 3\r---\rd: 4\n---\ne: 5\n";
     let lines: Vec<String> = documents(text)
-        .iter()
         .map(|document| match document {
             Ok(node) => node.at.line.to_string(),
             Err(error) => error.to_string(),
@@ -102,7 +101,7 @@ fn lines_are_counted_whatever_ends_them() {
 #[test]
 fn documents_are_told_apart_by_lines_as_kubectl_does() {
     let text = "---\na: 1\n--- # two\n\n---\nb: [\n---\nc: 3\n...\n---\n# nothing\n";
-    let read = documents(text);
+    let read: Vec<_> = documents(text).collect();
     let shown: Vec<String> = read
         .iter()
         .map(|document| match document {
@@ -128,8 +127,8 @@ fn documents_are_told_apart_by_lines_as_kubectl_does() {
 fn windows_files_and_byte_order_marks_are_read() {
     let node = one("\u{feff}---\r\na: b\r\n");
     assert_eq!(text_at(&node, &["a"]), "String(\"b\")");
-    assert_eq!(documents("").len(), 0);
-    assert_eq!(documents("\n---\n---\n# x\n").len(), 0);
+    assert_eq!(documents("").count(), 0);
+    assert_eq!(documents("\n---\n---\n# x\n").count(), 0);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 
+use mesh_ebpf::abi::MAX_PAIRS;
+use mesh_ebpf::pair::Tally;
+
 use super::load::Maps;
 use super::plan::Plan;
 
@@ -25,6 +28,25 @@ impl Maps {
             self.interfaces.insert(key, value, 0)?;
         }
         Ok(())
+    }
+
+    /// Puts every pair of the fast path on the stack of the free ones.
+    pub(super) fn free_all_pairs(&mut self) -> Result<(), MapError> {
+        // The lowest on top, so that what is used lies together.
+        (0..MAX_PAIRS)
+            .rev()
+            .try_for_each(|pair| self.free.push(pair, 0))
+    }
+
+    /// Whether an application still has to read what was handed to it.
+    pub(super) fn are_awaited(&self) -> bool {
+        let joined = self.tally.get(&(Tally::Joined as u32), 0);
+        // There are many pairs to look at, and none to look for where none was ever made.
+        joined.is_ok_and(|joined| joined.iter().any(|count| *count > 0))
+            && self
+                .pairs
+                .iter()
+                .any(|pair| pair.is_ok_and(|pair| pair.is_awaited()))
     }
 
     /// Whether the entries of a plan are there.

@@ -4,12 +4,18 @@ use std::fs::File;
 use std::path::Path;
 
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockMap, Stack};
 use aya::programs::links::{CgroupAttachMode, FdLink};
-use aya::programs::{CgroupSockAddr, Program, ProgramError, ProgramInfo, SkLookup, SockOps};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::programs::sk_msg::SkMsgLink;
+use aya::programs::tp_btf::BtfTracePointLink;
+use aya::programs::{
+    BtfTracePoint, CgroupSockAddr, Program, ProgramError, ProgramInfo, SkLookup, SkMsg, SockOps,
+};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use mesh_ebpf::abi;
+use mesh_ebpf::pair::{Handshake, Pair, Waiting};
 
+use super::entries::gone;
 use super::probe::in_one_line;
 use crate::intercept::InterceptError;
 use crate::netns::NetNs;
@@ -18,7 +24,7 @@ use crate::netns::NetNs;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// The maps that all instances share. They are pinned: that is how one instance finds those of another.
-const SHARED: [&str; 9] = [
+const SHARED: [&str; 16] = [
     abi::MAP_PODS,
     abi::MAP_POLICIES,
     abi::MAP_ADDRESSES,
@@ -28,6 +34,13 @@ const SHARED: [&str; 9] = [
     abi::MAP_INTERFACES,
     abi::MAP_LISTENERS,
     abi::MAP_STATS,
+    abi::MAP_LEGS,
+    abi::MAP_PAIRS,
+    abi::MAP_FREE,
+    abi::MAP_WAITING,
+    abi::MAP_GONE,
+    abi::MAP_LEG,
+    abi::MAP_TALLY,
 ];
 
 /// The values that the loader borrows, for as long as it lives: every pod index, and one for no pod.
@@ -41,7 +54,7 @@ static POD_INDEXES: [u32; abi::MAX_PODS as usize + 1] = {
     indexes
 };
 /// Likewise, every sum of `abi::KERNEL_*`.
-static KERNELS: [u32; 4] = [0, 1, 2, 3];
+static KERNELS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 /// Likewise, whether there are log records.
 static LOG_LEVELS: [u8; 2] = [0, aya_log::Level::Debug as u8];
 
@@ -64,6 +77,11 @@ pub struct Maps {
     pub interfaces: HashMap<MapData, abi::InterfaceKey, u32>,
     pub listeners: SockMap<MapData>,
     pub stats: PerCpuArray<MapData, u64>,
+    pub pairs: Array<MapData, Pair>,
+    pub free: Stack<MapData, u32>,
+    pub waiting: HashMap<MapData, Handshake, Waiting>,
+    pub gone: HashMap<MapData, u32, u32>,
+    pub tally: PerCpuArray<MapData, u64>,
 }
 
 /// What the verifier made of a program.
@@ -81,12 +99,20 @@ pub struct ProgramReport {
 pub struct Hooks {
     /// Their links, with a name for the pin.
     pub links: Vec<(&'static str, FdLink)>,
+    /// What keeps the fast path's programs attached, where there is one.
+    pub fast_path: Option<FastPath>,
     /// What the verifier said of them, and of the socket lookup.
     pub reports: Vec<ProgramReport>,
     /// The shared maps.
     pub maps: Maps,
     /// What is left of the instance; its log buffer is still in there.
     pub instance: Ebpf,
+}
+
+/// The programs of the fast path. They serve the sockets of this agent alone, so they need not outlive it.
+pub struct FastPath {
+    _send: SkMsgLink,
+    _watches: [BtfTracePointLink; 2],
 }
 
 impl Object {
@@ -102,7 +128,7 @@ impl Object {
     }
 
     /// How to load the object for an agent that pins its maps in `maps`.
-    pub fn new(maps: &Path, log: bool) -> Self {
+    pub fn new(maps: &Path, log: bool, fast_path: bool) -> Self {
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
@@ -113,13 +139,20 @@ impl Object {
         }
         Self {
             loader,
-            kernel: abi::KERNEL_INGRESS | abi::KERNEL_RETVAL,
+            kernel: abi::KERNEL_INGRESS
+                | abi::KERNEL_RETVAL
+                | if fast_path { abi::KERNEL_FAST_PATH } else { 0 },
         }
     }
 
     /// Whether `sk_lookup` programs see the interface of a packet.
     pub fn sees_ingress(&self) -> bool {
         self.kernel & abi::KERNEL_INGRESS != 0
+    }
+
+    /// Whether there is a fast path.
+    pub fn has_fast_path(&self) -> bool {
+        self.kernel & abi::KERNEL_FAST_PATH != 0
     }
 
     /// Whether an application gets `ECONNREFUSED` from a connect hook, rather than `EPERM`.
@@ -174,6 +207,21 @@ impl Object {
 
     fn hooks(&mut self, cgroup: &File) -> Result<Hooks, InterceptError> {
         let mut instance = self.instance(abi::MAX_PODS)?;
+        let mut fast_path = None;
+        if self.kernel & abi::KERNEL_FAST_PATH != 0 {
+            match attach_fast_path(&mut instance) {
+                Ok(attached) => fast_path = Some(attached),
+                Err(e) => {
+                    let reason = in_one_line(&e);
+                    tracing::warn!(
+                        reason,
+                        "no fast path: connections within the node go by TCP"
+                    );
+                    self.kernel &= !abi::KERNEL_FAST_PATH;
+                    instance = self.instance(abi::MAX_PODS)?;
+                }
+            }
+        }
         let mut links = Vec::new();
         let mut reports = Vec::new();
         for name in [abi::PROGRAM_CONNECT4, abi::PROGRAM_CONNECT6] {
@@ -196,6 +244,7 @@ impl Object {
             .map_err(|e| InterceptError::step("opening the BPF maps", e))?;
         Ok(Hooks {
             links,
+            fast_path,
             reports,
             maps,
             instance,
@@ -239,17 +288,35 @@ impl Maps {
             interfaces: take(abi::MAP_INTERFACES)?.try_into()?,
             listeners: take(abi::MAP_LISTENERS)?.try_into()?,
             stats: take(abi::MAP_STATS)?.try_into()?,
+            pairs: take(abi::MAP_PAIRS)?.try_into()?,
+            free: take(abi::MAP_FREE)?.try_into()?,
+            waiting: take(abi::MAP_WAITING)?.try_into()?,
+            gone: take(abi::MAP_GONE)?.try_into()?,
+            tally: take(abi::MAP_TALLY)?.try_into()?,
         })
     }
 
-    /// Removes a pod from the pinned map of another agent.
-    pub fn remove_from_pinned(directory: &Path, cookie: u64) -> Result<(), MapError> {
-        let map = Map::HashMap(MapData::from_pin(directory.join(abi::MAP_PODS))?);
-        let mut pods: HashMap<MapData, u64, u32> = map.try_into()?;
-        match pods.remove(&cookie) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(e) => Err(e),
+    /// Removes a pod from the pinned maps of another agent, or all pods: its programs let their connections pass from now
+    /// on. Unpinning a program is not enough: the kernel detaches it when it comes to it.
+    pub fn remove_from_pinned(directory: &Path, cookie: Option<u64>) -> Result<(), MapError> {
+        let open = |name| MapData::from_pin(directory.join(name)).map(Map::HashMap);
+        let mut pods: HashMap<MapData, u64, u32> = open(abi::MAP_PODS)?.try_into()?;
+        let mut policies: HashMap<MapData, u32, abi::Policy> =
+            open(abi::MAP_POLICIES)?.try_into()?;
+        let found: Vec<(u64, u32)> = match cookie {
+            None => pods.iter().collect::<Result<_, _>>()?,
+            Some(cookie) => match pods.get(&cookie, 0) {
+                Ok(index) => vec![(cookie, index)],
+                Err(MapError::KeyNotFound) => Vec::new(),
+                Err(e) => return Err(e),
+            },
+        };
+        for (cookie, index) in found {
+            // First what marks connections: one that is marked must not come to a lookup that lets it pass.
+            gone(pods.remove(&cookie))?;
+            gone(policies.remove(&index))?;
         }
+        Ok(())
     }
 }
 
@@ -274,6 +341,48 @@ fn attach_connect(
         .map_err(|e| step("attaching", name, e))?;
     link.try_into().map_err(|e| {
         InterceptError::step(format!("attaching the BPF program {name}"), link_error(&e))
+    })
+}
+
+fn attach_fast_path(instance: &mut Ebpf) -> Result<FastPath, InterceptError> {
+    let kernel = Btf::from_sys_fs()
+        .map_err(|e| InterceptError::step("reading the types of the kernel", e))?;
+    let mut watch = |name, tracepoint| -> Result<BtfTracePointLink, InterceptError> {
+        let program: &mut BtfTracePoint = find(instance, name)?;
+        program
+            .load(tracepoint, &kernel)
+            .map_err(|e| step("loading", name, e))?;
+        program
+            .attach()
+            .and_then(|id| program.take_link(id))
+            .map_err(|e| step("attaching", name, e))
+    };
+    let watches = [
+        watch(abi::PROGRAM_SENT, abi::TRACEPOINT_SENT)?,
+        watch(abi::PROGRAM_READ, abi::TRACEPOINT_READ)?,
+    ];
+    drop(kernel);
+
+    let name = abi::PROGRAM_SEND;
+    let legs = instance
+        .map(abi::MAP_LEGS)
+        .ok_or_else(|| InterceptError::step("finding the map of the fast path", "missing"))?;
+    let legs: SockMap<&MapData> = legs
+        .try_into()
+        .map_err(|e: MapError| InterceptError::step("opening the map of the fast path", e))?;
+    let legs = legs
+        .fd()
+        .try_clone()
+        .map_err(|e| InterceptError::step("keeping the map of the fast path", e))?;
+    let send: &mut SkMsg = find(instance, name)?;
+    send.load().map_err(|e| step("loading", name, e))?;
+    let send = send
+        .attach(&legs)
+        .and_then(|id| send.take_link(id))
+        .map_err(|e| step("attaching", name, e))?;
+    Ok(FastPath {
+        _send: send,
+        _watches: watches,
     })
 }
 
@@ -313,6 +422,8 @@ fn report(instance: &Ebpf, name: &'static str) -> Result<ProgramReport, Intercep
         Some(Program::CgroupSockAddr(program)) => program.info(),
         Some(Program::SkLookup(program)) => program.info(),
         Some(Program::SockOps(program)) => program.info(),
+        Some(Program::SkMsg(program)) => program.info(),
+        Some(Program::BtfTracePoint(program)) => program.info(),
         _ => Err(ProgramError::NotLoaded),
     };
     let info = info.map_err(|e| step("asking the kernel about", name, e))?;

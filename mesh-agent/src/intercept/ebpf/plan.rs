@@ -11,8 +11,8 @@ use mesh_ebpf::abi::{
     Address, AddressKey, CIDR_EXCLUDED, CIDR_INCLUDED, CIDR_KEY_BITS, CIDR_ROUTE, CidrKey,
     FAIL_HOLD, FAIL_OPEN, FAIL_REFUSE, INBOUND, INTERFACE_EXCLUDED, INTERFACE_VIRTUAL,
     InterfaceKey, LISTENER_INBOUND, LISTENER_OUTBOUND, OUTBOUND, OWNER_GROUP, OWNER_USER, OwnerKey,
-    POLICY_ALL_INBOUND, POLICY_ALL_OUTBOUND, POLICY_INBOUND, POLICY_INTERFACES, POLICY_IPV6,
-    POLICY_OUTBOUND, PORT_EXCLUDED, PORT_INCLUDED, Policy, PortKey, slot,
+    POLICY_ALL_INBOUND, POLICY_ALL_OUTBOUND, POLICY_FAST_PATH, POLICY_INBOUND, POLICY_INTERFACES,
+    POLICY_IPV6, POLICY_OUTBOUND, PORT_EXCLUDED, PORT_INCLUDED, Policy, PortKey, slot,
 };
 use mesh_ebpf::decide::Lookups;
 
@@ -82,7 +82,14 @@ pub fn plan(policy: &CapturePolicy, facts: &Facts) -> Result<Plan, PlanError> {
         ..Plan::default()
     };
     plan.policy = Policy {
-        flags: POLICY_OUTBOUND | POLICY_INBOUND | if facts.ipv6 { POLICY_IPV6 } else { 0 },
+        flags: POLICY_OUTBOUND
+            | POLICY_INBOUND
+            | if facts.ipv6 { POLICY_IPV6 } else { 0 }
+            | if policy.fast_path {
+                POLICY_FAST_PATH
+            } else {
+                0
+            },
         on_agent_loss: match policy.on_agent_loss {
             FailPolicy::Refuse => FAIL_REFUSE,
             FailPolicy::Open => FAIL_OPEN,

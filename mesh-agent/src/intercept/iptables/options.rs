@@ -147,6 +147,7 @@ impl From<&CapturePolicy> for Options {
             // on the port that connections are sent to.
             source: _,
             on_agent_loss: _,
+            fast_path: _,
         } = policy;
         Self {
             profile: Profile::Listed,

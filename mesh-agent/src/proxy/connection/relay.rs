@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::model::Cluster;
 use crate::proxy::connection::Connection;
-use crate::proxy::record::{Hop, Record};
+use crate::proxy::record::{Flag, Hop, Record};
 use crate::proxy::respond::Failure;
 use crate::proxy::site::Choice;
 use crate::proxy::stream::Stream;
@@ -20,6 +20,7 @@ use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::health::Outcome;
 use crate::proxy::upstream::pool::Load;
 use crate::route::{Flow, StreamDecision, StreamScope, hash_of_source};
+use crate::sys::socket::Reach;
 
 /// Where a relayed connection goes.
 #[derive(Clone, Debug)]
@@ -103,7 +104,10 @@ impl Connection {
                 let policy = known.map(|known| known.policy());
                 let pool = policy.as_ref().map(|policy| &policy.pool);
                 let source = self.source();
-                let connected = self.site.connect_beyond(address, source, pool).await;
+                let connected = self
+                    .site
+                    .connect_beyond(address, source, Reach::Anywhere, pool)
+                    .await;
                 (address, connected)
             }
             Target::Nowhere => return Err(Failure::NoEndpoint),
@@ -172,14 +176,11 @@ impl Connection {
         }
         let (_load, _place) = (upstream.load, upstream.place);
         let Limits { idle, whole } = self.relay_limits(target);
-        let tunnel = Tunnel::new(client, upstream.stream, idle, record);
-        match whole {
-            None => tunnel.run().await,
-            // What is dropped before its end is reset.
-            Some(whole) => {
-                let _ = timeout(whole, tunnel.run()).await;
-            }
-        }
+        let end = whole.and_then(|whole| Instant::now().checked_add(whole));
+        Tunnel::new(client, upstream.stream, idle, record)
+            .until(end, Flag::Duration)
+            .run()
+            .await;
     }
 
     /// How long a relayed connection may be silent, and how long it may be at all.

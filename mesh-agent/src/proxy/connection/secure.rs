@@ -1,7 +1,6 @@
 //! A gateway's clients that speak TLS: which server they ask for, and its handshake with them.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -9,7 +8,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::connection::{Connection, Scope};
 use crate::proxy::http::Boxed;
-use crate::proxy::stream::Stream;
+use crate::proxy::stream::{LAST_WORDS, Stream};
 use crate::proxy::tls::{self, ClientHello, TlsFacts, Unusable};
 use crate::route::{Opening, Secure};
 
@@ -32,9 +31,6 @@ enum Refusal {
 
 /// A client whose TLS is open.
 type Opened = (Stream, TlsFacts);
-
-/// How long a client gets to read why its handshake failed, and how much it may still have to say meanwhile.
-const LAST_WORDS: (Duration, u64) = (Duration::from_secs(1), 64 * 1024);
 
 impl Connection {
     /// Serves a client on a port for TLS.
@@ -108,7 +104,7 @@ impl Connection {
                 let (limit, most) = LAST_WORDS;
                 let last = async {
                     client.shutdown().await?;
-                    let mut client = client.take(most);
+                    let mut client = client.take(most as u64);
                     tokio::io::copy(&mut client, &mut tokio::io::sink()).await
                 };
                 let _ = timeout(limit, last).await;

@@ -15,14 +15,18 @@ use tokio::time::Instant;
 
 use crate::model::Endpoints;
 use crate::proxy::connection::Connection;
-use crate::proxy::http::ahead::Ahead;
+use crate::proxy::http::ahead;
 use crate::proxy::http::forward::{Goal, Outgoing};
+use crate::proxy::http::headers;
+use crate::proxy::http::spare::{Spare, Spares};
 use crate::proxy::http::timeout::Deadline;
+use crate::proxy::http::timers::Timers;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::respond::Failure;
 use crate::proxy::site::{Choice, Resolving};
 use crate::proxy::upstream::lease::Lease;
 use crate::proxy::upstream::pool::{Key, Version};
+use crate::route::Tried;
 
 /// A try that brought no response.
 pub(super) struct Failed {
@@ -64,27 +68,40 @@ impl Outgoing {
             }
             // The server may be closing a kept connection this very moment.
             let replaceable = lease.is_reused() && !fresh;
-            let Some(request) = self.request(keep || replaceable && idempotent) else {
+            let spare = keep || replaceable && idempotent;
+            let Some(request) = self.request(spare, &connection.site.worker.spares) else {
                 return Err(unbegun(Failure::Closed));
             };
             self.progress.under_way = true;
-            let sent = self.send_once(&mut lease, request).await;
+            let sent = self
+                .send_once(&mut lease, request, &connection.site.worker.timers)
+                .await;
             self.progress.under_way = false;
             let Failed { failure, begun } = match sent {
                 None => Failed {
                     failure: Failure::Timeout,
                     begun: true,
                 },
+                Some(Ok(response)) if !self.is_framed(&response) => Failed {
+                    failure: Failure::UpstreamProtocol,
+                    begun: true,
+                },
                 Some(Ok(response)) => return Ok((response, lease)),
                 Some(Err(error)) => self.judge(error),
             };
             // What a server has seen it may have done before the connection ended.
-            let closed = failure == Failure::Closed && (!begun || idempotent);
-            if !(replaceable && closed && self.head.is_some() && self.body.can_repeat()) {
+            let again = !begun || idempotent && self.tries.may_repeat();
+            let closed = failure == Failure::Closed && again;
+            if !(replaceable && closed && self.has_head() && self.body.can_repeat()) {
                 return Err(Failed { failure, begun });
             }
             fresh = true;
         }
+    }
+
+    /// Whether it is clear how long a response is; HTTP/2 says it by itself.
+    fn is_framed(&self, response: &Response<Incoming>) -> bool {
+        self.version == Version::Http2 || headers::is_framed(response.status(), response.headers())
     }
 
     fn resolve(&self, connection: &Connection) -> Resolving {
@@ -101,8 +118,10 @@ impl Outgoing {
             Goal::Cluster(cluster) => {
                 let choice = Choice {
                     hash: self.hash,
-                    tried: &self.progress.tried,
-                    elsewhere: self.tries.avoid_previous_priorities(),
+                    tried: Tried {
+                        endpoints: &self.progress.tried,
+                        tiers: self.tries.avoid_previous_priorities(),
+                    },
                     resolved,
                 };
                 connection.endpoint(cluster, self.known.as_deref(), choice)
@@ -130,37 +149,59 @@ impl Outgoing {
         &self,
         lease: &mut Lease,
         request: Request<RequestBody>,
+        timers: &Rc<Timers>,
     ) -> Option<Result<Response<Incoming>, SendError>> {
-        let mut deadline = Deadline::after(self.timeouts.per_try, Instant::now());
+        let mut deadline = Deadline::after(self.timeouts.per_try, Instant::now(), timers);
+        let said = lease.said();
+        if let Some(said) = &said {
+            said.begin(self.ahead.is_some());
+        }
         let mut sending = pin!(lease.send(request));
-        poll_fn(|cx| {
+        let sent = poll_fn(|cx| {
             let sent = sending.as_mut().poll(cx);
-            if let Some(ahead) = &self.ahead {
-                ahead.pass(cx);
+            if let (Some(ahead), Some(said)) = (&self.ahead, &said) {
+                ahead.pass(said, cx);
             }
             if let Poll::Ready(sent) = sent {
                 return Poll::Ready(Some(sent));
             }
             deadline.poll(cx, &self.body).map(|()| None)
         })
-        .await
+        .await;
+        if let Some(said) = said {
+            said.end();
+        }
+        sent
     }
 
     /// The request to send. `spare`: its head stays, for another try.
-    fn request(&mut self, spare: bool) -> Option<Request<RequestBody>> {
-        let head = match spare {
-            true => self.head.clone(),
-            false => self.head.take(),
-        };
-        let mut request = Request::from_parts(head?, self.body.for_try());
+    fn request(&mut self, spare: bool, spares: &Rc<Spares>) -> Option<Request<RequestBody>> {
+        self.take_back_head();
+        let head = self.head.take()?;
+        if spare {
+            self.spare = Some(Spare::of(&head, spares));
+        }
+        let mut request = Request::from_parts(head, self.body.for_try());
         match (self.version, &self.gate) {
-            (Version::Http1, gate) => {
-                Ahead::listen(self.ahead.as_ref(), gate.as_ref(), &mut request);
-            }
+            (Version::Http1, gate) => ahead::listen(gate.as_ref(), &mut request),
             (Version::Http2, Some(gate)) => gate.open(),
             (Version::Http2, None) => {}
         }
         Some(request)
+    }
+
+    /// Whether there is a head to send.
+    pub(super) fn has_head(&self) -> bool {
+        self.head.is_some() || self.spare.is_some()
+    }
+
+    /// Has the head ready that was kept for another try.
+    pub(super) fn take_back_head(&mut self) {
+        if let Some(spare) = self.spare.take()
+            && self.head.is_none()
+        {
+            self.head = Some(spare.head());
+        }
     }
 
     /// What an error means. A head that no server has seen comes back.

@@ -12,8 +12,8 @@ use crate::proxy::http::body::Body;
 use crate::proxy::http::cors;
 use crate::proxy::http::finish::{Finish, Given};
 use crate::proxy::http::forward::Outgoing;
-use crate::proxy::http::headers;
 use crate::proxy::http::request::Arrived;
+use crate::proxy::http::slots::Slot;
 use crate::proxy::record::{Hop, Record};
 use crate::proxy::respond::{self, Failure};
 use crate::route::{self, Act, CorsVerdict, Decision, Reply, Routed};
@@ -37,7 +37,7 @@ pub(super) enum Verdict {
 )]
 pub(super) enum Taken {
     /// It is on its way.
-    Sent(Box<Outgoing>),
+    Sent(Slot<Outgoing>),
     /// It was answered here, as the route wants it.
     Answered(Response<Body>),
     /// It cannot be sent, or is not to be.
@@ -66,10 +66,10 @@ pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> rout
     let head = &arrived.head;
     route::Request {
         authority: arrived.authority.as_str(),
-        path: &arrived.path,
+        path: arrived.path(),
         query: head.uri.query(),
         method: head.method.as_str(),
-        scheme: headers::scheme(&head.headers),
+        scheme: arrived.facts.scheme.as_str(),
         headers: &head.headers,
         source: connection.peer.ip(),
     }
@@ -106,6 +106,7 @@ pub(super) fn take_route(
         cookie: None,
         asked: None,
         version: arrived.head.version,
+        scheme: arrived.facts.scheme,
         began: arrived.began,
     };
     finish.keep(&arrived.head);
@@ -120,7 +121,7 @@ pub(super) fn take_route(
                 (Some(policy), Some(origin)) if allowed => cors::preflight(policy, origin),
                 _ => HeaderMap::new(),
             };
-            return Taken::Answered(respond::preflight(connection.hop, headers));
+            return Taken::Answered(respond::preflight(arrived.asker, headers));
         }
         CorsVerdict::Allowed => finish.origin = origin.cloned(),
     }
@@ -132,7 +133,10 @@ pub(super) fn take_route(
     match (act, &finish.route.action) {
         (Act::Forward(forwarding), _) => {
             match Outgoing::forward(connection, arrived, forwarding, &mut finish, record) {
-                Ok(outgoing) => Taken::Sent(Box::new(outgoing.finished_by(finish))),
+                Ok(outgoing) => {
+                    let requests = &connection.site.worker.requests;
+                    Taken::Sent(requests.hold(outgoing.finished_by(finish)))
+                }
                 Err(failure) => Taken::Failed(failure, finish),
             }
         }

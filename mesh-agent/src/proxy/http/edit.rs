@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version};
 
 use crate::model::{ClusterKey, HeaderEdits, HeaderSource, Piece, Template, Variable};
 use crate::proxy::connection::Connection;
-use crate::proxy::http::{date, headers};
+use crate::proxy::http::date;
+use crate::proxy::http::headers::RequestScheme;
 use crate::proxy::record::Flags;
 
 /// What values may name, besides the headers that they are put into.
@@ -219,7 +220,7 @@ fn take<'a>(out: &mut Vec<u8>, source: &HeaderSource, look: impl Fn(&str) -> Opt
 
 impl<'a> Asked<'a> {
     /// A request as it was sent to its server.
-    pub(super) fn sent(head: &'a Parts) -> Self {
+    pub(super) fn sent(head: &'a Parts, scheme: RequestScheme) -> Self {
         let text = |value: &'a HeaderValue| value.to_str().unwrap_or_default();
         let authority = match head.uri.authority() {
             Some(authority) => authority.as_str(),
@@ -227,7 +228,7 @@ impl<'a> Asked<'a> {
         };
         Self {
             method: head.method.as_str(),
-            scheme: headers::scheme(&head.headers),
+            scheme: scheme.as_str(),
             authority,
             path: head.uri.path_and_query().map_or("/", |path| path.as_str()),
             headers: Some(&head.headers),

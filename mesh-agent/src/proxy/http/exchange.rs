@@ -17,6 +17,7 @@ use crate::proxy::http::finish::Given;
 use crate::proxy::http::forward::{Goal, Outgoing};
 use crate::proxy::http::headers;
 use crate::proxy::http::retry::{Outcome, grpc_status};
+use crate::proxy::http::texts::Texts;
 use crate::proxy::http::timeout::Deadline;
 use crate::proxy::http::upgrade;
 use crate::proxy::http::upload::RequestBody;
@@ -55,7 +56,11 @@ impl Outgoing {
         for copy in std::mem::take(&mut self.copies) {
             copy.mirror(connection);
         }
-        let mut deadline = Deadline::after(self.timeouts.whole, self.started);
+        let mut deadline = Deadline::after(
+            self.timeouts.whole,
+            self.started,
+            &connection.site.worker.timers,
+        );
         let body = self.body.watch();
         let sent = {
             let mut sending = pin!(self.send(connection));
@@ -93,7 +98,7 @@ impl Outgoing {
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         loop {
             self.progress.attempts += 1;
-            self.number_try();
+            self.number_try(&connection.site.worker.texts);
             let result = self.attempt(connection).await;
             self.judge_server(&result);
             let wanted = self.tries.want(match &result {
@@ -126,15 +131,16 @@ impl Outgoing {
     }
 
     /// Says in the request which try it is, and how long the server has for it.
-    fn number_try(&mut self) {
+    fn number_try(&mut self, texts: &Texts) {
+        self.take_back_head();
         let attempts = self.progress.attempts;
         if attempts > 1
             && let Goal::Cluster(_) = self.goal
             && let Some(head) = &mut self.head
         {
-            headers::set_attempt(&mut head.headers, attempts);
+            headers::set_attempt(&mut head.headers, attempts, texts);
             let elapsed = self.body.since_end(self.started);
-            self.timeouts.tell(&mut head.headers, elapsed);
+            self.timeouts.tell(&mut head.headers, elapsed, texts);
         }
     }
 
@@ -147,7 +153,7 @@ impl Outgoing {
 
     /// Whether a try that calls for another one gets it.
     fn may_try_again(&mut self) -> bool {
-        if self.head.is_none() || !self.body.can_repeat() {
+        if !self.has_head() || !self.body.can_repeat() {
             return false;
         }
         let progress = &mut self.progress;
@@ -189,6 +195,9 @@ impl Outgoing {
                 | Failure::Overflow
                 | Failure::ClientClosed
                 | Failure::BadRequest
+                | Failure::NoHost
+                | Failure::NotSecure
+                | Failure::Upgrade
                 | Failure::HeadTooLarge
                 | Failure::Encoding
                 | Failure::OldVersion
@@ -220,10 +229,11 @@ impl Outgoing {
         let server_side = hyper::upgrade::on(&mut response);
         let (mut head, incoming) = response.into_parts();
         head.extensions.clear();
-        headers::receive_response(
-            &mut head.headers,
-            u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        );
+        // An answer ahead of the request's end is the last on its connection, and has no service time.
+        let whole = self.body.has_come() && self.upgrade.is_none();
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let texts = &connection.site.worker.texts;
+        headers::receive_response(&mut head.headers, whole.then_some(elapsed), texts);
         if let Some(finish) = &self.finish {
             finish.give_cookie(&mut head.headers);
             let given = Given {
@@ -239,12 +249,15 @@ impl Outgoing {
         };
         let hop = connection.hop;
         headers::send_response(&mut head.headers, hop, self.facts, operation.as_deref());
-        if let (Some(protocol), Some((_, client_side))) = (switched, self.upgrade.take()) {
-            headers::set_upgrade(&mut head.headers, protocol);
+        if let (Some(upgrade), Some((_, client_side))) = (switched, self.upgrade.take()) {
+            headers::set_upgrade(&mut head.headers, upgrade);
             record.complete();
             let limit = self.timeouts.whole.map(|whole| self.started + whole);
             upgrade::spawn(connection, client_side, server_side, lease, limit);
             return Response::from_parts(head, Body::Empty);
+        }
+        if !whole && self.asker.is_http1() {
+            headers::set_close(&mut head.headers);
         }
         let upload = std::mem::replace(&mut self.body, RequestBody::Empty);
         let body = Body::upstream(incoming, lease, upload, deadline, record, busy);
@@ -266,7 +279,10 @@ impl Outgoing {
             flags: record.flags(),
         };
         let retried = self.progress.attempts > 1;
-        let response = respond::failure(failure, retried, self.asker, |headers| {
+        let asker = self
+            .asker
+            .after(self.body.has_come() && self.upgrade.is_none());
+        let response = respond::failure(failure, retried, asker, |headers| {
             if let Some(finish) = &self.finish {
                 finish.edit(headers, connection, given);
             }

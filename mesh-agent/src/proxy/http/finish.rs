@@ -12,6 +12,7 @@ use crate::model::{Cluster, HeaderEdits, Route, RouteAction};
 use crate::proxy::connection::Connection;
 use crate::proxy::http::cors;
 use crate::proxy::http::edit::{self, Asked, Facts};
+use crate::proxy::http::headers::RequestScheme;
 use crate::proxy::record::Flags;
 
 /// What is kept of a request until its response is here.
@@ -28,6 +29,7 @@ pub(super) struct Finish {
     /// The request as it was sent, where the response's headers name something of it.
     pub(super) asked: Option<Box<Parts>>,
     pub(super) version: Version,
+    pub(super) scheme: RequestScheme,
     pub(super) began: SystemTime,
 }
 
@@ -54,7 +56,10 @@ impl Finish {
                 route: &self.route.name,
                 cluster: self.cluster.as_ref().map(|cluster| &cluster.key),
                 endpoint: given.endpoint,
-                request: self.asked.as_deref().map(Asked::sent),
+                request: self
+                    .asked
+                    .as_deref()
+                    .map(|head| Asked::sent(head, self.scheme)),
                 status: given.status,
                 flags: given.flags,
             };

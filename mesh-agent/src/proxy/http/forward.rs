@@ -17,10 +17,11 @@ use crate::proxy::http::decide;
 use crate::proxy::http::exchange::Progress;
 use crate::proxy::http::finish::Finish;
 use crate::proxy::http::gate::Gate;
-use crate::proxy::http::headers::{self, RequestFacts};
+use crate::proxy::http::headers::{self, RequestFacts, Upgrade};
 use crate::proxy::http::request::Arrived;
 use crate::proxy::http::retry::Tries;
-use crate::proxy::http::rewrite::{Rewriting, address_head};
+use crate::proxy::http::rewrite::{Rewriting, address_head, frame_head};
+use crate::proxy::http::spare::Spare;
 use crate::proxy::http::timeout::Timeouts;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::Record;
@@ -30,14 +31,16 @@ use crate::proxy::upstream::pool::Version;
 use crate::route::{self, Forwarding, HashOutcome};
 
 /// A request on its way.
-pub(super) struct Outgoing {
+pub(in crate::proxy) struct Outgoing {
     /// What the server is to see, as long as it may be sent, or sent again.
     pub(super) head: Option<Parts>,
+    /// The head that was sent, where it may have to be sent again.
+    pub(super) spare: Option<Spare>,
     pub(super) body: RequestBody,
     pub(super) gate: Option<Arc<Gate>>,
     /// Where informational responses go.
     pub(super) ahead: Option<Ahead>,
-    pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
+    pub(super) upgrade: Option<(Upgrade, OnUpgrade)>,
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
     pub(super) goal: Goal,
@@ -102,10 +105,10 @@ impl Outgoing {
     }
 
     fn unchanged(arrived: Arrived, version: Version, tries: Tries) -> Result<Self, Failure> {
-        let path = arrived.path.clone();
+        let path = arrived.plain.clone();
         let authority = arrived.authority.clone();
         let mut outgoing = Self::new(arrived, Goal::Original, version, tries);
-        outgoing.address(&authority, &path)?;
+        outgoing.address(&authority, path.as_deref())?;
         Ok(outgoing)
     }
 
@@ -129,9 +132,10 @@ impl Outgoing {
         let grpc = arrived.asker.is_grpc();
         let timeouts = Timeouts::of(forward, &arrived.head.headers, grpc);
         let tries = Tries::of(forward.retry.clone());
-        headers::mark_request(&mut arrived.head.headers, &forwarding.cluster.key);
-        headers::set_attempt(&mut arrived.head.headers, 1);
-        timeouts.tell(&mut arrived.head.headers, Duration::ZERO);
+        let texts = &connection.site.worker.texts;
+        headers::mark_request(&mut arrived.head.headers, &forwarding.cluster.key, texts);
+        headers::set_attempt(&mut arrived.head.headers, 1, texts);
+        timeouts.tell(&mut arrived.head.headers, Duration::ZERO, texts);
         let rewriting = Rewriting {
             connection,
             forward,
@@ -148,14 +152,14 @@ impl Outgoing {
         outgoing.timeouts = timeouts;
         outgoing.known = known;
         outgoing.hash = hash;
-        outgoing.address(&authority, &path)?;
+        outgoing.address(&authority, path.as_deref())?;
         // A connection that ceases to be HTTP cannot be copied.
         if !forwarding.mirrors.is_empty() && outgoing.upgrade.is_none() {
             let mirrors = forwarding.mirrors.into_iter();
             outgoing.copies = mirrors
                 .map(|mirror| {
                     let version = version_for(&mirror, client);
-                    outgoing.copy(connection, mirror, version, &authority, &path)
+                    outgoing.copy(connection, mirror, version, &authority, path.as_deref())
                 })
                 .collect::<Result<_, _>>()?;
         }
@@ -174,6 +178,7 @@ impl Outgoing {
     fn new(arrived: Arrived, goal: Goal, version: Version, tries: Tries) -> Self {
         Self {
             head: Some(arrived.head),
+            spare: None,
             body: arrived.body,
             gate: arrived.gate,
             ahead: arrived.ahead,
@@ -198,14 +203,16 @@ impl Outgoing {
     }
 
     /// Gives the head the form that the server is to see.
-    fn address(&mut self, authority: &Authority, path: &str) -> Result<(), Failure> {
+    fn address(&mut self, authority: &Authority, path: Option<&str>) -> Result<(), Failure> {
         let Some(head) = &mut self.head else {
             return Ok(());
         };
-        if let Some((protocol, _)) = &self.upgrade {
-            headers::set_upgrade(&mut head.headers, protocol.clone());
+        if let Some((upgrade, _)) = &self.upgrade {
+            headers::set_upgrade(&mut head.headers, upgrade.clone());
+        } else {
+            frame_head(head, self.version, &self.body);
         }
-        address_head(head, self.version, authority, path)
+        address_head(head, self.version, self.facts.scheme, authority, path)
     }
 
     pub(super) fn is_grpc(&self) -> bool {
@@ -219,16 +226,20 @@ impl Outgoing {
         mirror: Arc<Cluster>,
         version: Version,
         authority: &Authority,
-        path: &str,
+        path: Option<&str>,
     ) -> Result<Self, Failure> {
         let mut head = self.head.clone();
+        let body = self.body.copy();
         if let Some(head) = &mut head {
-            headers::mark_copy(&mut head.headers, connection.site.address());
-            address_head(head, version, authority, path)?;
+            let texts = &connection.site.worker.texts;
+            frame_head(head, version, &body);
+            headers::mark_copy(&mut head.headers, connection.site.address(), texts);
+            address_head(head, version, self.facts.scheme, authority, path)?;
         }
         Ok(Self {
             head,
-            body: self.body.copy(),
+            spare: None,
+            body,
             known: connection.site.known(&mirror),
             hash: None,
             gate: None,

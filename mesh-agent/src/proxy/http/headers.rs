@@ -10,13 +10,15 @@ use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
     Entry, HOST, HeaderName, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::model::ClusterKey;
+use crate::proxy::http::texts::Texts;
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
 use crate::proxy::tls::TlsFacts;
+use crate::proxy::worker::Worker;
 
 /// `x-request-id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -88,20 +90,40 @@ const NO_TRAILERS: [HeaderName; 14] = [
     UPGRADE,
 ];
 
-/// What the response needs to know of its request's headers.
+/// What is known of a request besides its headers, or was read from them before they were edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestFacts {
     /// The request carried `x-envoy-decorator-operation`.
     decorated: bool,
+    /// `:scheme`.
+    pub(super) scheme: RequestScheme,
 }
 
-/// Edits a request's headers as they arrive at `hop`, over TLS or not. `new_id` makes an `x-request-id`.
+/// `:scheme`, as routes match it and servers of HTTP/2 are told it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RequestScheme {
+    #[default]
+    Http,
+    Https,
+}
+
+/// A protocol that a message asks to change to, or agrees to.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct Upgrade {
+    pub(super) protocol: HeaderValue,
+    /// The `connection` header that says so, which is handed on as it is spelt.
+    connection: HeaderValue,
+}
+
+/// Edits a request's headers as they arrive at `hop`, over TLS or not. `target` is the scheme that its target names, if it
+/// does.
 pub(super) fn receive_request(
     headers: &mut HeaderMap,
+    target: Option<&Scheme>,
     hop: Hop,
     peer: SocketAddr,
     tls: Option<&TlsFacts>,
-    new_id: impl FnOnce() -> HeaderValue,
+    worker: &Worker,
 ) -> RequestFacts {
     strip_hop_by_hop(headers, true);
     headers.remove(INTERNAL);
@@ -111,43 +133,58 @@ pub(super) fn receive_request(
     if let Some(shown) = shown {
         headers.insert(CLIENT_CERT, shown);
     }
-    let scheme = HeaderValue::from_static(if tls.is_some() { "https" } else { "http" });
+    let transport = match tls {
+        Some(_) => RequestScheme::Https,
+        None => RequestScheme::Http,
+    };
     if hop == Hop::Gateway {
-        append_forwarded_for(headers, peer.ip());
-        headers.insert(FORWARDED_PROTO, scheme);
-    } else if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, scheme);
+        append_forwarded_for(headers, peer.ip(), &worker.texts);
     }
+    if hop == Hop::Gateway || !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(
+            FORWARDED_PROTO,
+            HeaderValue::from_static(transport.as_str()),
+        );
+    }
+    // As Envoy: the target's word is the first, then what the hops so far have said. Whatever else stands there is passed
+    // on, and counts as nothing.
+    let scheme = target
+        .and_then(|scheme| RequestScheme::of(scheme.as_str().as_bytes()))
+        .or_else(|| RequestScheme::of(headers.get(FORWARDED_PROTO)?.as_bytes()))
+        .unwrap_or(transport);
     remove_all(headers, &CLIENT_CONTROL);
     remove_all(headers, &INTERNAL_ONLY);
     if hop == Hop::Gateway {
         remove_all(headers, &EDGE_ONLY);
-        if let Ok(address) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
+        let address = format_args!("{}", peer.ip().to_canonical());
+        if let Some(address) = worker.texts.written(address) {
             headers.insert(EXTERNAL_ADDRESS, address);
         }
     }
     if hop == Hop::Gateway || !headers.contains_key(REQUEST_ID) {
-        headers.insert(REQUEST_ID, new_id());
+        headers.insert(REQUEST_ID, worker.request_id());
     }
     let decorated = headers.contains_key(DECORATOR);
     if hop == Hop::Inbound {
         headers.remove(DECORATOR);
         remove_all(headers, &PEER_METADATA);
     }
-    RequestFacts { decorated }
+    RequestFacts { decorated, scheme }
 }
 
 /// Adds what the route has to say to a request: which operation of which server it is.
-pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey) {
-    let operation = format!("{}:{}/*", cluster.host, cluster.port);
-    set(headers, DECORATOR, &operation);
+pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey, texts: &Texts) {
+    let operation = format_args!("{}:{}/*", cluster.host, cluster.port);
+    if let Some(operation) = texts.written(operation) {
+        headers.insert(DECORATOR, operation);
+    }
 }
 
 /// Marks a copy for a mirror, as Envoy does: it is a request of this proxy's own, from the pod's address.
-pub(super) fn mark_copy(headers: &mut HeaderMap, own: Option<IpAddr>) {
+pub(super) fn mark_copy(headers: &mut HeaderMap, own: Option<IpAddr>, texts: &Texts) {
     headers.insert(INTERNAL, HeaderValue::from_static("true"));
     if let Some(own) = own {
-        append_forwarded_for(headers, own);
+        append_forwarded_for(headers, own, texts);
     }
     // Nobody would hear what the server says to it.
     headers.remove(EXPECT);
@@ -169,24 +206,60 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// `http` or `https`, as far as the hops so far have said.
-pub(super) fn scheme(headers: &HeaderMap) -> &str {
-    let scheme = headers.get(FORWARDED_PROTO);
-    // Whatever else stands there is passed on, and counts as nothing.
-    scheme
-        .and_then(|scheme| scheme.to_str().ok())
-        .filter(|scheme| matches!(*scheme, "http" | "https"))
-        .unwrap_or("http")
+impl RequestScheme {
+    fn of(text: &[u8]) -> Option<Self> {
+        match text {
+            _ if text.eq_ignore_ascii_case(b"http") => Some(Self::Http),
+            _ if text.eq_ignore_ascii_case(b"https") => Some(Self::Https),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 /// Sets the number of the try, from 1.
-pub(super) fn set_attempt(headers: &mut HeaderMap, attempt: u32) {
-    headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+pub(super) fn set_attempt(headers: &mut HeaderMap, attempt: u32, texts: &Texts) {
+    headers.insert(ATTEMPT_COUNT, texts.number(attempt.into()));
 }
 
-/// Edits a response's headers as they come from a server, before the route does.
-pub(super) fn receive_response(headers: &mut HeaderMap, service_time_ms: u64) {
-    headers.insert(SERVICE_TIME, HeaderValue::from(service_time_ms));
+/// Edits a response's headers as they come from a server, before the route does. An answer to a request that was not there
+/// as a whole has no service time.
+pub(super) fn receive_response(
+    headers: &mut HeaderMap,
+    service_time_ms: Option<u64>,
+    texts: &Texts,
+) {
+    match service_time_ms {
+        Some(time) => headers.insert(SERVICE_TIME, texts.number(time)),
+        None => headers.remove(SERVICE_TIME),
+    };
+}
+
+/// Says that the client's connection is not to be used again.
+pub(in crate::proxy) fn set_close(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// Whether a server's answer over HTTP/1.1 says in one way only how long it is, as Envoy asks of it.
+pub(super) fn is_framed(status: StatusCode, headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH);
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let encoding = encodings.next();
+    let chunked = |value: &HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        value.eq_ignore_ascii_case(b"chunked")
+    };
+    let none = length.is_none_or(|length| length == "0") && encoding.is_none();
+    let one = length.is_none() || encoding.is_none();
+    let known = encoding.is_none_or(chunked) && encodings.next().is_none();
+    let number = |length: &HeaderValue| length.as_bytes().iter().all(u8::is_ascii_digit);
+    one && known && length.is_none_or(number) && (none || status != StatusCode::NO_CONTENT)
 }
 
 /// Edits a response's headers as they leave `hop`. `operation` is the server's name of what it did.
@@ -221,28 +294,47 @@ pub(super) fn strip_informational(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
 }
 
+/// Writes headers as HTTP/1.1 has them, with the empty line behind them.
+pub(in crate::proxy) fn write(headers: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Removes from trailers what must not stand there: who has read the head by then would be told otherwise.
 pub(super) fn strip_trailers(headers: &mut HeaderMap) {
     remove_all(headers, &NO_TRAILERS);
 }
 
 /// The protocol that a request asks to change to. A change to HTTP/2 is not offered, and not asked for further on.
-pub(super) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
-        .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    headers
+pub(in crate::proxy) fn wanted_upgrade(headers: &HeaderMap) -> Option<Upgrade> {
+    let protocol = headers
         .get(UPGRADE)
-        .filter(|value| asks && !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
-        .cloned()
+        .filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))?;
+    let asks = |value: &&HeaderValue| {
+        let mut options = value.as_bytes().split(|&b| b == b',');
+        options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    };
+    Some(Upgrade {
+        connection: headers.get_all(CONNECTION).iter().find(asks)?.clone(),
+        protocol: protocol.clone(),
+    })
 }
 
 /// Puts back the headers of a change of protocol.
-pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, protocol);
+pub(super) fn set_upgrade(headers: &mut HeaderMap, upgrade: Upgrade) {
+    headers.insert(CONNECTION, upgrade.connection);
+    headers.insert(UPGRADE, upgrade.protocol);
+}
+
+impl Upgrade {
+    /// Whether it is to WebSocket: the only one that Istio lets through. Any other would be a way past the routes.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    }
 }
 
 /// HTTP/2 lets a client split its cookies, HTTP/1 does not.
@@ -311,13 +403,20 @@ fn may_be_named(name: &HeaderName) -> bool {
 }
 
 /// Appends without a space, as Envoy does.
-fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
+fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr, texts: &Texts) {
+    let address = address.to_canonical();
+    if !headers.contains_key(FORWARDED_FOR) {
+        if let Some(value) = texts.written(format_args!("{address}")) {
+            headers.insert(FORWARDED_FOR, value);
+        }
+        return;
+    }
     let mut list: Vec<u8> = Vec::new();
     for value in headers.get_all(FORWARDED_FOR) {
         list.extend_from_slice(value.as_bytes());
         list.push(b',');
     }
-    list.extend_from_slice(address.to_canonical().to_string().as_bytes());
+    list.extend_from_slice(address.to_string().as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&list) {
         headers.insert(FORWARDED_FOR, value);
     }

@@ -38,7 +38,8 @@ impl Outgoing {
 
     async fn mirrored(mut self, connection: &Rc<Connection>) {
         let limit = self.timeouts.whole.unwrap_or(LIMIT);
-        let mut deadline = Deadline::after(Some(limit), self.started);
+        let mut deadline =
+            Deadline::after(Some(limit), self.started, &connection.site.worker.timers);
         let body = self.body.watch();
         let mut sending = pin!(self.send_and_drop(connection));
         poll_fn(|cx| match sending.as_mut().poll(cx) {

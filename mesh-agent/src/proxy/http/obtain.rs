@@ -104,7 +104,11 @@ impl Outgoing {
             let pool = policy.as_ref().map(|policy| &policy.pool);
             let connected = match pool {
                 Some(pool) if !beyond => site.connect(&key, pool, offer).await,
-                pool => site.connect_beyond(key.address, key.source, pool).await,
+                pool => {
+                    let reach = site.reach(key.address.ip());
+                    site.connect_beyond(key.address, key.source, reach, pool)
+                        .await
+                }
             };
             let stream = connected.map_err(|error| Failure::Connect {
                 cause: error.cause(),

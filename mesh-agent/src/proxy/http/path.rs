@@ -1,22 +1,36 @@
 //! Request paths in their plain form, so that two spellings of one path cannot be routed differently.
 //!
 //! Istio's default (`BASE`): dot segments are resolved, `\` becomes `/`, and percent-encoded characters that need no
-//! encoding are decoded. `%2F` and `%5C` stay, and so do doubled slashes.
+//! encoding are decoded, and what a path must not have as it is encoded. `%2F` and `%5C` stay, and so do doubled slashes.
 
 use std::borrow::Cow;
 
 /// The plain form of `path`, which has no query. `None` where there is none: a NUL in it.
 pub fn normalize(path: &str) -> Option<Cow<'_, str>> {
     let bytes = path.as_bytes();
-    let plain = !bytes
-        .iter()
-        .enumerate()
-        .any(|(i, b)| matches!(b, b'%' | b'\\') || (*b == b'.' && i > 0 && bytes[i - 1] == b'/'));
+    let plain = !bytes.iter().enumerate().any(|(i, b)| {
+        matches!(b, b'%' | b'\\') || is_encoded(*b) || (*b == b'.' && i > 0 && bytes[i - 1] == b'/')
+    });
     if plain || !path.starts_with('/') {
         return Some(Cow::Borrowed(path));
     }
-    let decoded = decode(bytes)?;
+    let decoded = decode(without_parameters(path).as_bytes())?;
     Some(Cow::Owned(resolve_dots(&decoded)))
+}
+
+/// Takes from dot segments what some servers take for a parameter and do not look at: `/..;x/` is `/../` to them. As with
+/// Envoy, this goes by the path as it was written.
+fn without_parameters(path: &str) -> Cow<'_, str> {
+    if !path.contains("/.;") && !path.contains("/..;") {
+        return Cow::Borrowed(path);
+    }
+    let segments = path
+        .split('/')
+        .map(|segment| match segment.split_once(';') {
+            Some((dots @ ("." | ".."), _)) => dots,
+            _ => segment,
+        });
+    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
 fn decode(bytes: &[u8]) -> Option<String> {
@@ -41,8 +55,8 @@ fn decode(bytes: &[u8]) -> Option<String> {
                 }
             }
             (b'\\', None) => out.push('/'),
-            (byte, None) if byte.is_ascii() => out.push(char::from(byte)),
-            (byte, None) => out.push_str(&format!("%{byte:02X}")),
+            (byte, None) if is_encoded(byte) => out.push_str(&format!("%{byte:02X}")),
+            (byte, None) => out.push(char::from(byte)),
         }
     }
     Some(out)
@@ -81,6 +95,14 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
+/// What must not stand in a path as it is, and is let through by many.
+fn is_encoded(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' | 0x80..
+    )
+}
+
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
@@ -114,7 +136,17 @@ mod tests {
         check("/a%zz", Some("/a%zz"));
         check("/a%00", None);
         check("/.hidden/x.y", Some("/.hidden/x.y"));
-        check("/ä", Some("/ä"));
+        check("/ä", Some("/%C3%A4"));
+        check("/a\"{b}|^c", Some("/a%22%7Bb%7D%7C%5Ec"));
+        check("/[a]'b!$&()*+,;=:@~", Some("/[a]'b!$&()*+,;=:@~"));
+        check("/a/..;/b", Some("/b"));
+        check("/a/..;x=y;z/b", Some("/b"));
+        check("/a/.;/b", Some("/a/b"));
+        check("/a/..;", Some("/"));
+        check("/a/...;/b", Some("/a/...;/b"));
+        check("/a/%2e%2e;/b", Some("/a/..;/b"));
+        check("/a\\..;\\b", Some("/a/..;/b"));
+        check("/a;x/../b", Some("/b"));
         check("*", Some("*"));
     }
 }

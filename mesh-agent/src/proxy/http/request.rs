@@ -1,21 +1,22 @@
 //! A client's request as it arrives: whether it is fit to be sent on, in the name of which host, and what this hop adds
 //! to its headers before anything is decided.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use crate::proxy::connection::Connection;
 use crate::proxy::http::ahead::Ahead;
 use crate::proxy::http::gate::Gate;
-use crate::proxy::http::headers::{self, RequestFacts};
+use crate::proxy::http::headers::{self, RequestFacts, Upgrade};
 use crate::proxy::http::path;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::Record;
@@ -24,6 +25,9 @@ use crate::proxy::stream::Activity;
 
 /// As with Envoy; hyper's own limit is a little above it.
 const HEAD_LIMIT: usize = 60 * 1024;
+
+/// Likewise, for clients of HTTP/2: hyper sees to those of HTTP/1.1.
+pub(super) const MOST_HEADERS: usize = 100;
 
 /// A request that is fit to be sent on.
 pub(super) struct Arrived {
@@ -34,12 +38,12 @@ pub(super) struct Arrived {
     /// Where informational responses go; none where the client's protocol has no place for them here.
     pub(super) ahead: Option<Ahead>,
     /// The protocol that it asks to change to.
-    pub(super) upgrade: Option<(HeaderValue, OnUpgrade)>,
+    pub(super) upgrade: Option<(Upgrade, OnUpgrade)>,
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
     pub(super) authority: Authority,
-    /// In its plain form, without query.
-    pub(super) path: String,
+    /// The plain form of its path, where that is another.
+    pub(super) plain: Option<String>,
     pub(super) began: SystemTime,
 }
 
@@ -55,14 +59,14 @@ impl Arrived {
         if activity.is_ambiguous() {
             return Err(Failure::BadRequest);
         }
-        let (authority, path) = admit(&request)?;
+        let (authority, plain) = admit(connection, &request, connection.tls.is_some())?;
         let upgrade = wanted_upgrade(&mut request);
         let (mut head, incoming) = request.into_parts();
         let worker = &connection.site.worker;
         let (hop, tls) = (connection.hop, connection.tls.as_ref());
-        let facts = headers::receive_request(&mut head.headers, hop, connection.peer, tls, || {
-            worker.request_id()
-        });
+        let scheme = head.uri.scheme();
+        let facts =
+            headers::receive_request(&mut head.headers, scheme, hop, connection.peer, tls, worker);
         if head.version == Version::HTTP_2 {
             headers::join_cookies(&mut head.headers);
         }
@@ -88,24 +92,38 @@ impl Arrived {
             asker,
             facts,
             authority,
-            path,
+            plain,
             began: SystemTime::now(),
         })
     }
+
+    /// Its path in the plain form, without query.
+    pub(super) fn path(&self) -> &str {
+        let path = self.plain.as_deref();
+        path.unwrap_or_else(|| path_of(&self.head.uri))
+    }
 }
 
-/// Whether a request is fit to be sent on. Gives its host and its path.
-fn admit(request: &Request<Incoming>) -> Result<(Authority, String), Failure> {
+/// Whether a request is fit to be sent on, over TLS or not. Gives its host, and its path in the plain form where that is
+/// another.
+fn admit(
+    connection: &Connection,
+    request: &Request<Incoming>,
+    tls: bool,
+) -> Result<(Authority, Option<String>), Failure> {
     if request.version() < Version::HTTP_11 {
         return Err(Failure::OldVersion);
+    }
+    if size_of_head(request) > HEAD_LIMIT || request.headers().len() > MOST_HEADERS {
+        return Err(Failure::HeadTooLarge);
+    }
+    admit_encoding(request.headers())?;
+    if request.version() == Version::HTTP_11 {
+        admit_target(request.method(), request.uri(), tls)?;
     }
     if request.method() == Method::CONNECT {
         return Err(Failure::Connected);
     }
-    if size_of_head(request) > HEAD_LIMIT {
-        return Err(Failure::HeadTooLarge);
-    }
-    admit_encoding(request.headers())?;
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(Failure::BadRequest),
@@ -115,21 +133,50 @@ fn admit(request: &Request<Incoming>) -> Result<(Authority, String), Failure> {
     let authority = match (request.uri().authority(), host) {
         (Some(authority), _) => authority.clone(),
         (None, Some(host)) => {
-            Authority::try_from(host.as_bytes()).map_err(|_| Failure::BadRequest)?
+            let named = connection.authority(host);
+            named.map_err(|_| Failure::BadRequest)?
         }
-        (None, None) => return Err(Failure::BadRequest),
+        (None, None) => return Err(Failure::NoHost),
     };
     if authority.as_str().contains('@') {
         return Err(Failure::BadRequest);
     }
-    let path = match request.uri().path() {
-        "" => "/",
+    let path = match path_of(request.uri()) {
         // No route is for `OPTIONS *`, which is about the server and not about anything on it.
         "*" => return Err(Failure::NoRoute),
         path => path,
     };
-    let path = path::normalize(path).ok_or(Failure::BadRequest)?;
-    Ok((authority, path.into_owned()))
+    let plain = match path::normalize(path).ok_or(Failure::NoHost)? {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(plain) => Some(plain),
+    };
+    Ok((authority, plain))
+}
+
+/// The path that a client asks for, as sent; never empty.
+fn path_of(uri: &Uri) -> &str {
+    match uri.path() {
+        "" => "/",
+        path => path,
+    }
+}
+
+/// Which targets a client of HTTP/1.1 may write, as with Envoy: a path, an address of HTTP, a host and port for CONNECT
+/// alone, `*` for OPTIONS alone. Who has no TLS must not pretend to.
+fn admit_target(method: &Method, target: &Uri, tls: bool) -> Result<(), Failure> {
+    let path = target.path_and_query().map_or("", PathAndQuery::as_str);
+    if !path.is_ascii() {
+        return Err(Failure::BadRequest);
+    }
+    match (target.scheme(), target.authority()) {
+        (Some(scheme), _) if *scheme == Scheme::HTTPS && !tls => Err(Failure::NotSecure),
+        (Some(scheme), _) if *scheme == Scheme::HTTPS || *scheme == Scheme::HTTP => Ok(()),
+        (Some(_), _) => Err(Failure::BadRequest),
+        (None, Some(_)) if *method == Method::CONNECT => Ok(()),
+        (None, None) if path == "*" && *method == Method::OPTIONS => Ok(()),
+        (None, None) if path.starts_with('/') && *method != Method::CONNECT => Ok(()),
+        (None, _) => Err(Failure::BadRequest),
+    }
 }
 
 /// What Envoy counts: names and values, the first line's among them.
@@ -147,7 +194,7 @@ fn admit_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     match (encodings.next(), encodings.next()) {
         (None, _) => Ok(()),
-        (Some(_), Some(_)) => Err(Failure::BadRequest),
+        (Some(_), Some(_)) => Err(Failure::Encoding),
         (Some(only), None) => match only
             .as_bytes()
             .trim_ascii()
@@ -160,12 +207,12 @@ fn admit_encoding(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 /// A wish to change the protocol, with the way to get at the connection once it is granted.
-fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<(HeaderValue, OnUpgrade)> {
+fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<(Upgrade, OnUpgrade)> {
     if request.version() != Version::HTTP_11 {
         return None;
     }
-    let protocol = headers::wanted_upgrade(request.headers())?;
-    Some((protocol, hyper::upgrade::on(request)))
+    let upgrade = headers::wanted_upgrade(request.headers())?;
+    Some((upgrade, hyper::upgrade::on(request)))
 }
 
 /// Writes down what a request says of itself, fit or not.

@@ -12,7 +12,11 @@ use crate::proxy::upstream::pool::Version;
 ///
 /// `retriable-headers` is one of the words, and means nothing here: nobody can say which headers those are.
 #[derive(Debug)]
-pub(super) struct Tries(Retry);
+pub(super) struct Tries {
+    policy: Retry,
+    /// The route wants each request sent once at most.
+    once: bool,
+}
 
 /// How a try ended, before anything of it was shown to the client.
 #[derive(Clone, Copy, Debug)]
@@ -36,21 +40,30 @@ const RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 impl Tries {
     /// One try and no more.
     pub(super) fn none() -> Self {
-        Self::of(Retry {
-            attempts: 0,
-            ..Retry::default()
-        })
+        Self {
+            policy: Retry {
+                attempts: 0,
+                ..Retry::default()
+            },
+            once: false,
+        }
     }
 
     /// As many as a route says.
     pub(super) fn of(policy: Retry) -> Self {
-        Self(policy)
+        Self {
+            once: policy.attempts == 0,
+            policy,
+        }
     }
 
     /// Those of an inbound hop: an application that is just being restarted.
     pub(super) fn inbound(grpc: bool) -> Self {
+        if grpc {
+            return Self::none();
+        }
         Self::of(Retry {
-            attempts: if grpc { 0 } else { 2 },
+            attempts: 2,
             on: RetryOn {
                 reset_before_request: true,
                 ..RetryOn::default()
@@ -59,29 +72,34 @@ impl Tries {
         })
     }
 
+    /// Whether an idempotent request goes out again within its try, where a kept connection has ended under it.
+    pub(super) fn may_repeat(&self) -> bool {
+        !self.once
+    }
+
     /// Whether there is any, and whether there is another one after so many tries.
     pub(super) fn allow(&self, tries: u32) -> bool {
-        tries <= self.0.attempts
+        tries <= self.policy.attempts
     }
 
     /// Whether endpoints that were tried are avoided.
     pub(super) fn avoid_previous(&self) -> bool {
-        self.0.avoid_previous
+        self.policy.avoid_previous
     }
 
     /// Whether their priorities are.
     pub(super) fn avoid_previous_priorities(&self) -> bool {
-        self.0.avoid_previous_priorities
+        self.policy.avoid_previous_priorities
     }
 
     /// The base of the wait before another try.
     pub(super) fn backoff(&self) -> Option<Duration> {
-        self.0.backoff
+        self.policy.backoff
     }
 
     /// Whether an outcome calls for another try, should there be one left.
     pub(super) fn want(&self, outcome: Outcome<'_>) -> bool {
-        if self.0.attempts == 0 {
+        if self.policy.attempts == 0 {
             return false;
         }
         match outcome {
@@ -97,7 +115,7 @@ impl Tries {
             on,
             statuses,
             ..
-        } = &self.0;
+        } = &self.policy;
         *attempts > 0
             && (!statuses.is_empty()
                 || on.server_error_5xx
@@ -110,7 +128,7 @@ impl Tries {
     }
 
     fn want_after_failure(&self, failure: &Failure, begun: bool) -> bool {
-        let on = &self.0.on;
+        let on = &self.policy.on;
         let any_reset = on.reset || on.server_error_5xx || on.gateway_error;
         match failure {
             Failure::Connect { .. } => on.connect_failure || on.reset_before_request || any_reset,
@@ -127,6 +145,9 @@ impl Tries {
             | Failure::Overflow
             | Failure::ClientClosed
             | Failure::BadRequest
+            | Failure::NoHost
+            | Failure::NotSecure
+            | Failure::Upgrade
             | Failure::HeadTooLarge
             | Failure::Encoding
             | Failure::OldVersion
@@ -135,7 +156,7 @@ impl Tries {
     }
 
     fn want_after_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let Retry { on, statuses, .. } = &self.0;
+        let Retry { on, statuses, .. } = &self.policy;
         if headers.contains_key(RATELIMITED) {
             return on.envoy_ratelimited;
         }

@@ -1,15 +1,17 @@
 //! What a route changes of a request, and the form in which the server's protocol wants its target.
 
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use http_body::Body as _;
 
 use crate::model::{Forward, HeaderEdits};
 use crate::proxy::connection::Connection;
 use crate::proxy::http::edit::{self, Asked, Facts};
-use crate::proxy::http::headers;
+use crate::proxy::http::headers::{self, RequestScheme};
 use crate::proxy::http::request::Arrived;
+use crate::proxy::http::upload::RequestBody;
 use crate::proxy::record::Flags;
 use crate::proxy::respond::Failure;
 use crate::proxy::upstream::pool::Version;
@@ -27,8 +29,11 @@ pub(super) struct Rewriting<'a> {
 }
 
 impl Rewriting<'_> {
-    /// Edits the headers and gives the path to send, without query, and the Host.
-    pub(super) fn apply(&self, arrived: &mut Arrived) -> Result<(String, Authority), Failure> {
+    /// Edits the headers and gives the path to send, without query, where it is not the one that was sent, and the Host.
+    pub(super) fn apply(
+        &self,
+        arrived: &mut Arrived,
+    ) -> Result<(Option<String>, Authority), Failure> {
         let mut authority = match &self.forwarding.authority {
             Some(new) => {
                 Some(Authority::try_from(new.as_bytes()).map_err(|_| Failure::BadRequest)?)
@@ -42,17 +47,16 @@ impl Rewriting<'_> {
             // `rewrite.authority` is the stronger one.
             authority = authority.or(edited);
         }
-        let headers = &mut arrived.head.headers;
         if authority.is_some() {
-            headers::set_original_host(headers, &arrived.authority);
+            headers::set_original_host(&mut arrived.head.headers, &arrived.authority);
         }
         if self.forwarding.path.is_some() {
-            let original = with_query(&arrived.path, &arrived.head.uri);
-            headers::set_original_path(headers, &original);
+            let original = with_query(arrived.path(), &arrived.head.uri);
+            headers::set_original_path(&mut arrived.head.headers, &original);
         }
         let path = self.forwarding.path.clone();
         Ok((
-            path.unwrap_or_else(|| arrived.path.clone()),
+            path.or_else(|| arrived.plain.clone()),
             authority.unwrap_or_else(|| arrived.authority.clone()),
         ))
     }
@@ -63,9 +67,7 @@ impl Rewriting<'_> {
         arrived: &mut Arrived,
         edits: &HeaderEdits,
     ) -> Result<Option<Authority>, Failure> {
-        let path = with_query(&arrived.path, &arrived.head.uri);
-        // The edits below may well replace it.
-        let scheme = headers::scheme(&arrived.head.headers).to_owned();
+        let path = with_query(arrived.path(), &arrived.head.uri);
         let facts = Facts {
             connection: self.connection,
             version: arrived.head.version,
@@ -75,7 +77,7 @@ impl Rewriting<'_> {
             endpoint: None,
             request: Some(Asked {
                 method: arrived.head.method.as_str(),
-                scheme: &scheme,
+                scheme: arrived.facts.scheme.as_str(),
                 authority: arrived.authority.as_str(),
                 path: &path,
                 headers: None,
@@ -94,27 +96,32 @@ impl Rewriting<'_> {
     }
 }
 
-/// Gives the head the form that the server's protocol asks for: Host or `:authority`, path or whole address.
+/// Gives the head the form that the server's protocol asks for: Host or `:authority`, path or whole address. Without `path`
+/// that is as it was sent.
 pub(super) fn address_head(
     head: &mut Parts,
     version: Version,
+    scheme: RequestScheme,
     authority: &Authority,
-    path: &str,
+    path: Option<&str>,
 ) -> Result<(), Failure> {
-    let target = PathAndQuery::try_from(with_query(path, &head.uri).into_bytes())
-        .map_err(|_| Failure::BadRequest)?;
     let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(target);
+    uri.path_and_query = Some(target(&head.uri, path)?);
     match version {
         Version::Http1 => {
-            let host =
-                HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;
-            head.headers.insert(HOST, host);
+            if !names(&head.headers, authority) {
+                let host = HeaderValue::from_str(authority.as_str());
+                let host = host.map_err(|_| Failure::BadRequest)?;
+                head.headers.insert(HOST, host);
+            }
             head.version = http::Version::HTTP_11;
         }
         Version::Http2 => {
             head.headers.remove(HOST);
-            uri.scheme = Some(Scheme::HTTP);
+            uri.scheme = Some(match scheme {
+                RequestScheme::Http => Scheme::HTTP,
+                RequestScheme::Https => Scheme::HTTPS,
+            });
             uri.authority = Some(authority.clone());
             head.version = http::Version::HTTP_2;
         }
@@ -122,6 +129,47 @@ pub(super) fn address_head(
     head.uri = Uri::from_parts(uri).map_err(|_| Failure::BadRequest)?;
     head.extensions.clear();
     Ok(())
+}
+
+/// Says in the head how long the body is, where the server's protocol wants it there and hyper would not: that of a GET
+/// whose client does not know it, and that there is none where the method lets a server expect one.
+pub(super) fn frame_head(head: &mut Parts, version: Version, body: &RequestBody) {
+    let chunked = HeaderValue::from_static("chunked");
+    let headers = &mut head.headers;
+    let bodiless = matches!(
+        head.method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::TRACE
+    );
+    match (version, body.size_hint().exact()) {
+        (Version::Http2, _) => {
+            headers.remove(TRANSFER_ENCODING);
+        }
+        (Version::Http1, None) => {
+            headers.insert(TRANSFER_ENCODING, chunked);
+        }
+        (Version::Http1, Some(0)) if !bodiless => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        (Version::Http1, Some(_)) => {}
+    }
+}
+
+/// Whether the Host says so, and nothing else.
+fn names(headers: &HeaderMap, authority: &Authority) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let first = hosts.next();
+    first.is_some_and(|host| host == authority.as_str()) && hosts.next().is_none()
+}
+
+/// A path with the query that was sent.
+fn target(sent: &Uri, path: Option<&str>) -> Result<PathAndQuery, Failure> {
+    let path = match (path, sent.path_and_query()) {
+        (Some(path), _) => path,
+        (None, Some(target)) if target.as_str().starts_with('/') => return Ok(target.clone()),
+        (None, _) => "/",
+    };
+    let target = with_query(path, sent).into_bytes();
+    PathAndQuery::try_from(target).map_err(|_| Failure::BadRequest)
 }
 
 fn with_query(path: &str, uri: &Uri) -> String {

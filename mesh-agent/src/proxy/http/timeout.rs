@@ -1,15 +1,16 @@
 //! How long a request may take: what the route says, what the client says, and the clock that begins with the end of
 //! the request (`istio-routing.md` 1.3, `timeout`).
 
-use std::future::Future;
-use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::model::Forward;
+use crate::proxy::http::texts::Texts;
+use crate::proxy::http::timers::{Timer, Timers};
 use crate::proxy::http::upload::RequestBody;
 
 /// The limits of one request.
@@ -28,7 +29,8 @@ pub(super) struct Timeouts {
 pub(in crate::proxy) struct Deadline {
     limit: Option<Duration>,
     earliest: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    timers: Rc<Timers>,
+    timer: Option<Timer>,
 }
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -59,7 +61,7 @@ impl Timeouts {
     }
 
     /// Tells the server how long is left for a try, so long after the request has ended.
-    pub(super) fn tell(&self, headers: &mut HeaderMap, elapsed: Duration) {
+    pub(super) fn tell(&self, headers: &mut HeaderMap, elapsed: Duration, texts: &Texts) {
         let left = self.whole.map(|whole| {
             // Nothing would be no limit at all.
             whole.saturating_sub(elapsed).max(Duration::from_millis(1))
@@ -68,7 +70,7 @@ impl Timeouts {
             return;
         };
         let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        headers.insert(EXPECTED, HeaderValue::from(milliseconds));
+        headers.insert(EXPECTED, texts.number(milliseconds));
         if self.grpc
             && let Ok(value) = HeaderValue::from_str(&as_grpc_timeout(milliseconds))
         {
@@ -79,10 +81,11 @@ impl Timeouts {
 
 impl Deadline {
     /// A limit that begins to run at the end of the request, and not before `earliest`; none never does.
-    pub(super) fn after(limit: Option<Duration>, earliest: Instant) -> Self {
+    pub(super) fn after(limit: Option<Duration>, earliest: Instant, timers: &Rc<Timers>) -> Self {
         Self {
             limit,
             earliest,
+            timers: Rc::clone(timers),
             timer: None,
         }
     }
@@ -96,11 +99,11 @@ impl Deadline {
             Some(timer) => timer,
             None => {
                 let ended = ready!(body.poll_ended(cx)).unwrap_or(self.earliest);
-                let timer = Box::pin(sleep_until(ended.max(self.earliest) + limit));
+                let timer = Timer::at(ended.max(self.earliest) + limit, &self.timers);
                 self.timer.insert(timer)
             }
         };
-        timer.as_mut().poll(cx)
+        timer.poll(cx)
     }
 }
 
@@ -209,7 +212,11 @@ mod tests {
     fn tells_what_is_left() {
         let check = |timeouts: Timeouts, elapsed, expected: &[(&str, &str)]| {
             let mut headers = HeaderMap::new();
-            timeouts.tell(&mut headers, Duration::from_millis(elapsed));
+            timeouts.tell(
+                &mut headers,
+                Duration::from_millis(elapsed),
+                &Texts::default(),
+            );
             let told: Vec<_> = headers
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))

@@ -7,7 +7,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::proxy::connection::Connection;
-use crate::proxy::record::Record;
+use crate::proxy::http::ahead::Heard;
+use crate::proxy::record::{Flag, Record};
 use crate::proxy::stream::{Stream, Timed};
 use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::lease::Lease;
@@ -37,10 +38,10 @@ pub(super) fn spawn(
         match tokio::try_join!(client, server) {
             Ok((client, server)) => {
                 let client = stream_of::<Timed>(client, Timed::into_inner);
-                let server = stream_of::<Stream>(server, std::convert::identity);
+                let server = stream_of::<Heard>(server, Heard::into_inner);
                 if let (Some(client), Some(server)) = (client, server) {
                     Tunnel::new(client, server, idle, record)
-                        .until(limit)
+                        .until(limit, Flag::Timeout)
                         .run()
                         .await;
                 }

@@ -186,6 +186,12 @@ impl RequestBody {
         }
     }
 
+    /// Whether all of it has come from the client, wherever it is by now.
+    pub(in crate::proxy) fn has_come(&self) -> bool {
+        self.upload()
+            .is_none_or(|upload| upload.progress.get() == Progress::Done)
+    }
+
     /// Whether the client broke it off.
     pub(in crate::proxy) fn has_failed(&self) -> bool {
         self.upload()
@@ -278,8 +284,8 @@ impl Upload {
                 }
                 self.kept.borrow_mut().keep(&frame);
                 self.copies.borrow_mut().retain(|copy| copy.push(&frame));
-                // A reader that knows the length does not ask for the end.
-                if incoming.is_end_stream() {
+                // A reader that knows the length does not ask for the end, and one that has trailers neither.
+                if incoming.is_end_stream() || frame.is_trailers() {
                     self.end(Progress::Done);
                 }
                 Poll::Ready(Some(Ok(frame)))

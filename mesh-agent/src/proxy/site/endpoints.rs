@@ -13,7 +13,7 @@ use crate::model::{Cluster, Discovery, Endpoints, UpstreamHttp};
 use crate::proxy::dns::{self, Name};
 use crate::proxy::site::Site;
 use crate::proxy::upstream::clusters::{Known, Now, Reaches};
-use crate::route::{self, Pick};
+use crate::route::{self, Pick, Tried};
 
 /// The endpoints of a cluster, on their way from their names.
 pub(in crate::proxy) enum Resolving {
@@ -30,10 +30,8 @@ pub(in crate::proxy) enum Resolving {
 pub(in crate::proxy) struct Choice<'a> {
     /// Of the request, where it has one.
     pub(in crate::proxy) hash: Option<u64>,
-    /// Endpoints to be avoided.
-    pub(in crate::proxy) tried: &'a [SocketAddr],
-    /// Whether their priorities are to be avoided too.
-    pub(in crate::proxy) elsewhere: bool,
+    /// What is to be avoided.
+    pub(in crate::proxy) tried: Tried<'a>,
     /// The endpoints, where the cluster does not list them.
     pub(in crate::proxy) resolved: Option<&'a Endpoints>,
 }
@@ -131,17 +129,12 @@ impl Site {
         let Choice {
             hash,
             tried,
-            elsewhere,
             resolved,
         } = choice;
         let world = self.worker.world.load();
-        let choose = match elsewhere {
-            true => route::endpoint_elsewhere,
-            false => route::endpoint,
-        };
         let now = Now::of(known, |address| self.pool.load(address));
         self.as_client(&world, |client| {
-            choose(
+            route::endpoint(
                 cluster,
                 resolved.unwrap_or(&cluster.endpoints),
                 client,

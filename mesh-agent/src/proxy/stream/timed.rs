@@ -11,19 +11,23 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::proxy::stream::Stream;
-use crate::proxy::stream::head::HeadScan;
+use crate::proxy::record::Hop;
+use crate::proxy::respond::{self, Failure};
+use crate::proxy::stream::head::{HeadScan, Oddity};
+use crate::proxy::stream::{LAST_WORDS, Stream};
 
 /// What an HTTP server connection is doing, shared between the connection's stream and its requests.
 #[derive(Debug, Default)]
 pub(in crate::proxy) struct Activity {
     in_flight: AtomicU32,
     head_begun: AtomicBool,
-    /// The head that has just arrived says in two ways how long its body is.
+    /// The head that has just arrived says more than once how long its body is.
     ambiguous: AtomicBool,
-    /// Everything that was written is on its way.
-    flushed: AtomicBool,
-    /// What is to be said between two responses.
+    /// Something that was written may not be on its way yet.
+    unflushed: AtomicBool,
+    /// A request has come whose response has not gone out yet.
+    owing: AtomicBool,
+    /// What is to be said between two responses, or in the place of one.
     aside: Mutex<Vec<u8>>,
     has_aside: AtomicBool,
 }
@@ -36,11 +40,12 @@ impl Activity {
     /// A request's head is complete.
     pub(in crate::proxy) fn begin(self: &Arc<Self>) -> Busy {
         self.head_begun.store(false, Ordering::Relaxed);
+        self.owing.store(true, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(self))
     }
 
-    /// Whether the head that has just arrived says in two ways how long its body is.
+    /// Whether the head that has just arrived says more than once how long its body is.
     pub(in crate::proxy) fn is_ambiguous(&self) -> bool {
         self.ambiguous.load(Ordering::Relaxed)
     }
@@ -48,10 +53,14 @@ impl Activity {
     /// Says something ahead of the response that comes next: an informational one. Not where the response before is still
     /// on its way.
     pub(in crate::proxy) fn say_ahead(&self, bytes: &[u8]) {
-        if self.flushed.load(Ordering::Relaxed) {
-            self.aside().extend_from_slice(bytes);
-            self.has_aside.store(true, Ordering::Relaxed);
+        if !self.unflushed.load(Ordering::Relaxed) {
+            self.say(bytes);
         }
+    }
+
+    fn say(&self, bytes: &[u8]) {
+        self.aside().extend_from_slice(bytes);
+        self.has_aside.store(true, Ordering::Relaxed);
     }
 
     fn aside(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
@@ -69,40 +78,58 @@ impl Drop for Busy {
     }
 }
 
+/// What is done about the heads of HTTP/1.1.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::proxy) struct Heads {
+    /// How long one may take from its first byte.
+    pub(in crate::proxy) limit: Duration,
+    /// In whose name those are refused that are none.
+    pub(in crate::proxy) hop: Hop,
+}
+
 /// A client's stream with two time-outs that hyper does not tell apart: the head of a request must be complete soon
 /// after its first byte, and a connection without requests may stay much longer. (hyper's own header time-out runs
 /// on idle connections too, and would close a client's keep-alive connection under its hands.)
+///
+/// What hyper cannot read it refuses without asking anybody. Nothing else is written while no response is owed, and so its
+/// answer can be told, and gives way to one like all others of the proxy.
 #[derive(Debug)]
 pub(in crate::proxy) struct Timed {
     stream: Stream,
     activity: Arc<Activity>,
-    head_limit: Option<Duration>,
+    /// None where there are no heads to be read.
+    heads: Option<Heads>,
     idle_limit: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     /// When something last arrived or a read was last waited for with a request in flight.
     last: Instant,
-    /// None where there are no heads to be read.
-    scan: Option<HeadScan>,
+    scan: HeadScan,
+    /// The last answer was given in hyper's place: what hyper has to say does not matter any more.
+    refused: bool,
+    /// Since the end was told to a client that was refused: how much longer it may go on, and how much it may say.
+    last_words: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl Timed {
-    /// Without `head_limit` only idleness counts: HTTP/2 has much to say between two requests.
+    /// Without `heads` only idleness counts: HTTP/2 has much to say between two requests.
     pub(in crate::proxy) fn new(
         stream: Stream,
         activity: Arc<Activity>,
-        head_limit: Option<Duration>,
+        heads: Option<Heads>,
         idle_limit: Duration,
     ) -> Self {
         Self {
             stream,
             activity,
-            head_limit,
+            heads,
             idle_limit,
             head_timer: None,
             idle_timer: None,
             last: Instant::now(),
-            scan: head_limit.map(|_| HeadScan::new()),
+            scan: HeadScan::new(),
+            refused: false,
+            last_words: None,
         }
     }
 
@@ -113,15 +140,40 @@ impl Timed {
 
     /// Looks at bytes that have arrived between two requests.
     fn look_at_head(&mut self, bytes: &[u8]) {
-        let Some(scan) = &mut self.scan else {
+        if self.heads.is_none() {
+            return;
+        }
+        if !self.activity.head_begun.load(Ordering::Relaxed) {
+            self.scan = HeadScan::new();
+        }
+        self.scan.feed(bytes);
+        let ambiguous = self.scan.oddity() == Some(Oddity::Ambiguous);
+        self.activity.ambiguous.store(ambiguous, Ordering::Relaxed);
+    }
+
+    /// Answers in hyper's place, where what it is about to write is nobody's but its own; likewise a client whose version
+    /// of HTTP hyper would answer in.
+    fn refuse(&mut self, written: &[u8]) {
+        let Some(heads) = self.heads else {
             return;
         };
-        if !self.activity.head_begun.load(Ordering::Relaxed) {
-            *scan = HeadScan::new();
+        let oddity = self.scan.oddity();
+        let owing = self.activity.owing.load(Ordering::Relaxed);
+        if self.refused || owing && oddity != Some(Oddity::Version) {
+            return;
         }
-        scan.feed(bytes);
-        let ambiguous = scan.is_ambiguous();
-        self.activity.ambiguous.store(ambiguous, Ordering::Relaxed);
+        let failure = match oddity {
+            Some(Oddity::Version) => Failure::OldVersion,
+            _ if !written.starts_with(b"HTTP/1.1 400 ") => Failure::HeadTooLarge,
+            Some(Oddity::Encoding) => Failure::Encoding,
+            Some(Oddity::Ambiguous) | None => Failure::BadRequest,
+        };
+        let mut lines = written.split(|byte| *byte == b'\n');
+        let date = lines.find_map(|line| line.strip_prefix(b"date: "));
+        let date = date.unwrap_or_default().trim_ascii();
+        let answer = respond::unread(&failure, heads.hop, date);
+        self.activity.say(&answer);
+        self.refused = true;
     }
 
     /// Writes what is to be said ahead of the next response.
@@ -141,12 +193,31 @@ impl Timed {
         Poll::Ready(Ok(()))
     }
 
+    /// Lets a client that was refused read why: closing with something of it unread would be a reset, which overtakes
+    /// the answer.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (patience, most) = LAST_WORDS;
+        let (timer, left) = self
+            .last_words
+            .get_or_insert_with(|| (Box::pin(sleep(patience)), most));
+        let mut space = [0; 4096];
+        while *left > 0 && timer.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut space);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
+            if ready!(read).is_err() || buf.filled().is_empty() {
+                break;
+            }
+            *left = left.saturating_sub(buf.filled().len());
+        }
+        Poll::Ready(())
+    }
+
     fn check_timers(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if !self.activity.idle() {
             self.last = Instant::now();
             return Poll::Pending;
         }
-        if let Some(limit) = self.head_limit
+        if let Some(Heads { limit, .. }) = self.heads
             && self.activity.head_begun.load(Ordering::Relaxed)
         {
             let timer = self
@@ -202,8 +273,12 @@ impl AsyncWrite for Timed {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.refuse(buf);
         ready!(self.poll_aside(cx))?;
-        self.activity.flushed.store(false, Ordering::Relaxed);
+        if self.refused {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        self.activity.unflushed.store(true, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -212,8 +287,12 @@ impl AsyncWrite for Timed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.refuse(bufs.first().map_or(&[], |first| first));
         ready!(self.poll_aside(cx))?;
-        self.activity.flushed.store(false, Ordering::Relaxed);
+        if self.refused {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        self.activity.unflushed.store(true, Ordering::Relaxed);
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -224,11 +303,20 @@ impl AsyncWrite for Timed {
     /// hyper calls this when it has nothing more to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_aside(cx))?;
-        self.activity.flushed.store(true, Ordering::Relaxed);
+        self.activity.unflushed.store(false, Ordering::Relaxed);
+        if self.activity.idle() {
+            self.activity.owing.store(false, Ordering::Relaxed);
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.last_words.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        if self.refused {
+            ready!(self.poll_last_words(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }

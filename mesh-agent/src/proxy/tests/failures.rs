@@ -319,63 +319,177 @@ fn grpc_gets_its_own_form() {
     check(plan, GRPC, &grpc(12, "", "envoy"), Flag::NoRoute);
 }
 
+/// What a client is told of a request that does not reach anybody, over and over again on the same world.
+#[track_caller]
+fn check_refused(mesh: &Mesh, request: &str, status: &str, text: &str) {
+    let typed = match text {
+        "" => "content-length: 0\r\n".to_owned(),
+        text => format!(
+            "content-length: {}\r\ncontent-type: text/plain\r\n",
+            text.len()
+        ),
+    };
+    let mut client = mesh.client();
+    client.send(request);
+    let answer = client.rest();
+    let answer = timeless(&answer.unwrap_or_else(|e| panic!("{request:.60?}: {e}")));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut found: Vec<&str> = head.split("\r\n").collect();
+    let expected =
+        format!("HTTP/1.1 {status}\r\nconnection: close\r\n{typed}date: -\r\nserver: istio-envoy");
+    found[1..].sort_unstable();
+    assert_eq!(found.join("\r\n"), expected, "{request:?}");
+    assert_eq!(body, text, "{request:?}");
+}
+
 #[test]
 fn refuses_what_is_not_fit_to_be_sent_on() {
     let server = Server::saying("ok");
-    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    // On a pod's port what does not look like HTTP would be relayed.
+    let mesh = Plan::gateway(&[server.address]).start();
+    let many: String = (0..101).map(|i| format!("h{i}: x\r\n")).collect();
+    let (long, huge) = ("x".repeat(61_500), "x".repeat(70_000));
+    let host = "Host: web\r\n";
+    let large = "431 Request Header Fields Too Large";
     for (request, status) in [
+        (format!("GET / HTTP/1.0\r\n{host}"), "426 Upgrade Required"),
         (
-            "GET / HTTP/1.0\r\nHost: web\r\n\r\n",
+            format!("GET / HTTP/1.0\r\n{host}Connection: keep-alive\r\n"),
             "426 Upgrade Required",
         ),
+        (format!("GET / HTTP/2.0\r\n{host}"), "426 Upgrade Required"),
+        ("GET /\r\n".to_owned(), "426 Upgrade Required"),
+        (format!("GET / HTTP/1.1x\r\n{host}"), "400 Bad Request"),
+        ("HELO there\r\n".to_owned(), "400 Bad Request"),
         (
-            "GET / HTTP/1.0\r\nHost: web\r\nConnection: keep-alive\r\n\r\n",
-            "426 Upgrade Required",
+            format!("GET / HTTP/1.1\r\n{host}no colon\r\n"),
+            "400 Bad Request",
         ),
+        (format!("GET web:80 HTTP/1.1\r\n{host}"), "400 Bad Request"),
+        (format!("GET * HTTP/1.1\r\n{host}"), "400 Bad Request"),
+        (format!("GET path HTTP/1.1\r\n{host}"), "400 Bad Request"),
+        (format!("GET /\u{e9} HTTP/1.1\r\n{host}"), "400 Bad Request"),
         (
-            "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            format!("GET ftp://web/ HTTP/1.1\r\n{host}"),
             "400 Bad Request",
         ),
         (
-            "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            format!("GET https://web/ HTTP/1.1\r\n{host}"),
+            "403 Forbidden",
+        ),
+        (format!("CONNECT /x HTTP/1.1\r\n{host}"), "400 Bad Request"),
+        (
+            format!("POST / HTTP/1.1\r\n{host}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
             "400 Bad Request",
         ),
         (
-            "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            format!(
+                "\r\nPOST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"
+            ),
             "400 Bad Request",
         ),
         (
-            "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            format!("POST / HTTP/1.1\r\n{host}Content-Length: 0\r\nContent-Length: 0\r\n"),
+            "400 Bad Request",
+        ),
+        (
+            format!("POST / HTTP/1.1\r\n{host}Content-Length: 1, 1\r\n"),
+            "400 Bad Request",
+        ),
+        (
+            format!(
+                "POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"
+            ),
             "501 Not Implemented",
         ),
         (
-            "CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n",
-            "404 Not Found",
+            format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n"),
+            "501 Not Implemented",
         ),
-        ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request"),
         (
-            "GET / HTTP/1.1\r\nHost: web\r\nHost: web\r\n\r\n",
+            format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: identity\r\n"),
+            "501 Not Implemented",
+        ),
+        (format!("GET / HTTP/1.1\r\n{host}{host}"), "400 Bad Request"),
+        (
+            "GET / HTTP/1.1\r\nHost: a/b\r\n".to_owned(),
             "400 Bad Request",
         ),
-        ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "400 Bad Request"),
-        ("GET /%00 HTTP/1.1\r\nHost: web\r\n\r\n", "400 Bad Request"),
+        (format!("GET / HTTP/1.1\r\n{host}h: {long}\r\n"), large),
+        (format!("GET / HTTP/1.1\r\n{host}h: {huge}\r\n"), large),
+        (format!("GET / HTTP/1.1\r\n{host}{many}"), large),
+        (format!("GET /{huge} HTTP/1.1\r\n{host}"), large),
     ] {
-        let mut client = mesh.client();
-        client.send(request);
-        let answer = client.rest().unwrap();
-        assert!(answer.contains(status), "{request:?}: {answer:?}");
-        assert!(answer.contains("connection: close\r\n"), "{answer:?}");
+        let (_, text) = status.split_once(' ').unwrap();
+        check_refused(&mesh, &format!("{request}\r\n"), status, text);
+    }
+    let bad = "400 Bad Request";
+    check_refused(&mesh, "GET / HTTP/1.1\r\n\r\n", bad, "");
+    check_refused(&mesh, "GET /%00 HTTP/1.1\r\nHost: web\r\n\r\n", bad, "");
+    let connect = "CONNECT web:80 HTTP/1.1\r\nHost: web\r\n\r\n";
+    check_refused(&mesh, connect, "404 Not Found", "");
+    for protocol in ["chat", "websocket, chat", "chat, h2c"] {
+        let upgrade = format!(
+            "GET / HTTP/1.1\r\nHost: web\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"
+        );
+        check_refused(&mesh, &upgrade, "403 Forbidden", "");
     }
     let answer = mesh.ask("OPTIONS * HTTP/1.1\r\nHost: web\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-    let long = "x".repeat(61_500);
-    let answer = mesh.ask(&format!("GET / HTTP/1.1\r\nHost: web\r\nh: {long}\r\n\r\n"));
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    let many: String = (0..101).map(|i| format!("h{i}: x\r\n")).collect();
-    let answer = mesh.ask(&format!("GET / HTTP/1.1\r\nHost: web\r\n{many}\r\n"));
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    let huge = "x".repeat(70_000);
-    let answer = mesh.ask(&format!("GET / HTTP/1.1\r\nHost: web\r\nh: {huge}\r\n\r\n"));
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     assert_eq!(server.accepted(), 0);
+}
+
+#[test]
+fn refuses_what_follows_a_request() {
+    let server = Server::saying("ok");
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n");
+    assert!(client.response().ends_with("ok"));
+    client.send("NONSENSE\r\n\r\n");
+    let answer = client.rest().unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("server: envoy\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nBad Request"), "{answer}");
+    assert_eq!(mesh.stats().outbound.requests[2], 1);
+}
+
+#[test]
+fn servers_must_say_in_one_way_how_long_an_answer_is() {
+    let check = |answer: &'static str, fits: bool| {
+        let server = Server::answering(answer);
+        let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+        let answer = mesh.ask("GET / HTTP/1.1\r\nHost: web\r\n\r\n");
+        let status = if fits { " 20" } else { " 502 " };
+        assert!(answer[8..].starts_with(status), "{answer}");
+        if !fits {
+            mesh.expect_flag(Flag::UpstreamProtocol);
+        }
+    };
+    check("HTTP/1.1 204 No Content\r\n\r\n", true);
+    check("HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n", true);
+    check(
+        "HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\nok",
+        false,
+    );
+    check(
+        "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        false,
+    );
+    check(
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        false,
+    );
+    check(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        false,
+    );
+    check("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nok", false);
+    check(
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nold: a\r\n b\r\n\r\nok",
+        true,
+    );
 }

@@ -213,6 +213,7 @@ impl Plan {
                         },
                     },
                 )]),
+                ..Gateway::default()
             })),
             Hop::Outbound | Hop::Inbound if self.known => {
                 snapshot.common.mesh.insert(port, Arc::new(table()));
@@ -253,18 +254,9 @@ impl Plan {
             http: self.policy.http,
         };
         Pod {
-            id: pod_id(),
-            uid: None,
-            labels: Arc::default(),
             addresses: vec![POD],
-            ready: true,
-            local: None,
             inbound: BTreeMap::from([(port, served.clone()), (8080, served)]),
-            locality: None,
-            node: None,
-            view: None,
-            outlook: None,
-            gateway: 0,
+            ..Pod::new(pod_id())
         }
     }
 }

@@ -231,7 +231,10 @@ fn trailers_say_nothing_that_heads_decide() {
 fn tunnels_what_is_upgraded() {
     let server = Server::start(|client| {
         let head = client.request().unwrap();
-        assert!(head.contains("connection: upgrade\r\n"), "{head}");
+        assert!(
+            head.contains("connection: keep-alive, Upgrade\r\n"),
+            "{head}"
+        );
         assert!(head.contains("upgrade: websocket\r\n"), "{head}");
         client.send("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\nhello");
         while let line = client.exactly(4)
@@ -250,7 +253,7 @@ fn tunnels_what_is_upgraded() {
         "{head}"
     );
     assert!(
-        head.contains("connection: upgrade\r\n") && head.contains("upgrade: websocket\r\n"),
+        head.contains("connection: Upgrade\r\n") && head.contains("upgrade: websocket\r\n"),
         "{head}"
     );
     assert_eq!(client.exactly(5), "hello");
@@ -422,6 +425,62 @@ fn replaces_a_kept_connection_that_the_server_closed() {
     assert!(once.starts_with("HTTP/1.1 503 "), "{once}");
     assert_eq!(server.accepted(), 2);
     mesh.expect_flag(Flag::UpstreamClosed);
+}
+
+#[test]
+fn a_route_without_retries_sends_once() {
+    let server = Server::start(|client| {
+        client.request();
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        client.request();
+    });
+    let mut plan = Plan::outbound(Protocol::Http, &[server.address]);
+    plan.routes = vec![with(forward_to(None), |_, forward| {
+        forward.retry.attempts = 0;
+    })];
+    let mesh = plan.start();
+    let mut client = mesh.client();
+    client.send(GET);
+    assert!(client.response().ends_with("ok"));
+    client.send(GET);
+    let answer = client.response();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert_eq!(server.accepted(), 1);
+    mesh.expect_flag(Flag::UpstreamClosed);
+}
+
+#[test]
+fn an_answer_ahead_of_the_requests_end_is_the_last() {
+    let server = Server::start(|client| {
+        client.until("\r\n\r\n");
+        client.send("HTTP/1.1 413 Payload Too Large\r\ncontent-length: 0\r\n\r\n");
+        client.rest().unwrap_or_default();
+    });
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 5\r\n\r\nab");
+    let head = client.until("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 413 "), "{head}");
+    assert!(head.contains("connection: close\r\n"), "{head}");
+    assert!(!head.contains("x-envoy-upstream-service-time"), "{head}");
+}
+
+#[test]
+fn a_body_of_unknown_length_needs_no_method() {
+    let server = Server::start(|client| {
+        let head = client.until("\r\n\r\n").unwrap();
+        assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        assert_eq!(client.exactly(15), "5\r\nhello\r\n0\r\n\r\n");
+        client.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    });
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    let mut client = mesh.client();
+    client.send(
+        "GET / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    );
+    let answer = client.response();
+    assert!(answer.ends_with("ok"), "{answer}");
+    assert!(!answer.contains("connection: close"), "{answer}");
 }
 
 #[test]

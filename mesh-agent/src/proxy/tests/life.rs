@@ -158,5 +158,5 @@ fn a_connection_costs_little_memory() {
     }
     // One of these for each request under way, and one kept for each connection of HTTP/1.1.
     let request = size(http::answer);
-    assert!(request <= 4608, "a request: {request} bytes");
+    assert!(request <= 4096, "a request: {request} bytes");
 }

@@ -261,4 +261,5 @@ fn limits_of_relayed_connections_are_the_clusters() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(client.rest(), Err(ErrorKind::ConnectionReset));
+    mesh.expect_flag(Flag::Duration);
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -33,17 +35,44 @@ pub(super) struct Servers {
     check: Check,
     /// Whether the certificate must bear the name that was asked for: where no other is named.
     named: bool,
-    provider: Arc<CryptoProvider>,
 }
 
 /// What is asked of a certificate besides that it was signed by somebody.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Check {
     names: Vec<Arc<str>>,
     hashes: Vec<Arc<str>>,
     keys: Vec<Arc<str>>,
     /// Certificates that are believed as they are.
     trusted: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// What both kinds of verifiers have to say of signatures: that they are the provider's business.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls12_signature(message, cert, dss, self.check.algorithms())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, cert, dss, self.check.algorithms())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.check.algorithms().supported_schemes()
+        }
+    };
 }
 
 impl Clients {
@@ -66,7 +95,7 @@ impl Clients {
             .map_err(|error| Unusable::Settings(error.to_string()))?;
         Ok(Self {
             chain,
-            check: Check::new(verification, authorities),
+            check: Check::new(provider).asking(verification, authorities),
         })
     }
 }
@@ -79,7 +108,7 @@ impl Servers {
         named: bool,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, Unusable> {
-        let mut check = Check::default();
+        let mut check = Check::new(provider);
         let mut chain = None;
         if let (Some(verification), Some((roots, authorities))) = (verification, authorities) {
             let builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
@@ -89,19 +118,29 @@ impl Servers {
                 .build()
                 .map_err(|error| Unusable::Settings(error.to_string()))?;
             chain = Some(built);
-            check = Check::new(verification, &authorities);
+            check = check.asking(verification, &authorities);
         }
         Ok(Self {
             chain,
             named: named && check.names.is_empty(),
             check,
-            provider: Arc::clone(provider),
         })
     }
 }
 
 impl Check {
-    fn new(verification: &Verification, authorities: &Authorities) -> Self {
+    /// One that asks for nothing.
+    fn new(provider: &Arc<CryptoProvider>) -> Self {
+        Self {
+            names: Vec::new(),
+            hashes: Vec::new(),
+            keys: Vec::new(),
+            trusted: Vec::new(),
+            provider: Arc::clone(provider),
+        }
+    }
+
+    fn asking(self, verification: &Verification, authorities: &Authorities) -> Self {
         let Verification {
             roots: _,
             names,
@@ -113,7 +152,12 @@ impl Check {
             hashes: hashes.clone(),
             keys: keys.clone(),
             trusted: authorities.certificates.clone(),
+            provider: self.provider,
         }
+    }
+
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
     }
 
     /// Whether a certificate is one of the authorities' own. It needs nobody's signature then, as with OpenSSL: so are
@@ -140,6 +184,7 @@ impl Check {
             hashes,
             keys,
             trusted: _,
+            provider: _,
         } = self;
         let details = read(leaf)?;
         if !names.is_empty() && !names.iter().any(|name| bears(&details, name)) {
@@ -208,27 +253,7 @@ impl ClientCertVerifier for Clients {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
-    }
+    signatures!();
 }
 
 impl ServerCertVerifier for Servers {
@@ -263,29 +288,5 @@ impl ServerCertVerifier for Servers {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+    signatures!();
 }

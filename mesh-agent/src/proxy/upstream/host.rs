@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
@@ -14,10 +15,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::proxy::http::ahead::{Heard, Said};
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::stream::Stream;
 use crate::proxy::upstream::circuit::Permit;
-use crate::proxy::upstream::lease::{Lease, Next, Sender};
+use crate::proxy::upstream::lease::{Lease, Line, Next, Sender};
 use crate::proxy::upstream::pool::{Limits, Load, LocalExecutor, Version};
 
 /// The connections that can be used for one another.
@@ -46,7 +48,7 @@ enum Turn {
 
 #[derive(Debug)]
 pub(super) struct Idle {
-    pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) line: Line,
     pub(super) since: Instant,
     pub(super) past: Past,
 }
@@ -114,23 +116,18 @@ impl Host {
     async fn revive(self: &Rc<Self>, idle: Idle) -> Option<Lease> {
         let limits = self.limits.get();
         let Idle {
-            mut sender,
+            mut line,
             since,
             past,
         } = idle;
-        if sender.is_closed() || since.elapsed() >= limits.idle_for || past.is_over(limits) {
+        if line.sender.is_closed() || since.elapsed() >= limits.idle_for || past.is_over(limits) {
             return None;
         }
         // The connection's task may still be tidying up after its last exchange.
-        if !sender.is_ready() && sender.ready().await.is_err() {
+        if !line.sender.is_ready() && line.sender.ready().await.is_err() {
             return None;
         }
-        Some(Lease::new(
-            Sender::Http1(sender),
-            self,
-            past.one_more(),
-            true,
-        ))
+        Some(Lease::new(Sender::Http1(line), self, past.one_more(), true))
     }
 
     /// A stream on a connection that others use too.
@@ -200,9 +197,12 @@ impl Host {
         };
         let sender = match self.version {
             Version::Http1 => {
+                let said = Arc::<Said>::default();
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(64 * 1024)
-                    .handshake(TokioIo::new(stream))
+                    // Old servers fold long headers, and Envoy lets them.
+                    .allow_obsolete_multiline_headers_in_responses(true)
+                    .handshake(TokioIo::new(Heard::new(stream, Arc::clone(&said))))
                     .await?;
                 tokio::task::spawn_local(async move {
                     let _place = place;
@@ -210,7 +210,7 @@ impl Host {
                         tracing::debug!(%error, %address, "a server's connection ended badly");
                     }
                 });
-                Sender::Http1(sender)
+                Sender::Http1(Line { sender, said })
             }
             Version::Http2 => {
                 let (sender, connection) = http2::Builder::new(LocalExecutor)
@@ -246,13 +246,13 @@ impl Host {
     }
 
     /// Takes a connection back for the next request, which may have waited for it.
-    pub(super) fn give_back(&self, sender: http1::SendRequest<RequestBody>, past: Past) {
+    pub(super) fn give_back(&self, line: Line, past: Past) {
         let limits = self.limits.get();
-        if sender.is_closed() || past.is_over(limits) {
+        if line.sender.is_closed() || past.is_over(limits) {
             return;
         }
         let mut idle = Idle {
-            sender,
+            line,
             since: Instant::now(),
             past,
         };
@@ -290,7 +290,7 @@ impl Host {
         let mut limits = self.limits.get();
         limits.idle_for = idle_for(limits.idle_for);
         self.idle.borrow_mut().retain(|idle| {
-            !idle.sender.is_closed()
+            !idle.line.sender.is_closed()
                 && idle.since.elapsed() < limits.idle_for
                 && !idle.past.is_over(limits)
         });
@@ -329,7 +329,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.told.close();
         match self.told.try_recv() {
-            Ok(Turn::Idle(Idle { sender, past, .. })) => self.host.give_back(sender, past),
+            Ok(Turn::Idle(Idle { line, past, .. })) => self.host.give_back(line, past),
             Ok(Turn::Again) => self.host.call_next(),
             Err(_) => {}
         }

@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 
+use crate::proxy::http::ahead::Said;
 use crate::proxy::http::upload::RequestBody;
 use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::host::{Host, Past};
@@ -27,12 +29,19 @@ pub(in crate::proxy) struct Lease {
 
 #[derive(Debug)]
 pub(super) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Line),
     Http2 {
         sender: http2::SendRequest<RequestBody>,
         _stream: Load,
         _next: Next,
     },
+}
+
+/// A connection that takes one request at a time.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) said: Arc<Said>,
 }
 
 /// A request that was handed to its connection's task.
@@ -77,6 +86,14 @@ impl Lease {
         self.host.address()
     }
 
+    /// What the server says ahead of its response, where its protocol lets it.
+    pub(in crate::proxy) fn said(&self) -> Option<Arc<Said>> {
+        match &self.sender {
+            Sender::Http1(line) => Some(Arc::clone(&line.said)),
+            Sender::Http2 { .. } => None,
+        }
+    }
+
     /// Sends a request. The future holds no more of it than it must.
     pub(in crate::proxy) fn send(
         &mut self,
@@ -84,7 +101,7 @@ impl Lease {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
     {
         let sent = match &mut self.sender {
-            Sender::Http1(sender) => Sent::Http1(sender.try_send_request(request)),
+            Sender::Http1(line) => Sent::Http1(line.sender.try_send_request(request)),
             Sender::Http2 { sender, .. } => Sent::Http2(sender.try_send_request(request)),
         };
         async move {
@@ -97,8 +114,8 @@ impl Lease {
 
     /// Puts the connection back for the next request.
     pub(in crate::proxy) fn give_back(self) {
-        if let Sender::Http1(sender) = self.sender {
-            self.host.give_back(sender, self.past);
+        if let Sender::Http1(line) = self.sender {
+            self.host.give_back(line, self.past);
         }
     }
 }

@@ -91,23 +91,10 @@ impl Bed {
         };
         Self {
             cluster,
-            client: Pod {
-                id: PodId {
-                    namespace: "default".into(),
-                    name: "client".into(),
-                },
-                uid: None,
-                labels: Arc::default(),
-                addresses: Vec::new(),
-                ready: true,
-                local: None,
-                inbound: BTreeMap::new(),
-                locality: None,
-                node: None,
-                view: None,
-                outlook: None,
-                gateway: 0,
-            },
+            client: Pod::new(PodId {
+                namespace: "default".into(),
+                name: "client".into(),
+            }),
             known: Known::default(),
             tried: Vec::new(),
             hash: None,
@@ -172,7 +159,10 @@ impl Bed {
             &self.cluster.endpoints,
             &Client::Pod(&self.client),
             self.hash,
-            &self.tried,
+            Tried {
+                endpoints: &self.tried,
+                tiers: false,
+            },
             &self.known,
             pick,
         )
@@ -665,12 +655,15 @@ fn tiers_that_were_tried_twice_are_left() {
         let mut chance = Seeded(fastrand::Rng::with_seed(7));
         let taken: HashSet<u8> = (0..50)
             .filter_map(|_| {
-                endpoint_elsewhere(
+                endpoint(
                     &bed.cluster,
                     &bed.cluster.endpoints,
                     &Client::Pod(&bed.client),
                     None,
-                    &tried,
+                    Tried {
+                        endpoints: &tried,
+                        tiers: true,
+                    },
                     &bed.known,
                     &mut chance,
                 )

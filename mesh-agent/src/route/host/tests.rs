@@ -7,23 +7,10 @@ use crate::model::{ClientMatch, Pod, PodId};
 use crate::route::fixture;
 
 fn pod(namespace: &str) -> Pod {
-    Pod {
-        id: PodId {
-            namespace: namespace.into(),
-            name: "client".into(),
-        },
-        uid: None,
-        labels: Default::default(),
-        addresses: Vec::new(),
-        ready: true,
-        local: None,
-        inbound: Default::default(),
-        locality: None,
-        node: None,
-        view: None,
-        outlook: None,
-        gateway: 0,
-    }
+    Pod::new(PodId {
+        namespace: namespace.into(),
+        name: "client".into(),
+    })
 }
 
 fn host(name: &str) -> Arc<VirtualHost> {

@@ -26,26 +26,17 @@ fn text_match(text: &str) -> TextMatch {
 }
 
 fn pod(labels: &[(&str, &str)]) -> Pod {
+    let id = PodId {
+        namespace: "default".into(),
+        name: "client".into(),
+    };
     Pod {
-        id: PodId {
-            namespace: "default".into(),
-            name: "client".into(),
-        },
-        uid: None,
         labels: labels
             .iter()
             .map(|(key, value)| ((*key).into(), (*value).into()))
             .collect::<Labels>()
             .into(),
-        addresses: Vec::new(),
-        ready: true,
-        local: None,
-        inbound: Default::default(),
-        locality: None,
-        node: None,
-        view: None,
-        outlook: None,
-        gateway: 0,
+        ..Pod::new(id)
     }
 }
 

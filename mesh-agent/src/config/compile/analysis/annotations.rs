@@ -45,6 +45,7 @@ const KNOWN: &[Known] = &[
     ),
     ("istio.io/workloadController", ENTRY, false),
     ("mesh-agent.io/enrol", POD, false),
+    ("mesh-agent.io/fast-path", POD, false),
     ("mesh-agent.io/netns", POD, false),
     ("mesh-agent.io/on-agent-loss", POD, false),
     ("mesh-agent.io/source", POD, false),

@@ -65,17 +65,21 @@ struct Taken<'a> {
 }
 
 impl<'a> Merger<'a, '_, '_> {
-    /// The Gateways as one, the oldest first. Their Secrets are those of `namespace`.
+    /// The Gateways as one, the oldest first. Their Secrets are those of `namespace`, and the ports in `together` are served
+    /// where others are.
     pub(super) fn merge(
         &mut self,
         members: &[(&'a Object, &'a Gateway)],
         namespace: Option<&Arc<str>>,
+        together: &BTreeMap<u16, u16>,
     ) -> model::Gateway {
         let mut ports: BTreeMap<u16, Draft<'a>> = BTreeMap::new();
         for (object, gateway) in members {
             for server in &gateway.servers {
                 let owner = Owner { object, server };
-                self.add(&mut ports, owner, namespace.map(|namespace| &**namespace));
+                let number = *together.get(&server.port).unwrap_or(&server.port);
+                let namespace = namespace.map(|namespace| &**namespace);
+                self.add(&mut ports, number, owner, namespace);
             }
         }
         let names = members.iter().map(|(object, _)| {
@@ -88,17 +92,19 @@ impl<'a> Merger<'a, '_, '_> {
                 .into_iter()
                 .filter_map(|(number, draft)| Some((number, draft.finish()?)))
                 .collect(),
+            together: together.clone(),
         }
     }
 
     fn add(
         &mut self,
         ports: &mut BTreeMap<u16, Draft<'a>>,
+        number: u16,
         owner: Owner<'a>,
         namespace: Option<&str>,
     ) {
         let server = owner.server;
-        let draft = ports.entry(server.port).or_insert_with(|| Draft {
+        let draft = ports.entry(number).or_insert_with(|| Draft {
             first: owner,
             bind: server.bind,
             listener: match &server.service {
@@ -144,10 +150,15 @@ impl<'a> Merger<'a, '_, '_> {
                 }
             }
             (DraftListener::Http(_) | DraftListener::Tcp(_) | DraftListener::Secure(..), _) => {
-                let message = format!(
-                    "port {} belongs to a server with another protocol, so this one is not served",
-                    server.port
-                );
+                let port = server.port;
+                let message = match draft.first.server.port {
+                    first if first == port => format!(
+                        "port {port} belongs to a server with another protocol, so this one is not served"
+                    ),
+                    first => format!(
+                        "the gateway's Service leads port {port} to where port {first} leads, which belongs to a server with another protocol, so this one is not served"
+                    ),
+                };
                 let path = server.path.key("port");
                 self.left_out(owner, &path, message, draft.first, Code::Mesh0006);
             }

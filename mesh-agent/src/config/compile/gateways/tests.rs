@@ -273,6 +273,62 @@ fn each_tls_server_has_its_own_names_and_routes() {
 }
 
 #[test]
+fn ports_that_lead_to_one_are_one() {
+    let files = "tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
+    let ports = [
+        "http:80:8080",
+        "alt:81:8080",
+        "https:443:8443",
+        "late:444:8443",
+    ];
+    let front = service("edge/gw", "10.1.0.9", &ports);
+    let check = |servers: &[String], expected: &[&str], complaints: &[&str]| {
+        let text = gateway_pod()
+            + &front
+            + &services()
+            + &gateway("gw", &servers.join(", "))
+            + &http("all", "'*'", "gw", "a")
+            + &istio(
+                "VirtualService",
+                "alt",
+                "{hosts: [x.com], gateways: [gw], http: [{name: b, match: [{port: 81}], route: [{destination: {host: b}}]}]}",
+            );
+        let (snapshot, rejected) = world(&text);
+        assert_eq!(served(&snapshot), expected, "{text}");
+        assert_eq!(told(&rejected), complaints, "{text}");
+    };
+    let http = |port: u16, host: &str| server(&format!("p{port}"), port, "HTTP", host, "");
+    let https = |port: u16, host: &str| server(&format!("s{port}"), port, "HTTPS", host, files);
+    check(
+        &[http(81, "x.com"), http(80, "'*.com'"), http(82, "y.com")],
+        &["80 http *.com[a] x.com[a,b]", "82 http y.com[a]"],
+        &[],
+    );
+    check(
+        &[https(443, "x.com"), https(444, "y.com")],
+        &[
+            "443 default/gw/s443 x.com https x.com[a]",
+            "443 default/gw/s444 y.com https y.com[a]",
+        ],
+        &[],
+    );
+    check(
+        &[https(444, "x.com"), https(443, "x.com")],
+        &["443 default/gw/s444 x.com https x.com[a]"],
+        &[
+            "MESH0006 Gateway default/gw [1].hosts: another server has a host of this one on the same port, so this one is not served",
+        ],
+    );
+    check(
+        &[http(81, "x.com"), https(80, "x.com")],
+        &["80 http x.com[a,b]"],
+        &[
+            "MESH0006 Gateway default/gw [1].port: the gateway's Service leads port 80 to where port 81 leads, which belongs to a server with another protocol, so this one is not served",
+        ],
+    );
+}
+
+#[test]
 fn the_first_server_keeps_a_port_and_a_name() {
     let files = "tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
     let check = |servers: &[String], more: &str, expected: &[&str], complaints: &[&str]| {

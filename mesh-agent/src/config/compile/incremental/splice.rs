@@ -150,11 +150,6 @@ impl<'v> Splice<'v> {
             (Some(Some(before)), true, Some(now)) => is_alike(before, now),
             (Some(_), ..) => false,
         };
-        if same {
-            return Ok(kept.unwrap_or_default());
-        }
-        let index = self.view.index;
-        let special = kept.is_some_and(|kept| kept != Place::default());
         let gateways = self.view.inputs.gateways();
         let of_gateway = now.is_some_and(|pod| {
             let mut gateways = gateways.iter();
@@ -162,6 +157,12 @@ impl<'v> Splice<'v> {
                 !gateway.selector.is_empty() && has_labels(&pod.labels, &gateway.selector)
             })
         });
+        // Where its Services lead decides which servers are merged.
+        if same && !of_gateway {
+            return Ok(kept.unwrap_or_default());
+        }
+        let index = self.view.index;
+        let special = kept.is_some_and(|kept| kept != Place::default());
         // A Gateway without a selector is every Pod's; one that names Secrets is another one in each namespace.
         let mut open = gateways
             .iter()

@@ -66,7 +66,7 @@ pub(in crate::config::compile) fn total_weight(destinations: &[Destination]) -> 
 fn forward(rule: &Rule, shares: &[Share], place: &Place<'_>, services: &Services<'_>) -> Forward {
     let port = place.port;
     let none = Headers::default();
-    let headers = rule.headers.as_ref().unwrap_or(&none);
+    let headers = rule.headers.as_deref().unwrap_or(&none);
     let alone = shares.len() == 1;
     let destinations: Vec<Destination> = shares
         .iter()
@@ -85,7 +85,7 @@ fn forward(rule: &Rule, shares: &[Share], place: &Place<'_>, services: &Services
         rewrite_authority: rewrite.and_then(|rewrite| rewrite.authority.clone()),
         timeout: rule.timeout,
         retry,
-        fault: rule.fault.clone().unwrap_or_default(),
+        fault: rule.fault.as_deref().cloned().unwrap_or_default(),
         mirrors: mirrors(&rule.mirrors, port, services),
     }
 }

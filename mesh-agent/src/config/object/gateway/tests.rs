@@ -12,7 +12,7 @@ const HTTPS: &str = "port: {number: 443, name: https, protocol: HTTPS}, hosts: [
 
 fn gateway(servers: &str) -> (Gateway, Vec<String>) {
     let text = istio("Gateway", "ns/g", &format!("{{servers: {servers}}}"));
-    let document = yaml::documents(&text).remove(0).unwrap();
+    let document = yaml::documents(&text).next().unwrap().unwrap();
     let (spec, unknown) = read::<GatewaySpec>(document.get("spec").unwrap()).unwrap();
     assert_eq!(unknown, Vec::new());
     let mut problems = Problems::default();

@@ -2,7 +2,7 @@
 
 use crate::config::crd::virtual_service::HttpRoute;
 use crate::config::object::virtual_service::{
-    Action, Block, Delegate, Rule, answer, block, cors, each, fault, header, mirror, retry,
+    Action, Delegate, Rule, answer, block, compact, cors, each, fault, header, mirror, retry,
     rewrite, share,
 };
 use crate::config::object::{Context, duration};
@@ -41,19 +41,22 @@ pub(super) fn read(
         mirror_percent: _,
         mirror_percentage: _,
     } = rule;
-    let blocks: Vec<Block> = each(r#match, &path.key("match"))
-        .map(|(block, path)| block::read(block, context, &path, problems))
-        .collect();
+    let blocks = compact(
+        each(r#match, &path.key("match"))
+            .map(|(block, path)| block::read(block, context, &path, problems)),
+    );
     Some(Rule {
         name: name.into(),
         blocks,
         rewrite: rewrite.map(|written| rewrite::read(written, &path.key("rewrite"), problems)),
         timeout: timeout.and_then(|text| duration::read(&text, &path.key("timeout"), problems)),
         retry: retries.map(|written| retry::read(&written, &path.key("retries"), problems)),
-        fault: fault.map(|written| fault::read(written, &path.key("fault"), problems)),
+        fault: fault.map(|written| Box::new(fault::read(written, &path.key("fault"), problems))),
         mirrors,
-        cors: cors_policy.map(|written| cors::read(written, &path.key("corsPolicy"), problems)),
-        headers: headers.map(|written| header::read(written, &path.key("headers"), problems)),
+        cors: cors_policy
+            .map(|written| Box::new(cors::read(written, &path.key("corsPolicy"), problems))),
+        headers: headers
+            .map(|written| Box::new(header::read(written, &path.key("headers"), problems))),
         action: action?,
     })
 }

@@ -6,7 +6,7 @@ use crate::config::crd::Number;
 use crate::config::crd::virtual_service::{
     Destination, PortSelector, RouteDestination, StreamDestination,
 };
-use crate::config::object::virtual_service::{Headers, Share, Target, header};
+use crate::config::object::virtual_service::{Headers, Share, Target, compact, header};
 use crate::config::object::{self, Context, name};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
@@ -134,7 +134,7 @@ fn weighed(
     problems: &mut Problems,
 ) -> Vec<Share> {
     let wrong = shares.iter().any(Option::is_none);
-    let mut shares: Vec<Share> = shares.into_iter().flatten().collect();
+    let mut shares = compact(shares.into_iter().flatten());
     if !several || wrong {
         return shares;
     }

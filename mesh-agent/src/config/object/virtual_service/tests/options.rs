@@ -375,7 +375,7 @@ fn cors_is_checked_and_read() {
         cors(
             "{allowOrigins: [{exact: '*'}], allowOrigin: [x], allowMethods: [GET, '*'], allowHeaders: [x-a, x-b], exposeHeaders: ['*'], maxAge: 24h, allowCredentials: true, unmatchedPreflights: IGNORE}"
         ),
-        Cors {
+        Box::new(Cors {
             origins: vec![TextMatch::Exact("*".into())],
             methods: Some("GET,*".into()),
             headers: Some("x-a,x-b".into()),
@@ -383,14 +383,14 @@ fn cors_is_checked_and_read() {
             max_age: Some(86_400),
             credentials: true,
             forward_unmatched: false,
-        }
+        })
     );
     assert_eq!(
         cors("{allowOrigin: [x], unmatchedPreflights: FORWARD}"),
-        Cors {
+        Box::new(Cors {
             origins: vec![TextMatch::Exact("x".into())],
             forward_unmatched: true,
             ..Cors::default()
-        }
+        })
     );
 }
