@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Code, CompileOptions, OutboundTrafficPolicy, UnknownFields};
 use crate::log::{self, LogFormat};
-use crate::model::{CapturePolicy, FailPolicy, SourceMode};
+use crate::model::{CapturePolicy, FailPolicy, SourceMode, Topology};
 
 pub mod iptables;
 
@@ -125,6 +125,11 @@ pub struct GatewayArgs {
     /// The address to listen on [default: all, IPv6 and IPv4]
     #[arg(long, value_name = "IP")]
     pub bind: Option<std::net::IpAddr>,
+
+    /// How many proxies stand before it and tell the truth in x-forwarded-for and x-forwarded-proto. The annotation
+    /// `proxy.istio.io/config` of its pod wins (`gatewayTopology.numTrustedProxies`)
+    #[arg(long, default_value_t = 0, value_name = "N", verbatim_doc_comment)]
+    pub trusted_proxies: u32,
 }
 
 /// What agent and gateway share.
@@ -240,6 +245,7 @@ impl MeshArgs {
                 OutboundTrafficChoice::RegistryOnly => OutboundTrafficPolicy::RegistryOnly,
             },
             capture,
+            topology: Topology::default(),
         }
     }
 }

@@ -28,7 +28,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{CapturePolicy, Snapshot};
+use crate::model::{CapturePolicy, Snapshot, Topology};
 
 pub use crate::config::compile::{analyze, compile};
 pub use crate::config::file::ManifestDir;
@@ -60,6 +60,8 @@ pub struct CompileOptions {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// The steering of a Pod without annotations.
     pub capture: CapturePolicy,
+    /// What stands before a gateway whose Pod does not say.
+    pub topology: Topology,
 }
 
 /// `meshConfig.outboundTrafficPolicy.mode`.
@@ -89,6 +91,7 @@ impl Default for CompileOptions {
             unknown_fields: UnknownFields::Reject,
             outbound_traffic_policy: OutboundTrafficPolicy::default(),
             capture: CapturePolicy::default(),
+            topology: Topology::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{error, info};
 
 use crate::cli::GatewayArgs;
-use crate::model::{CapturePolicy, PodId, Snapshot};
+use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 use crate::pod::Reports;
 use crate::process::{Identity, Process};
 use crate::proxy::{GatewayProxy, Handle, Workers};
@@ -20,7 +20,11 @@ use crate::ready::{NotReady, Ready};
 /// `mesh-agent gateway`: serves until it is told to end.
 pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
     let pod = parse_pod(&args.pod)?;
-    let process = Process::start(&args.process, CapturePolicy::default())?;
+    let topology = Topology {
+        trusted_proxies: args.trusted_proxies,
+        ..Topology::default()
+    };
+    let process = Process::start(&args.process, CapturePolicy::default(), topology)?;
     let gateway = Gateway {
         pod,
         bind: args.bind,

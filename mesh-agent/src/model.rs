@@ -13,7 +13,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 pub use crate::model::balance::{
-    Balancer, Failover, HashKey, LocalityPolicy, LocalityShare, Ring, Warmup,
+    Balancer, Failover, HashKey, LocalityPolicy, LocalityShare, Ring, RouteHash, Warmup,
 };
 pub use crate::model::cluster::{
     Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Keepalive, Locality, NamedEndpoint,
@@ -160,6 +160,17 @@ pub struct Pod {
     pub outlook: Option<usize>,
     /// Which of [`Snapshot::gateways`] it is, should it be one.
     pub gateway: usize,
+    /// What stands before it, should it be a gateway.
+    pub topology: Topology,
+}
+
+/// What stands before a gateway: `gatewayTopology` of its `ProxyConfig`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// `numTrustedProxies`: how many proxies before it tell the truth in `x-forwarded-for` and `x-forwarded-proto`.
+    pub trusted_proxies: u32,
+    /// `proxyProtocol`: whether every connection begins with the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 impl Pod {
@@ -178,6 +189,7 @@ impl Pod {
             view: None,
             outlook: None,
             gateway: 0,
+            topology: Topology::default(),
         }
     }
 }

@@ -13,9 +13,9 @@ use tracing::{info, warn};
 use crate::admin::{Admin, Endpoints, Face, Tallies};
 use crate::cli::ProcessArgs;
 use crate::config::file::Update;
-use crate::config::{Code, ManifestDir, Rejected, Severity};
+use crate::config::{Code, CompileOptions, ManifestDir, Rejected, Severity};
 use crate::log::{self, LogFilter};
-use crate::model::{CapturePolicy, Snapshot};
+use crate::model::{CapturePolicy, Snapshot, Topology};
 use crate::pod::Reports;
 use crate::proxy::{Settings, Workers};
 use crate::ready::Ready;
@@ -54,8 +54,12 @@ pub(crate) struct Identity {
 }
 
 impl Process {
-    /// Starts what both kinds of process need. `capture` is what the annotations of a pod start from.
-    pub(crate) fn start(args: &ProcessArgs, capture: CapturePolicy) -> anyhow::Result<Self> {
+    /// Starts what both kinds of process need. `capture` and `topology` are what the annotations of a pod start from.
+    pub(crate) fn start(
+        args: &ProcessArgs,
+        capture: CapturePolicy,
+        topology: Topology,
+    ) -> anyhow::Result<Self> {
         let log = log::start(&args.log, args.log_format)?;
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -69,7 +73,10 @@ impl Process {
             anyhow::Ok((shutdown, Endpoints::bind(&faces(args)).await?))
         })?;
 
-        let options = args.mesh.options(capture);
+        let options = CompileOptions {
+            topology,
+            ..args.mesh.options(capture)
+        };
         let (manifests, first) = runtime
             .block_on(async { ManifestDir::open(&args.manifests, options) })
             .context("reading the manifests")?;

@@ -10,12 +10,12 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::model::{
-    Abort, Cluster, ClusterKey, Outlook, Pod, Protocol, Route, RouteTable, Snapshot, Unknown,
-    VirtualHost,
+    Abort, Cluster, ClusterKey, HashKey, Outlook, Pod, Protocol, Route, RouteTable, Snapshot,
+    Unknown, VirtualHost,
 };
 
 pub use crate::route::balance::{
-    HashOutcome, NewCookie, Tried, endpoint, hash_of, hash_of_source, hash_of_text,
+    NewCookie, Tried, endpoint, hash_of, hash_of_source, hash_of_text,
 };
 pub use crate::route::gateway::{AtGateway, Opening, Secure, at_gateway, secure};
 pub use crate::route::matching::{Mismatch, mismatch, stranger};
@@ -200,6 +200,8 @@ pub struct Forwarding {
     pub path: Option<String>,
     /// The Host to send: `rewrite.authority`. An edit of the headers may have another where this is `None`.
     pub authority: Option<Arc<str>>,
+    /// What is hashed, where the cluster takes a hash: the keys of all of the route's destinations.
+    pub hash: Vec<Arc<HashKey>>,
     /// Who gets a copy: those of the route's mirrors that this request drew.
     pub mirrors: Vec<Arc<Cluster>>,
 }

@@ -40,7 +40,10 @@ pub enum Way {
 
 impl Way {
     /// The right one for the request.
-    pub fn new(stream: TcpStream, request: &Request) -> Result<Self> {
+    pub fn new(mut stream: TcpStream, request: &Request) -> Result<Self> {
+        if let Some(announced) = &request.announced {
+            stream.write_all(announced.as_bytes())?;
+        }
         if !request.http2 {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;

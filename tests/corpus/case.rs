@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::request::Request;
-use super::scenery::GATEWAY;
+use super::scenery::{GATEWAY, GATEWAY_POD, PODS};
 
 /// The host that cases are about where they do not say another.
 pub const HOST: &str = "a.default.svc.cluster.local";
@@ -46,6 +46,9 @@ pub struct Case {
     /// More objects, or all.
     #[serde(default)]
     objects: Vec<Object>,
+    /// `gatewayTopology` of the gateway's `ProxyConfig`.
+    #[serde(default)]
+    pub topology: Value,
     /// Why it cannot be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,
@@ -146,6 +149,13 @@ impl Case {
         }
         for (number, object) in self.objects.iter().enumerate() {
             all.push(object.whole(number));
+        }
+        let gateway = PODS.iter().find(|pod| pod.name == GATEWAY_POD);
+        if let Some(gateway) = gateway.filter(|_| !self.topology.is_null()) {
+            let mut pod = gateway.object(None);
+            let config = json!({"gatewayTopology": self.topology}).to_string();
+            pod["metadata"]["annotations"]["proxy.istio.io/config"] = config.into();
+            all.push(pod);
         }
         all
     }

@@ -95,6 +95,7 @@ impl Envoy {
                         prefix: &format!("{prefix}/{listen}/"),
                         place,
                         manifests: &manifests,
+                        topology: &case.topology,
                     };
                     match translate::listener(&view, listen) {
                         Ok((listener, behind)) => {

@@ -36,6 +36,8 @@ pub struct Request {
     pub body: Option<Text>,
     /// HTTP/2 with prior knowledge.
     pub http2: bool,
+    /// What is said of the connection before anything else: the PROXY protocol.
+    pub announced: Option<String>,
     /// These bytes as they are; `{id}` is the request's number.
     pub raw: Option<String>,
     /// Not HTTP: a line, which the server answers with its name.

@@ -38,6 +38,7 @@ mod secrets;
 mod services;
 mod sight;
 mod streams;
+mod topology;
 
 /// Makes the world of these objects. What is wrong between them comes beside it; what is wrong within one was found when
 /// it was read.

@@ -12,7 +12,7 @@ use crate::model::{
     HashKey, LocalityPolicy, Members, OutlierDetection, Plan, Protocol, ProxyProtocol, Ring,
     UpstreamHttp, Warmup,
 };
-use crate::route::{Client, Condition, HashOutcome, Request, Tried, balance, endpoint, hash_of};
+use crate::route::{Client, Condition, Forwarding, Request, Tried, balance, endpoint, hash_of};
 
 /// Endpoints of which nothing is known but that they are there.
 struct Calm;
@@ -125,17 +125,30 @@ impl Teller<'_> {
     }
 
     /// What a consistent hash says to a request.
-    pub(super) fn hash(&self, cluster: &Cluster, request: &Request<'_>) -> Option<String> {
-        let Balancer::Hash { key, .. } = &cluster.policy.balancer else {
+    pub(super) fn hash(&self, forwarding: &Forwarding, request: &Request<'_>) -> Option<String> {
+        let cluster = &forwarding.cluster;
+        if !matches!(cluster.policy.balancer, Balancer::Hash { .. }) {
             return None;
-        };
-        let of = hashed(key);
-        Some(match hash_of(&cluster.policy.balancer, request) {
-            HashOutcome::None => format!("of {of}, which the request lacks: chance decides"),
-            HashOutcome::NewCookie(_) => {
+        }
+        if forwarding.hash.is_empty() {
+            return Some(
+                "of nothing: the key is that of a port, which the route would have to name"
+                    .to_owned(),
+            );
+        }
+        let keys: Vec<String> = forwarding.hash.iter().map(|key| hashed(key)).collect();
+        let of = keys.join(" and ");
+        let mut given = false;
+        let hash = hash_of(&forwarding.hash, request, |_| {
+            given = true;
+            0
+        });
+        Some(match hash {
+            None => format!("of {of}, which the request lacks: chance decides"),
+            Some(_) if given => {
                 format!("of {of}, which the request lacks: the response gives it one")
             }
-            HashOutcome::Hash(hash) => match self.taken(cluster, hash) {
+            Some(hash) => match self.taken(cluster, hash) {
                 Some(address) => format!("of {of}: always takes {address}"),
                 None => format!("of {of}"),
             },

@@ -107,8 +107,8 @@ impl Teller<'_> {
             let key = &destination.cluster;
             let mut line =
                 self.destination(percent, key, cluster, "503, flag NC", told.destination);
-            if let Some(cluster) = cluster {
-                let hash = self.hash(cluster, request);
+            if let Act::Forward(forwarding) = &act {
+                let hash = self.hash(forwarding, request);
                 line.policy.add_some("hash", hash);
             }
             let mut headers = Facts::default();

@@ -68,7 +68,7 @@ impl Teller<'_> {
     }
 
     fn relayed(&self, percent: f64, cluster: &Arc<Cluster>, to: SocketAddr) -> Destination {
-        let hash = crate::route::hash_of_source(&cluster.policy.balancer, self.source());
+        let hash = crate::route::hash_of_source(&cluster.policy, self.source());
         let to = Some(to).filter(|to| !to.ip().is_unspecified());
         let gone = "the connection is closed";
         let mut destination = self.destination(percent, &cluster.key, Some(cluster), gone, to);

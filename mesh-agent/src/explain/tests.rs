@@ -10,8 +10,8 @@ use crate::config::fixture::{istio, pod, read, service};
 use crate::model::{
     Abort, Balancer, Cluster, ClusterKey, Cors, Delay, DirectResponse, Failover, HashKey,
     HeaderEdit, HeaderEdits, LocalityPolicy, Mirror, OutlierDetection, Piece, Redirect,
-    RedirectPath, RedirectPort, Ring, Route, RouteAction, Share, Template, TrafficPolicy,
-    UpstreamHttp, Variable, VirtualHost,
+    RedirectPath, RedirectPort, Ring, Route, RouteAction, RouteHash, Share, Template,
+    TrafficPolicy, UpstreamHttp, Variable, VirtualHost,
 };
 use crate::report::Style;
 use crate::route::{Decision, Table, decide, fixture};
@@ -512,8 +512,10 @@ fn fact(facts: &Facts, label: &str) -> String {
 #[test]
 fn policies() {
     let hash = |policy: &mut TrafficPolicy| {
+        let key = HashKey::Header("x-user".parse().expect("a name"));
+        policy.hash = RouteHash::always(key.clone());
         policy.balancer = Balancer::Hash {
-            key: HashKey::Header("x-user".parse().expect("a name")),
+            key,
             ring: Ring::RingHash { minimum_size: 1024 },
         };
     };

@@ -40,6 +40,17 @@ pub struct Warmup {
     pub aggression: f64,
 }
 
+/// What the routes to a cluster hash, whatever its own balancer is: of several destinations of a route each adds its own.
+/// A request of which nothing is hashed goes to an endpoint drawn by chance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteHash {
+    /// Where `destination.port` names the port, or no VirtualService is asked: the key of the subset's
+    /// `portLevelSettings`, else the subset's, else that of the rule's `portLevelSettings`, else the rule's.
+    pub at_port: Option<Arc<HashKey>>,
+    /// Where the port is not named, and for what is not HTTP: the subset's key, else the rule's.
+    pub at_any_port: Option<Arc<HashKey>>,
+}
+
 /// What a consistent hash is taken of. A request without it goes to an endpoint drawn by chance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashKey {
@@ -114,6 +125,17 @@ pub struct LocalityShare {
     pub from: Arc<str>,
     /// `to`, with percentages.
     pub to: Vec<(Arc<str>, u32)>,
+}
+
+impl RouteHash {
+    /// The same for every route.
+    pub fn always(key: HashKey) -> Self {
+        let key = Some(Arc::new(key));
+        Self {
+            at_port: key.clone(),
+            at_any_port: key,
+        }
+    }
 }
 
 impl Default for Balancer {

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Balancer, ClientTls, Endpoints, Labels, LocalityPolicy, PodId, Protocol};
+use crate::model::{
+    Balancer, ClientTls, Endpoints, Labels, LocalityPolicy, PodId, Protocol, RouteHash,
+};
 
 /// Names a cluster; displays as Istio does: `outbound|80|v1|reviews.default.svc.cluster.local`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,6 +105,8 @@ pub struct Locality {
 pub struct TrafficPolicy {
     /// `loadBalancer`.
     pub balancer: Balancer,
+    /// `loadBalancer.consistentHash`, as the routes that lead here have it.
+    pub hash: RouteHash,
     /// `loadBalancer.localityLbSetting`.
     pub locality: LocalityPolicy,
     /// `internalTrafficPolicy: Local` of the Service: only endpoints whose node is the client's may be picked.

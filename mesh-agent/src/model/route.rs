@@ -127,7 +127,7 @@ pub struct HeaderMatch {
     pub inverted: bool,
 }
 
-/// A header, or one of HTTP/2's pseudo headers.
+/// A header, one of HTTP/2's pseudo headers, or what is written like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeaderSubject {
     /// A header.
@@ -140,6 +140,8 @@ pub enum HeaderSubject {
     Authority,
     /// `:scheme`.
     Scheme,
+    /// `@request.auth.claims...`: a claim of a token that was checked. Nobody checks tokens here, so no request has any.
+    Claim(Arc<str>),
 }
 
 /// One of `match.queryParams`: the first parameter of that name, as sent.
@@ -197,6 +199,8 @@ pub enum PathRewrite {
 pub struct Destination {
     /// Whose share it is; may name a cluster that does not exist.
     pub cluster: ClusterKey,
+    /// Whether `destination.port` names the port, or nobody had to: what is hashed depends on it.
+    pub names_port: bool,
     /// The share, relative to the route's total.
     pub weight: u32,
     /// What is done to the request's headers: the rule's and the destination's operations, in Istio's order.
@@ -395,6 +399,7 @@ impl Destination {
     pub fn whole(cluster: ClusterKey) -> Self {
         Self {
             cluster,
+            names_port: true,
             weight: 0,
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::intercept::ListenSpec;
-use crate::model::{Protocol, ProxyProtocol};
+use crate::model::{Protocol, ProxyProtocol, Topology};
 use crate::proxy::connection::relay::{Server, Target};
 use crate::proxy::detect::{self, First, Patience};
 use crate::proxy::http;
@@ -27,6 +27,7 @@ use crate::proxy::upstream::announce::announcement;
 use crate::route::{AtGateway, HttpScope, Inbound, Outbound, StreamScope};
 use crate::sys::socket;
 
+mod announced;
 mod relay;
 mod secure;
 mod way;
@@ -43,6 +44,8 @@ pub(super) struct Connection {
     pub(super) scope: Scope,
     /// What the client has shown, where its TLS was opened here.
     pub(super) tls: Option<TlsFacts>,
+    /// How many proxies stand before this one whose word on the client counts.
+    pub(super) trusted_proxies: u32,
     /// Whether servers were told of the client: connections that are kept to them are of no use to another.
     announced: Cell<bool>,
     /// What its last request was for: the next one is hardly ever for another.
@@ -93,6 +96,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         destination,
         scope,
         tls: None,
+        trusted_proxies: 0,
         announced: Cell::new(false),
         named: RefCell::default(),
     };
@@ -134,12 +138,24 @@ pub(super) fn inbound_from_self(
 }
 
 /// Serves a client of a gateway.
-pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAddr) {
+pub(super) async fn gateway(site: Rc<Site>, mut accepted: TcpStream, peer: SocketAddr) {
     let Who::Gateway { port, .. } = site.who else {
         return;
     };
     let Ok(destination) = accepted.local_addr() else {
         return;
+    };
+    let Topology {
+        trusted_proxies,
+        proxy_protocol,
+    } = site.topology();
+    let (peer, destination) = match proxy_protocol {
+        false => (peer, destination),
+        // Boxed: it is over before anything else begins.
+        true => match Box::pin(announced(&site, &mut accepted, (peer, destination))).await {
+            Some(ends) => ends,
+            None => return,
+        },
     };
     let client = Stream::tcp(accepted);
     let decided = site.route_gateway(port);
@@ -150,6 +166,7 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
         destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
         scope,
         tls: None,
+        trusted_proxies,
         announced: Cell::new(false),
         named: RefCell::default(),
     };
@@ -169,6 +186,29 @@ pub(super) async fn gateway(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
     }
 }
 
+/// Both ends of a client's connection, as who stands before the gateway announces them. `None` where nobody has said
+/// anything of use: it is reset then.
+async fn announced(
+    site: &Site,
+    accepted: &mut TcpStream,
+    own: (SocketAddr, SocketAddr),
+) -> Option<(SocketAddr, SocketAddr)> {
+    let limit = site.worker.settings.header_timeout;
+    let heard = tokio::select! {
+        biased;
+        heard = timeout(limit, announced::read(accepted)) => heard,
+        () = site.farewell() => return None,
+    };
+    let error = match heard {
+        Ok(Ok(ends)) => return Some(ends.unwrap_or(own)),
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    tracing::debug!(%error, peer = %own.0, "a connection did not begin with the PROXY protocol");
+    let _ = socket2::SockRef::from(&*accepted).set_linger(Some(Duration::ZERO));
+    None
+}
+
 async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destination: SocketAddr) {
     let decided = site.route_inbound(destination.port());
     let connection = Connection {
@@ -181,6 +221,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
             Inbound::Tcp => Scope::Relayed,
         },
         tls: None,
+        trusted_proxies: 0,
         announced: Cell::new(false),
         named: RefCell::default(),
     };

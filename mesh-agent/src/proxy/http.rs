@@ -194,7 +194,8 @@ async fn follow(
     busy: Busy,
 ) -> Response<Body> {
     let asker = arrived.asker;
-    let forbidden = matches!(&arrived.upgrade, Some((upgrade, _)) if !upgrade.is_allowed());
+    let upgrade = arrived.upgrade.as_deref();
+    let forbidden = upgrade.is_some_and(|(upgrade, _)| !upgrade.is_allowed());
     let requests = &connection.site.worker.requests;
     let mut outgoing = match decide::decide(connection, &arrived) {
         Verdict::App(_) | Verdict::Passthrough | Verdict::Routed(_) if forbidden => {

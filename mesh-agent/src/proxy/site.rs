@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
-use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode};
+use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode, Topology};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
 use crate::proxy::record::Hop;
@@ -212,6 +212,11 @@ impl Site {
         self.as_client(&world, |client| {
             route::decide(&world, scope, client, request, &mut &*self.worker)
         })
+    }
+
+    /// What stands before the gateway.
+    pub(super) fn topology(&self) -> Topology {
+        self.pod().map(|pod| pod.topology).unwrap_or_default()
     }
 
     /// What is done with the gateway's clients.

@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::model::{Destination, Fault, Forward, Mirror, Route, RouteAction, Share, Snapshot};
+use crate::model::{
+    Balancer, Cluster, Destination, Fault, Forward, HashKey, Mirror, Route, RouteAction, Share,
+    Snapshot,
+};
 use crate::route::{Act, Client, Forwarding, Pick, Request, Routed, cors, path, redirect};
 
 /// Follows a route. `tls` is whether the listener opened TLS.
@@ -42,26 +45,57 @@ pub(super) fn follow(
                 .map(|(abort, _)| abort);
             let mirrors = forward.mirrors.iter();
             let mut drawn = |mirror: &&Mirror| hit(mirror.share, pick);
-            let cluster = |key| client.cluster(snapshot, key).map(Arc::clone);
+            let cluster = |key| client.cluster(snapshot, key);
             routed.act = match cluster(&destination.cluster) {
                 None => Act::NoCluster(destination.cluster.clone()),
                 Some(found) => Act::Forward(Forwarding {
-                    cluster: found,
+                    cluster: Arc::clone(found),
                     destination: index,
                     path: forward
                         .rewrite_path
                         .as_ref()
                         .map(|rewrite| path::rewrite(condition, request.path, rewrite)),
                     authority: forward.rewrite_authority.clone(),
+                    hash: hash(snapshot, client, forward, index, found),
                     mirrors: mirrors
                         .filter(|mirror| drawn(mirror))
-                        .filter_map(|mirror| cluster(&mirror.cluster))
+                        .filter_map(|mirror| cluster(&mirror.cluster).map(Arc::clone))
                         .collect(),
                 }),
             };
         }
     }
     routed
+}
+
+/// What is hashed of a request that goes to `cluster`, the destination at `index`: Istio puts the key of every
+/// destination that takes a share on the route itself, so each of them counts for all.
+fn hash(
+    snapshot: &Snapshot,
+    client: &Client<'_>,
+    forward: &Forward,
+    index: usize,
+    cluster: &Arc<Cluster>,
+) -> Vec<Arc<HashKey>> {
+    if !matches!(cluster.policy.balancer, Balancer::Hash { .. }) {
+        return Vec::new();
+    }
+    let alone = forward.destinations.len() == 1;
+    let taking = forward.destinations.iter().enumerate();
+    let taking = taking.filter(|(_, destination)| alone || destination.weight > 0);
+    let keys = taking.filter_map(|(place, destination)| {
+        let cluster = match place == index {
+            true => cluster,
+            false => client.cluster(snapshot, &destination.cluster)?,
+        };
+        let hash = &cluster.policy.hash;
+        let key = match destination.names_port {
+            true => &hash.at_port,
+            false => &hash.at_any_port,
+        };
+        key.clone()
+    });
+    keys.collect()
 }
 
 /// One of the destinations, by weight, and its place among them.

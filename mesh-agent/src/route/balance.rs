@@ -10,9 +10,7 @@ use crate::model::{Balancer, Cluster, Endpoint, Endpoints, Group, Plan, Tier, Wa
 use crate::route::balance::candidates::{Candidates, Without};
 use crate::route::{Client, Condition, Pick};
 
-pub use crate::route::balance::hash::{
-    HashOutcome, NewCookie, hash_of, hash_of_source, hash_of_text,
-};
+pub use crate::route::balance::hash::{NewCookie, hash_of, hash_of_source, hash_of_text};
 
 mod candidates;
 mod hash;

@@ -29,6 +29,7 @@ pub fn get<'a>(authority: &'a str, path: &'a str) -> Request<'a> {
 pub fn forward(shares: &[(ClusterKey, u32)]) -> Forward {
     let destination = |(cluster, weight): &(ClusterKey, u32)| Destination {
         cluster: cluster.clone(),
+        names_port: true,
         weight: *weight,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),

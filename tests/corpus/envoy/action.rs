@@ -153,18 +153,15 @@ fn forward(view: &View<'_>, owner: &Value, rule: &Value, route: &mut Value) -> R
     }
     mirrors(view, owner, rule, &mut action)?;
     for entry in destinations {
+        if destinations.len() > 1 && entry["weight"].as_u64().unwrap_or(0) == 0 {
+            continue;
+        }
         let target = &entry["destination"];
         let host = full_host(target["host"].as_str().unwrap_or_default(), owner);
         if let Some(service) = SERVICES.iter().find(|service| service.fqdn() == host) {
             let port = target["port"]["number"].as_u64();
             let port = port.and_then(|port| u16::try_from(port).ok());
-            hash(
-                view,
-                service,
-                target["subset"].as_str(),
-                port.unwrap_or(0),
-                &mut action,
-            );
+            hash(view, service, target["subset"].as_str(), port, &mut action);
         }
     }
     route["route"] = action.into();
@@ -268,19 +265,30 @@ fn mirrors(
     Ok(())
 }
 
-/// Adds the hash of the destination's rule, where it has one.
+/// Adds the hash of the destination's rule, where it has one: that of a port only where the destination names the port.
 pub fn hash(
     view: &View<'_>,
     service: &Storefront,
     subset: Option<&str>,
-    port: u16,
+    port: Option<u16>,
     action: &mut Map<String, Value>,
 ) {
     let Some(rule) = view.rule(service) else {
         return;
     };
-    let balancer = super::clusters::policy(rule, subset, port)["loadBalancer"].clone();
-    let hash = &balancer["consistentHash"];
+    let spec = &rule["spec"];
+    let mut subsets = array(&spec["subsets"]).iter();
+    let own = subsets.find(|own| subset.is_some_and(|name| own["name"] == name));
+    let own = own.map_or(&Value::Null, |own| &own["trafficPolicy"]);
+    let whole = |policy: &'_ Value| policy["loadBalancer"]["consistentHash"].clone();
+    let at_port = |policy: &Value| {
+        let mut levels = array(&policy["portLevelSettings"]).iter();
+        let level = levels.find(|level| port.is_some_and(|port| level["port"]["number"] == port));
+        level.map_or(Value::Null, whole)
+    };
+    let top = &spec["trafficPolicy"];
+    let mut levels = [at_port(own), whole(own), at_port(top), whole(top)].into_iter();
+    let hash = levels.find(|hash| !hash.is_null()).unwrap_or_default();
     let entry = if let Some(header) = hash["httpHeaderName"].as_str() {
         json!({"header": {"header_name": header}})
     } else if !hash["httpCookie"].is_null() {

@@ -33,6 +33,15 @@ pub fn listener(view: &View<'_>, listen: u16) -> Result<(Value, Vec<Value>)> {
         }
     };
     listener["filter_chains"] = chains.into();
+    if view.gateway() && !view.topology["proxyProtocol"].is_null() {
+        let filter = json!({
+            "name": "proxy_protocol",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"},
+        });
+        let mut filters = vec![filter];
+        filters.extend(array(&listener["listener_filters"]).iter().cloned());
+        listener["listener_filters"] = filters.into();
+    }
     let mut named = Vec::new();
     names(&listener["filter_chains"], &mut named);
     named.sort();
@@ -83,6 +92,7 @@ fn connection_manager(view: &View<'_>) -> Result<Value> {
             "stat_prefix": "http",
             "server_name": if gateway { "istio-envoy" } else { "envoy" },
             "use_remote_address": gateway,
+            "xff_num_trusted_hops": if gateway { view.topology["numTrustedProxies"].as_u64() } else { None },
             "normalize_path": true,
             "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
             "stream_idle_timeout": "0s",
@@ -232,7 +242,7 @@ fn default_route(view: &View<'_>, service: &Storefront) -> Value {
     );
     forward.insert("timeout".into(), json!("0s"));
     forward.insert("retry_policy".into(), action::default_retry());
-    action::hash(view, service, None, view.place.port, &mut forward);
+    action::hash(view, service, None, Some(view.place.port), &mut forward);
     json!({"name": "default", "match": {"prefix": "/"}, "route": forward})
 }
 

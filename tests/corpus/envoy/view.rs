@@ -27,6 +27,8 @@ pub struct View<'a> {
     pub prefix: &'a str,
     pub place: Place,
     pub manifests: &'a [Value],
+    /// `gatewayTopology`.
+    pub topology: &'a Value,
 }
 
 impl View<'_> {

@@ -65,6 +65,8 @@ fn endpoint(endpoint: &Endpoint) -> Value {
 fn policy(policy: &TrafficPolicy) -> Value {
     let TrafficPolicy {
         balancer,
+        // The balancer tells of its key; the routes' are told with the routes.
+        hash: _,
         locality,
         node_local,
         pool,

@@ -134,6 +134,7 @@ fn subject(subject: &HeaderSubject) -> &str {
         HeaderSubject::Path => ":path",
         HeaderSubject::Authority => ":authority",
         HeaderSubject::Scheme => ":scheme",
+        HeaderSubject::Claim(name) => name,
     }
 }
 
@@ -209,6 +210,7 @@ fn forward(forward: &Forward) -> Value {
 fn destination(destination: &Destination) -> Value {
     let Destination {
         cluster,
+        names_port: _,
         weight,
         request_headers,
         response_headers,

@@ -7,7 +7,7 @@
 //! What Pods are needed for is looked at only where there are any: manifests that are kept in a repository have none.
 
 use crate::config::compile::analysis::registry::Registry;
-use crate::config::object::Object;
+use crate::config::object::{Object, suppresses};
 use crate::config::problem::{Problem, Rejected};
 use crate::config::{CompileOptions, Inputs};
 
@@ -20,9 +20,6 @@ mod pods;
 mod registry;
 mod services;
 mod subsets;
-
-/// An annotation on any object that lists the codes which are not to be told of it, or says `*`.
-const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 
 /// Says what does not fit together. Pure; the order is that of the rules, not of the files.
 pub fn analyze(inputs: &Inputs, options: &CompileOptions) -> Vec<Rejected> {
@@ -47,14 +44,7 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, object: &Object, problem: Problem) {
-        let suppressed = object.annotations.get(SUPPRESS).is_some_and(|codes| {
-            let id = problem.code.map_or("", |code| code.id());
-            codes
-                .split(',')
-                .map(str::trim)
-                .any(|code| code == "*" || code == id)
-        });
-        if !suppressed {
+        if !suppresses(&object.annotations, problem.code) {
             self.list.push(object.reject(problem));
         }
     }

@@ -12,7 +12,7 @@ use crate::config::compile::located::{Located, LocatedPods};
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
-use crate::config::compile::{Report, capture};
+use crate::config::compile::{Report, capture, topology};
 use crate::config::object::sidecar::Ingress;
 use crate::config::object::{self, Object};
 use crate::config::problem::Problems;
@@ -95,6 +95,7 @@ pub(super) fn pod(
         outlook,
         gateway,
         inbound,
+        topology: topology::read(object, options.topology, report),
     }
 }
 

@@ -15,8 +15,8 @@ use crate::config::object::destination_rule::{
 use crate::config::object::node::{HOSTNAME, REGION, SUBZONE, ZONE};
 use crate::config::object::service::Distribution;
 use crate::model::{
-    ConnectionPool, Failover, LocalityPolicy, OutlierDetection, ProxyProtocol, TrafficPolicy,
-    UpstreamHttp,
+    Balancer, ConnectionPool, Failover, LocalityPolicy, OutlierDetection, ProxyProtocol, RouteHash,
+    TrafficPolicy, UpstreamHttp,
 };
 
 /// How a cluster's endpoints are talked to, and whether there is a choice of them.
@@ -100,7 +100,10 @@ impl<'a> Policies<'a> {
         let made = self.known.entry(key).or_insert_with(|| {
             let layer = merge(top, own, port).unwrap_or_default();
             Manner {
-                policy: Arc::new(policy_of(&layer, service, &self.secrets, audience)),
+                policy: Arc::new(TrafficPolicy {
+                    hash: route_hash(top, own, port),
+                    ..policy_of(&layer, service, &self.secrets, audience)
+                }),
                 original: is_original(top, own, port),
             }
         });
@@ -205,6 +208,23 @@ fn is_original(top: Option<&Policy>, own: Option<&Policy>, port: u16) -> bool {
         || passes(merge(top, own, port).and_then(|layer| layer.balancer))
 }
 
+/// What routes hash. A block that has no hash hides none of another level: that is the balancer's affair.
+fn route_hash(top: Option<&Policy>, own: Option<&Policy>, port: u16) -> RouteHash {
+    let of = |blocks: Option<&Blocks>| match &blocks?.balancer.as_deref()?.method {
+        Method::Balanced(Balancer::Hash { key, .. }) => Some(Arc::new(key.clone())),
+        Method::Balanced(_) | Method::Original => None,
+    };
+    let at_port = |policy: Option<&Policy>| of(policy.and_then(|policy| policy.port(port)));
+    let whole = |policy: Option<&Policy>| of(policy.map(|policy| &policy.blocks));
+    RouteHash {
+        at_port: at_port(own)
+            .or_else(|| whole(own))
+            .or_else(|| at_port(top))
+            .or_else(|| whole(top)),
+        at_any_port: whole(own).or_else(|| whole(top)),
+    }
+}
+
 fn policy_of(
     layer: &Layer<'_>,
     service: &Registered<'_>,
@@ -216,6 +236,7 @@ fn policy_of(
             Some(Method::Balanced(balancer)) => balancer.clone(),
             Some(Method::Original) | None => Default::default(),
         },
+        hash: RouteHash::default(),
         locality: locality(layer, service.distribution),
         node_local: service.node_local,
         pool: pool_of(layer),

@@ -354,3 +354,31 @@ fn check(entry: &ServiceEntry, path: &Path, problems: &mut Problems) {
 fn is_range(address: &IpNet) -> bool {
     address.prefix_len() != address.max_prefix_len()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolution_that_cannot_be_had_is_told_of() {
+        let check = |text: Option<&str>, expected: Resolution, told: &[&str]| {
+            let mut problems = Problems::default();
+            let path = Path::of("spec").key("resolution");
+            let found = read_resolution(text, &path, &mut problems);
+            let unusable = problems.unusable();
+            let messages: Vec<String> = problems.into_iter().map(|told| told.message).collect();
+            assert_eq!(
+                (found, messages),
+                (expected, told.iter().map(ToString::to_string).collect())
+            );
+            assert_eq!(unusable, !told.is_empty(), "{text:?}");
+        };
+        check(None, Resolution::None, &[]);
+        check(Some("STATIC"), Resolution::Static, &[]);
+        check(Some("DNS"), Resolution::Dns, &[]);
+        let message = "resolution DYNAMIC_DNS is not supported yet";
+        check(Some("DYNAMIC_DNS"), Resolution::None, &[message]);
+        let message = "\"DYNAMIC\" is no resolution";
+        check(Some("DYNAMIC"), Resolution::None, &[message]);
+    }
+}

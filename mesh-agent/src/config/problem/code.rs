@@ -130,7 +130,7 @@ codes! {
     /// ServiceEntries for one host and port do not agree on the protocol. The oldest one decides.
     Ist0177 = "IST0177" "ConflictingServiceEntries" Warning,
     /// Istio does this and mesh-agent does not, yet. Where leaving it out would send requests elsewhere, or unprotected,
-    /// the object is not in force.
+    /// the object is not in force. A DestinationRule with tls mode ISTIO_MUTUAL is in force, in plain text.
     Mesh0001 = "MESH0001" "NotSupported" Warning,
     /// The text is not YAML that kubectl would take, or it is no Kubernetes object.
     Mesh0002 = "MESH0002" "NotAnObject" Error,

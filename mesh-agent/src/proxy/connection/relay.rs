@@ -75,7 +75,7 @@ impl Connection {
                 let resolving = self.site.resolve(cluster, known.as_ref());
                 let resolved = resolving.endpoints().await;
                 let choice = Choice {
-                    hash: hash_of_source(&cluster.policy.balancer, self.peer.ip()),
+                    hash: hash_of_source(&cluster.policy, self.peer.ip()),
                     resolved: resolved.as_deref(),
                     ..Choice::default()
                 };

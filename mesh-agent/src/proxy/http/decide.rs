@@ -71,7 +71,7 @@ pub(super) fn request<'a>(connection: &Connection, arrived: &'a Arrived) -> rout
         method: head.method.as_str(),
         scheme: arrived.facts.scheme.as_str(),
         headers: &head.headers,
-        source: connection.peer.ip(),
+        source: arrived.facts.client(connection).ip(),
     }
 }
 
@@ -103,10 +103,10 @@ pub(super) fn take_route(
             Act::Redirect(_) | Act::Respond | Act::NoCluster(_) => None,
         },
         origin: None,
-        cookie: None,
+        cookies: Vec::new(),
         asked: None,
         version: arrived.head.version,
-        scheme: arrived.facts.scheme,
+        facts: arrived.facts,
         began: arrived.began,
     };
     finish.keep(&arrived.head);

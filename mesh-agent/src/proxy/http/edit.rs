@@ -18,8 +18,10 @@ use crate::proxy::record::Flags;
 /// What values may name, besides the headers that they are put into.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
-    /// Who asked, and over what.
+    /// Over what it was asked.
     pub(super) connection: &'a Connection,
+    /// Who asked.
+    pub(super) client: SocketAddr,
     /// What the client spoke.
     pub(super) version: Version,
     /// When the request came.
@@ -152,8 +154,8 @@ fn write(out: &mut Vec<u8>, variable: &Variable, sources: Sources<'_>, facts: &F
     let peer = tls.and_then(|tls| tls.peer.as_ref());
     let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
     match variable {
-        Variable::ClientAddress => text(&connection.peer.to_string()),
-        Variable::ClientIp => text(&connection.peer.ip().to_string()),
+        Variable::ClientAddress => text(&facts.client.to_string()),
+        Variable::ClientIp => text(&facts.client.ip().to_string()),
         Variable::LocalAddress => text(&connection.destination.to_string()),
         Variable::LocalIp => text(&connection.destination.ip().to_string()),
         Variable::LocalPort => text(&connection.destination.port().to_string()),

@@ -235,7 +235,7 @@ impl Outgoing {
         let texts = &connection.site.worker.texts;
         headers::receive_response(&mut head.headers, whole.then_some(elapsed), texts);
         if let Some(finish) = &self.finish {
-            finish.give_cookie(&mut head.headers);
+            finish.give_cookies(&mut head.headers);
             let given = Given {
                 endpoint: self.progress.endpoint,
                 status: Some(head.status),
@@ -249,7 +249,8 @@ impl Outgoing {
         };
         let hop = connection.hop;
         headers::send_response(&mut head.headers, hop, self.facts, operation.as_deref());
-        if let (Some(upgrade), Some((_, client_side))) = (switched, self.upgrade.take()) {
+        if let (Some(upgrade), Some(asked)) = (switched, self.upgrade.take()) {
+            let (_, client_side) = *asked;
             headers::set_upgrade(&mut head.headers, upgrade);
             record.complete();
             let limit = self.timeouts.whole.map(|whole| self.started + whole);

@@ -12,7 +12,7 @@ use crate::model::{Cluster, HeaderEdits, Route, RouteAction};
 use crate::proxy::connection::Connection;
 use crate::proxy::http::cors;
 use crate::proxy::http::edit::{self, Asked, Facts};
-use crate::proxy::http::headers::RequestScheme;
+use crate::proxy::http::headers::RequestFacts;
 use crate::proxy::record::Flags;
 
 /// What is kept of a request until its response is here.
@@ -24,12 +24,13 @@ pub(super) struct Finish {
     pub(super) cluster: Option<Arc<Cluster>>,
     /// `origin`, where the response is to say that it is allowed.
     pub(super) origin: Option<HeaderValue>,
-    /// `set-cookie` of a cookie that the balancer wants the client to have.
-    pub(super) cookie: Option<HeaderValue>,
+    /// `set-cookie` of cookies that the balancer wants the client to have.
+    pub(super) cookies: Vec<HeaderValue>,
     /// The request as it was sent, where the response's headers name something of it.
     pub(super) asked: Option<Box<Parts>>,
     pub(super) version: Version,
-    pub(super) scheme: RequestScheme,
+    /// Who asked, and for which scheme.
+    pub(super) facts: RequestFacts,
     pub(super) began: SystemTime,
 }
 
@@ -51,6 +52,7 @@ impl Finish {
         {
             let facts = Facts {
                 connection,
+                client: self.facts.client(connection),
                 version: self.version,
                 began: self.began,
                 route: &self.route.name,
@@ -59,7 +61,7 @@ impl Finish {
                 request: self
                     .asked
                     .as_deref()
-                    .map(|head| Asked::sent(head, self.scheme)),
+                    .map(|head| Asked::sent(head, self.facts.scheme)),
                 status: given.status,
                 flags: given.flags,
             };
@@ -72,9 +74,9 @@ impl Finish {
         }
     }
 
-    /// Gives the client its cookie, with a response that a server gave.
-    pub(super) fn give_cookie(&self, headers: &mut HeaderMap) {
-        if let Some(cookie) = &self.cookie {
+    /// Gives the client its cookies, with a response that a server gave.
+    pub(super) fn give_cookies(&self, headers: &mut HeaderMap) {
+        for cookie in &self.cookies {
             headers.append(SET_COOKIE, cookie.clone());
         }
     }

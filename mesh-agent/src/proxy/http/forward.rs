@@ -28,7 +28,7 @@ use crate::proxy::record::Record;
 use crate::proxy::respond::{Asker, Failure};
 use crate::proxy::upstream::clusters::Known;
 use crate::proxy::upstream::pool::Version;
-use crate::route::{self, Forwarding, HashOutcome};
+use crate::route::{self, Forwarding};
 
 /// A request on its way.
 pub(in crate::proxy) struct Outgoing {
@@ -40,7 +40,7 @@ pub(in crate::proxy) struct Outgoing {
     pub(super) gate: Option<Arc<Gate>>,
     /// Where informational responses go.
     pub(super) ahead: Option<Ahead>,
-    pub(super) upgrade: Option<(Upgrade, OnUpgrade)>,
+    pub(super) upgrade: Option<Box<(Upgrade, OnUpgrade)>>,
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
     pub(super) goal: Goal,
@@ -128,7 +128,7 @@ impl Outgoing {
         if let Some(line) = record.line() {
             line.cluster = forwarding.cluster.key.to_string();
         }
-        let hash = hash_of(connection, &arrived, &forwarding.cluster, finish);
+        let hash = hash_of(connection, &arrived, &forwarding, finish);
         let grpc = arrived.asker.is_grpc();
         let timeouts = Timeouts::of(forward, &arrived.head.headers, grpc);
         let tries = Tries::of(forward.retry.clone());
@@ -207,8 +207,8 @@ impl Outgoing {
         let Some(head) = &mut self.head else {
             return Ok(());
         };
-        if let Some((upgrade, _)) = &self.upgrade {
-            headers::set_upgrade(&mut head.headers, upgrade.clone());
+        if let Some(asked) = &self.upgrade {
+            headers::set_upgrade(&mut head.headers, asked.0.clone());
         } else {
             frame_head(head, self.version, &self.body);
         }
@@ -264,19 +264,20 @@ impl Outgoing {
 fn hash_of(
     connection: &Connection,
     arrived: &Arrived,
-    cluster: &Cluster,
+    forwarding: &Forwarding,
     finish: &mut Finish,
 ) -> Option<u64> {
-    let request = decide::request(connection, arrived);
-    match route::hash_of(&cluster.policy.balancer, &request) {
-        HashOutcome::None => None,
-        HashOutcome::Hash(hash) => Some(hash),
-        HashOutcome::NewCookie(cookie) => {
-            let value = cookie.value(connection.peer, connection.destination);
-            finish.cookie = HeaderValue::try_from(cookie.header(&value)).ok();
-            Some(route::hash_of_text(&value))
-        }
+    if forwarding.hash.is_empty() {
+        return None;
     }
+    let request = decide::request(connection, arrived);
+    route::hash_of(&forwarding.hash, &request, |cookie| {
+        let value = cookie.value(connection.peer, connection.destination);
+        finish
+            .cookies
+            .extend(HeaderValue::try_from(cookie.header(&value)));
+        route::hash_of_text(&value)
+    })
 }
 
 /// The protocol that the client speaks.

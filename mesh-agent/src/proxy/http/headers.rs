@@ -14,11 +14,10 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::model::ClusterKey;
+use crate::proxy::connection::Connection;
 use crate::proxy::http::texts::Texts;
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
-use crate::proxy::tls::TlsFacts;
-use crate::proxy::worker::Worker;
 
 /// `x-request-id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -93,6 +92,8 @@ const NO_TRAILERS: [HeaderName; 14] = [
 /// What is known of a request besides its headers, or was read from them before they were edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RequestFacts {
+    /// Whom the proxies before the gateway name as the client, where they are believed.
+    named: Option<IpAddr>,
     /// The request carried `x-envoy-decorator-operation`.
     decorated: bool,
     /// `:scheme`.
@@ -115,16 +116,17 @@ pub(in crate::proxy) struct Upgrade {
     connection: HeaderValue,
 }
 
-/// Edits a request's headers as they arrive at `hop`, over TLS or not. `target` is the scheme that its target names, if it
-/// does.
+/// Edits a request's headers as they arrive over a connection. `target` is the scheme that its target names, if it does.
 pub(super) fn receive_request(
     headers: &mut HeaderMap,
     target: Option<&Scheme>,
-    hop: Hop,
-    peer: SocketAddr,
-    tls: Option<&TlsFacts>,
-    worker: &Worker,
+    connection: &Connection,
 ) -> RequestFacts {
+    let (hop, peer, trusted) = (connection.hop, connection.peer, connection.trusted_proxies);
+    let tls = connection.tls.as_ref();
+    let worker = &connection.site.worker;
+    let texts = &worker.texts;
+    let mut named = None;
     strip_hop_by_hop(headers, true);
     headers.remove(INTERNAL);
     // What a client says of itself here is nothing; what its handshake has shown is.
@@ -138,9 +140,11 @@ pub(super) fn receive_request(
         None => RequestScheme::Http,
     };
     if hop == Hop::Gateway {
-        append_forwarded_for(headers, peer.ip(), &worker.texts);
+        named = named_client(headers, trusted);
+        append_forwarded_for(headers, peer.ip(), texts);
     }
-    if hop == Hop::Gateway || !headers.contains_key(FORWARDED_PROTO) {
+    let believed = hop != Hop::Gateway || trusted > 0;
+    if !believed || !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(
             FORWARDED_PROTO,
             HeaderValue::from_static(transport.as_str()),
@@ -156,8 +160,8 @@ pub(super) fn receive_request(
     remove_all(headers, &INTERNAL_ONLY);
     if hop == Hop::Gateway {
         remove_all(headers, &EDGE_ONLY);
-        let address = format_args!("{}", peer.ip().to_canonical());
-        if let Some(address) = worker.texts.written(address) {
+        let address = format_args!("{}", named.unwrap_or(peer.ip()).to_canonical());
+        if let Some(address) = texts.written(address) {
             headers.insert(EXTERNAL_ADDRESS, address);
         }
     }
@@ -169,7 +173,11 @@ pub(super) fn receive_request(
         headers.remove(DECORATOR);
         remove_all(headers, &PEER_METADATA);
     }
-    RequestFacts { decorated, scheme }
+    RequestFacts {
+        named,
+        decorated,
+        scheme,
+    }
 }
 
 /// Adds what the route has to say to a request: which operation of which server it is.
@@ -203,6 +211,26 @@ pub(super) fn set_original_host(headers: &mut HeaderMap, authority: &Authority) 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
+    }
+}
+
+/// The client that the last but `trusted` - 1 of the proxies before this one names, where `trusted` of them do. An entry
+/// that is no address names nobody, and then it is the peer who asks.
+fn named_client(headers: &HeaderMap, trusted: u32) -> Option<IpAddr> {
+    let skipped = usize::try_from(trusted.checked_sub(1)?).ok()?;
+    let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+    let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let entry = str::from_utf8(entries.nth(skipped)?).ok()?;
+    entry.trim().parse().ok()
+}
+
+impl RequestFacts {
+    /// Who asks over a connection: its peer, or whom the proxies before the gateway name.
+    pub(super) fn client(&self, connection: &Connection) -> SocketAddr {
+        match self.named {
+            Some(address) => SocketAddr::new(address, 0),
+            None => connection.peer,
+        }
     }
 }
 
@@ -425,5 +453,46 @@ fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr, texts: &Texts)
 fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
     for name in names {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_named_by_trusted_proxies() {
+        let check = |lines: &[&str], trusted: u32, expected: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
+            }
+            let expected = expected.map(|address| address.parse().unwrap());
+            assert_eq!(
+                named_client(&headers, trusted),
+                expected,
+                "{lines:?} {trusted}"
+            );
+        };
+        let three = &["56.5.6.7, 72.9.5.6,98.1.2.3"][..];
+        check(three, 0, None);
+        check(three, 1, Some("98.1.2.3"));
+        check(three, 2, Some("72.9.5.6"));
+        check(three, 3, Some("56.5.6.7"));
+        check(three, 4, None);
+        check(three, u32::MAX, None);
+        check(&["56.5.6.7", "fd00::1 , fd00::2"], 2, Some("fd00::1"));
+        check(&["56.5.6.7", "fd00::1 , fd00::2"], 3, Some("56.5.6.7"));
+        check(&[], 1, None);
+        for nobody in [
+            "",
+            "1.2.3.4,",
+            "unknown",
+            "1.2.3.4:80",
+            "[fd00::1]",
+            "1.2.3",
+        ] {
+            check(&[nobody], 1, None);
+        }
     }
 }

@@ -37,8 +37,8 @@ pub(super) struct Arrived {
     pub(super) gate: Option<Arc<Gate>>,
     /// Where informational responses go; none where the client's protocol has no place for them here.
     pub(super) ahead: Option<Ahead>,
-    /// The protocol that it asks to change to.
-    pub(super) upgrade: Option<(Upgrade, OnUpgrade)>,
+    /// The protocol that it asks to change to. Boxed: hardly any does.
+    pub(super) upgrade: Option<Box<(Upgrade, OnUpgrade)>>,
     pub(super) asker: Asker,
     pub(super) facts: RequestFacts,
     pub(super) authority: Authority,
@@ -62,11 +62,11 @@ impl Arrived {
         let (authority, plain) = admit(connection, &request, connection.tls.is_some())?;
         let upgrade = wanted_upgrade(&mut request);
         let (mut head, incoming) = request.into_parts();
-        let worker = &connection.site.worker;
-        let (hop, tls) = (connection.hop, connection.tls.as_ref());
         let scheme = head.uri.scheme();
-        let facts =
-            headers::receive_request(&mut head.headers, scheme, hop, connection.peer, tls, worker);
+        let facts = headers::receive_request(&mut head.headers, scheme, connection);
+        if let Some(line) = record.line() {
+            line.peer = Some(facts.client(connection));
+        }
         if head.version == Version::HTTP_2 {
             headers::join_cookies(&mut head.headers);
         }
@@ -207,12 +207,12 @@ fn admit_encoding(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 /// A wish to change the protocol, with the way to get at the connection once it is granted.
-fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<(Upgrade, OnUpgrade)> {
+fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<Box<(Upgrade, OnUpgrade)>> {
     if request.version() != Version::HTTP_11 {
         return None;
     }
     let upgrade = headers::wanted_upgrade(request.headers())?;
-    Some((upgrade, hyper::upgrade::on(request)))
+    Some(Box::new((upgrade, hyper::upgrade::on(request))))
 }
 
 /// Writes down what a request says of itself, fit or not.

@@ -70,6 +70,7 @@ impl Rewriting<'_> {
         let path = with_query(arrived.path(), &arrived.head.uri);
         let facts = Facts {
             connection: self.connection,
+            client: arrived.facts.client(self.connection),
             version: arrived.head.version,
             began: arrived.began,
             route: self.route,

@@ -339,6 +339,7 @@ pub(super) fn split(shares: &[(Option<&str>, u32)]) -> Route {
                 port: 80,
                 subset: subset.map(Arc::from),
             },
+            names_port: true,
             weight: *weight,
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),

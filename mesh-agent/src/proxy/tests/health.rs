@@ -113,6 +113,7 @@ fn grpc_says_it_among_the_headers() {
 
 fn hashing(key: HashKey, endpoints: &[std::net::SocketAddr]) -> Mesh {
     let mut plan = Plan::outbound(Protocol::Http, endpoints);
+    plan.policy.hash = RouteHash::always(key.clone());
     plan.policy.balancer = Balancer::Hash {
         key,
         ring: Ring::RingHash { minimum_size: 1024 },

@@ -9,19 +9,8 @@ use std::time::Duration;
 use http::header::COOKIE;
 use twox_hash::XxHash64;
 
-use crate::model::{Balancer, HashKey};
+use crate::model::{Balancer, HashKey, TrafficPolicy};
 use crate::route::{Request, matching};
-
-/// What a load balancer makes of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HashOutcome<'a> {
-    /// Nothing: it takes no hash, or the request lacks what it is taken of. Chance decides.
-    None,
-    /// This is the request's hash.
-    Hash(u64),
-    /// The request lacks the cookie and is to be given it with the response; the hash is that of its value.
-    NewCookie(NewCookie<'a>),
-}
 
 /// A cookie that is made here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +25,27 @@ pub struct NewCookie<'a> {
     pub attributes: &'a [(Arc<str>, Arc<str>)],
 }
 
-/// The hash of a request.
-pub fn hash_of<'a>(balancer: &'a Balancer, request: &Request<'_>) -> HashOutcome<'a> {
-    let Balancer::Hash { key, .. } = balancer else {
-        return HashOutcome::None;
-    };
-    let hash = match key {
+/// The hash of a request, of all that is hashed together; `None` where it lacks all of it, and chance decides.
+///
+/// `make` makes a cookie that it lacks and is to be given with the response, and says the hash of its value.
+pub fn hash_of<'a>(
+    keys: &'a [Arc<HashKey>],
+    request: &Request<'_>,
+    mut make: impl FnMut(NewCookie<'a>) -> u64,
+) -> Option<u64> {
+    let hashes = keys
+        .iter()
+        .filter_map(|key| hash_of_one(key, request, &mut make));
+    // Turned first, so that the same key twice is not the same as none.
+    hashes.reduce(|all, hash| all.rotate_left(1) ^ hash)
+}
+
+fn hash_of_one<'a>(
+    key: &'a HashKey,
+    request: &Request<'_>,
+    make: &mut impl FnMut(NewCookie<'a>) -> u64,
+) -> Option<u64> {
+    match key {
         HashKey::Header(name) => {
             let mut values: Vec<&[u8]> = request
                 .headers
@@ -62,32 +66,23 @@ pub fn hash_of<'a>(balancer: &'a Balancer, request: &Request<'_>) -> HashOutcome
         } => match (cookie(request, name), ttl) {
             (Some(value), _) => Some(xxhash64(value, 0)),
             (None, None) => None,
-            (None, Some(ttl)) => {
-                return HashOutcome::NewCookie(NewCookie {
-                    name,
-                    path: path.as_deref(),
-                    ttl: *ttl,
-                    attributes,
-                });
-            }
+            (None, Some(ttl)) => Some(make(NewCookie {
+                name,
+                path: path.as_deref(),
+                ttl: *ttl,
+                attributes,
+            })),
         },
         HashKey::SourceAddress => Some(of_address(request.source)),
         HashKey::QueryParameter(name) => matching::parameter(request.query, name).map(hash_of_text),
-    };
-    hash.map_or(HashOutcome::None, HashOutcome::Hash)
+    }
 }
 
-/// The hash of a connection that is not HTTP: `useSourceIp` alone has one.
-pub fn hash_of_source(balancer: &Balancer, source: IpAddr) -> Option<u64> {
-    match balancer {
-        Balancer::Hash {
-            key: HashKey::SourceAddress,
-            ..
-        } => Some(of_address(source)),
-        Balancer::Hash { .. }
-        | Balancer::LeastRequest { .. }
-        | Balancer::RoundRobin { .. }
-        | Balancer::Random => None,
+/// The hash of a connection that is not HTTP: `useSourceIp` alone has one, and that of a port is not asked.
+pub fn hash_of_source(policy: &TrafficPolicy, source: IpAddr) -> Option<u64> {
+    match (&policy.balancer, policy.hash.at_any_port.as_deref()) {
+        (Balancer::Hash { .. }, Some(HashKey::SourceAddress)) => Some(of_address(source)),
+        _ => None,
     }
 }
 

@@ -684,6 +684,14 @@ fn tiers_that_were_tried_twice_are_left() {
 }
 
 fn hashed(key: HashKey, headers: &[(&'static str, &str)], query: Option<&str>) -> String {
+    hashed_together(&[key], headers, query)
+}
+
+fn hashed_together(
+    keys: &[HashKey],
+    headers: &[(&'static str, &str)],
+    query: Option<&str>,
+) -> String {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(*name, HeaderValue::from_str(value).expect("a value"));
@@ -697,15 +705,38 @@ fn hashed(key: HashKey, headers: &[(&'static str, &str)], query: Option<&str>) -
         headers: &map,
         source: "10.1.2.3".parse().expect("an address"),
     };
-    let balancer = Balancer::Hash {
-        key,
-        ring: Ring::RingHash { minimum_size: 1024 },
-    };
-    match hash_of(&balancer, &request) {
-        HashOutcome::None => "none".to_owned(),
-        HashOutcome::Hash(hash) => format!("{hash:016x}"),
-        HashOutcome::NewCookie(cookie) => cookie.header("1234"),
+    let keys: Vec<Arc<HashKey>> = keys.iter().cloned().map(Arc::new).collect();
+    let mut given = String::new();
+    let hash = hash_of(&keys, &request, |cookie| {
+        given += &cookie.header("1234");
+        hash_of_text("1234")
+    });
+    match hash {
+        None => "none".to_owned(),
+        Some(_) if !given.is_empty() => given,
+        Some(hash) => format!("{hash:016x}"),
     }
+}
+
+#[test]
+fn several_keys_are_one_hash() {
+    let header = |name: &str| HashKey::Header(name.parse().expect("a name"));
+    let keys = [header("x-one"), HashKey::QueryParameter("two".into())];
+    let of = |headers: &[(&'static str, &str)], query| hashed_together(&keys, headers, query);
+    let one = hash_of_text("a");
+    let two = hash_of_text("b");
+    let both = one.rotate_left(1) ^ two;
+    let check = |found: String, wanted: Option<u64>| {
+        let wanted = wanted.map_or("none".to_owned(), |hash| format!("{hash:016x}"));
+        assert_eq!(found, wanted);
+    };
+    check(of(&[], None), None);
+    check(of(&[("x-one", "a")], None), Some(one));
+    check(of(&[], Some("two=b")), Some(two));
+    check(of(&[("x-one", "a")], Some("two=b")), Some(both));
+    // One key twice does not undo itself.
+    let twice = hashed_together(&[header("x-one"), header("x-one")], &[("x-one", "a")], None);
+    check(twice, Some(one.rotate_left(1) ^ one));
 }
 
 #[test]

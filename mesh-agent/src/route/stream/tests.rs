@@ -19,6 +19,7 @@ fn key(host: &str) -> ClusterKey {
 fn destination(host: &str, weight: u32) -> Destination {
     Destination {
         cluster: key(host),
+        names_port: true,
         weight,
         request_headers: HeaderEdits::default(),
         response_headers: HeaderEdits::default(),

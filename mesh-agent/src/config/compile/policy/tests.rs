@@ -7,8 +7,8 @@ use crate::config::Severity;
 use crate::config::compile::services::DISTRIBUTION;
 use crate::config::fixture::{istio, pod, service, world};
 use crate::model::{
-    Balancer, ClientTls, Cluster, ClusterKey, Credential, Discovery, LocalityShare, PodId, Ring,
-    Snapshot, Verification,
+    Balancer, ClientTls, Cluster, ClusterKey, Credential, Discovery, HashKey, LocalityShare, PodId,
+    Ring, Snapshot, Verification,
 };
 
 /// A Service `default/a` with ports 80 and 81, a pod behind it, a client in `other`, and these rules.
@@ -573,6 +573,59 @@ fn files_are_named_where_there_is_no_secret() {
     assert_eq!(
         tls("{mode: SIMPLE, insecureSkipVerify: true}").map(|tls| tls.verification),
         Some(None)
+    );
+}
+
+/// Rules, each with what routes to port 80 hash where they name the port and where they do not, to all and to `v1`.
+#[test]
+fn routes_hash_what_the_levels_say() {
+    let hash = |name: &str| format!("loadBalancer: {{consistentHash: {{httpHeaderName: {name}}}}}");
+    let (top, at_port, own, own_port) = (hash("top"), hash("port"), hash("own"), hash("own-port"));
+    let random = "loadBalancer: {simple: RANDOM}";
+    let levels = |entry: &str| format!("portLevelSettings: [{{port: {{number: 80}}, {entry}}}]");
+    let block = |policy: &str| match policy {
+        "" => String::new(),
+        policy => format!(", trafficPolicy: {{{policy}}}"),
+    };
+    let check = |policy: String, subset: String, wanted: [&str; 4]| {
+        let (whole, own) = (block(&policy), block(&subset));
+        let snapshot = with(&rule(&format!(
+            "{{host: a{whole}, subsets: [{{name: v1{own}}}]}}"
+        )));
+        let words = |key: &Option<Arc<HashKey>>| match key.as_deref() {
+            None => "-".to_owned(),
+            Some(HashKey::Header(name)) => name.to_string(),
+            Some(other) => format!("{other:?}"),
+        };
+        let found: Vec<String> = ["", "v1"]
+            .iter()
+            .flat_map(|subset| {
+                let hash = &cluster(&snapshot, 80, subset).policy.hash;
+                [words(&hash.at_port), words(&hash.at_any_port)]
+            })
+            .collect();
+        assert_eq!(found, wanted, "{policy} and {subset}");
+    };
+    let none = String::new;
+    check(none(), none(), ["-", "-", "-", "-"]);
+    check(top.clone(), none(), ["top", "top", "top", "top"]);
+    check(levels(&at_port), none(), ["port", "-", "port", "-"]);
+    check(
+        format!("{top}, {}", levels(&at_port)),
+        none(),
+        ["port", "top", "port", "top"],
+    );
+    // The cluster's own balancer is another matter.
+    check(
+        format!("{top}, {}", levels(random)),
+        none(),
+        ["top", "top", "top", "top"],
+    );
+    check(levels(&at_port), own.clone(), ["port", "-", "own", "own"]);
+    check(
+        top,
+        format!("{own}, {}", levels(&own_port)),
+        ["top", "top", "own-port", "own"],
     );
 }
 

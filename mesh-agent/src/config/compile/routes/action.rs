@@ -101,6 +101,7 @@ fn destination(
     let combine = if alone { together } else { one_after_the_other };
     Destination {
         cluster: cluster(&share.target, port, services),
+        names_port: share.target.port.is_some(),
         weight: share.weight,
         request_headers: combine(request, &rule.request),
         response_headers: combine(response, &rule.response),

@@ -987,3 +987,30 @@ fn the_first_settings_for_a_port_hold() {
     assert!(blocks.tls.is_some() && blocks.outliers.is_none());
     assert_eq!(policy.port(81), None);
 }
+
+#[test]
+fn a_rule_with_the_mesh_s_own_tls_is_in_force_in_plain_text() {
+    let mutual =
+        "trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: server, subjectAltNames: [server]}}";
+    let ports = "portLevelSettings: [{port: {number: 80}, tls: {mode: ISTIO_MUTUAL}}]";
+    let (rule, complaints) = read(&format!(
+        "{{host: a, {mutual}, subsets: [{{name: v1, {mutual}}}, {{name: v2, trafficPolicy: {{{ports}}}}}]}}"
+    ));
+    let message = "the traffic is not encrypted: this mesh has no certificates of its own, so ISTIO_MUTUAL sends plain text";
+    let places = [
+        "tp.tls.mode",
+        "subsets[0].tp.tls.mode",
+        "subsets[1].tp.portLevelSettings[0].tls.mode",
+    ];
+    assert_eq!(
+        complaints,
+        places.map(|place| format!("W {place}: {message}"))
+    );
+    let rule = rule.expect("it is in force");
+    let plain = "trafficPolicy: {tls: {mode: DISABLE}}";
+    let ports = "portLevelSettings: [{port: {number: 80}, tls: {mode: DISABLE}}]";
+    let (same, _) = read(&format!(
+        "{{host: a, {plain}, subsets: [{{name: v1, {plain}}}, {{name: v2, trafficPolicy: {{{ports}}}}}]}}"
+    ));
+    assert_eq!(Some(rule), same);
+}
