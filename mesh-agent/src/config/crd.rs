@@ -12,8 +12,8 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, Unexpected, Visito
 pub mod core;
 pub mod destination_rule;
 pub mod gateway;
-pub mod security;
 pub mod proxy_config;
+pub mod security;
 pub mod service_entry;
 pub mod sidecar;
 pub mod virtual_service;

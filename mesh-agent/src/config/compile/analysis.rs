@@ -10,15 +10,20 @@ use crate::config::compile::analysis::registry::Registry;
 use crate::config::object::{Object, suppresses};
 use crate::config::problem::{Problem, Rejected};
 use crate::config::{CompileOptions, Inputs};
+use crate::model::Labels;
 
 mod annotations;
 mod delegates;
 mod destinations;
+mod entries;
 mod gateways;
 mod hosts;
+mod namespaces;
 mod pods;
+mod policies;
 mod registry;
 mod services;
+mod sidecars;
 mod subsets;
 
 /// Says what does not fit together. Pure; the order is that of the rules, not of the files.
@@ -26,8 +31,12 @@ pub fn analyze(inputs: &Inputs, options: &CompileOptions) -> Vec<Rejected> {
     let registry = Registry::gather(inputs, options);
     let mut findings = Findings::default();
     annotations::check(inputs, &mut findings);
+    namespaces::check(inputs, options, &mut findings);
     pods::check(&registry, &mut findings);
     services::check(&registry, &mut findings);
+    entries::check(inputs, &mut findings);
+    sidecars::check(inputs, &registry, &mut findings);
+    policies::check(inputs, &registry, &mut findings);
     hosts::check(inputs, &mut findings);
     delegates::check(inputs, &mut findings);
     destinations::check(inputs, &registry, &mut findings);
@@ -48,6 +57,11 @@ impl Findings {
             self.list.push(object.reject(problem));
         }
     }
+}
+
+/// Labels, in words.
+fn shown(labels: &Labels) -> String {
+    some(labels.iter().map(|(key, value)| format!("{key}={value}")))
 }
 
 /// Some of a list, in words: a message must stay one that is read.
