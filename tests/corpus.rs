@@ -37,7 +37,7 @@ use crate::{Run, Test};
 
 mod ask;
 mod backend;
-mod case;
+pub mod case;
 mod check;
 mod decide;
 mod doubts;

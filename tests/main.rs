@@ -4,6 +4,7 @@
 //! the host. All of it needs root; without root these tests are skipped, and say so.
 
 mod agent;
+mod analysis;
 mod corpus;
 mod ebpf;
 mod flows;
@@ -88,6 +89,7 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(rooted(gateway_tls::tests()));
     tests.extend(protocols::tests());
     tests.extend(corpus::tests());
+    tests.extend(analysis::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -60,8 +60,8 @@ pub struct Case {
 
 /// An object, with what all of them have in common left out.
 #[derive(Debug, Deserialize)]
-struct Object {
-    kind: String,
+pub struct Object {
+    pub kind: String,
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
@@ -182,7 +182,8 @@ impl Case {
 }
 
 impl Object {
-    fn whole(&self, number: usize) -> Value {
+    /// As an API server has it. `number` tells it from others where it has no name.
+    pub fn whole(&self, number: usize) -> Value {
         let name = self
             .name
             .clone()
@@ -208,11 +209,15 @@ impl Object {
     }
 }
 
-fn istio(kind: &str, name: &str, namespace: &str, spec: Value) -> Value {
+/// An object of Istio or of Kubernetes with a `spec`, which may be null.
+pub fn istio(kind: &str, name: &str, namespace: &str, spec: Value) -> Value {
     let version = match kind {
         "Service" | "Pod" | "Secret" | "Namespace" | "Node" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
-        "PeerAuthentication" => "security.istio.io/v1",
+        "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
+            "security.istio.io/v1"
+        }
+        "Telemetry" => "telemetry.istio.io/v1",
         _ => "networking.istio.io/v1",
     };
     let mut object = json!({

@@ -13,6 +13,7 @@ pub mod core;
 pub mod destination_rule;
 pub mod gateway;
 pub mod proxy_config;
+pub mod security;
 pub mod service_entry;
 pub mod sidecar;
 pub mod virtual_service;

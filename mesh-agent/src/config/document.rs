@@ -3,6 +3,8 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
 use crate::config::CompileOptions;
 use crate::config::crd::core::{
     EndpointSliceBody, Metadata, PodSpec, PodStatus, SecretBody, ServiceSpec,
@@ -11,7 +13,8 @@ use crate::config::document::group::{Group, group};
 use crate::config::document::part::{check_top, part, whole};
 use crate::config::object::{
     self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectId, Pod,
-    Secret, Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry, duration,
+    Secret, Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry, WorkloadPolicy,
+    duration,
 };
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Problems, Rejected, Severity};
@@ -247,10 +250,6 @@ fn read_object(
     let context = Context { namespace, options };
     let labels = Arc::new(object::labels(&metadata.labels));
     let body = read_body(kind, node, &labels, &context, &mut problems);
-    let metadata = match kind {
-        Kind::Secret => without_content(metadata),
-        _ => metadata,
-    };
     let usable = !problems.unusable();
     let title = match metadata.name.as_str() {
         "" => kind.name().to_owned(),
@@ -258,8 +257,16 @@ fn read_object(
     };
     let rejected = problems
         .into_iter()
+        .filter(|problem| {
+            let is_told = || !object::suppresses(&metadata.annotations, problem.code);
+            problem.severity == Severity::Error || is_told()
+        })
         .map(|problem| source.reject(&title, problem))
         .collect();
+    let metadata = match kind {
+        Kind::Secret => without_content(metadata),
+        _ => metadata,
+    };
     let outcome = match body {
         Some(body) if usable => Outcome::Good(Arc::new(object_of(
             id, &metadata, labels, body, source, position,
@@ -331,7 +338,6 @@ fn read_body(
     context: &Context<'_>,
     problems: &mut Problems,
 ) -> Option<Body> {
-    let unknown = Some(context.options.unknown_fields);
     match kind {
         Kind::Service => {
             let spec: ServiceSpec = part(node, "spec", problems, None)?;
@@ -352,22 +358,19 @@ fn read_body(
         }
         Kind::Node => Some(Body::Node(object::Node::read(labels))),
         Kind::VirtualService => {
-            check_top(node, context.options.unknown_fields, problems);
-            let spec = part(node, "spec", problems, unknown)?;
+            let spec = istio(node, context, problems)?;
             Some(Body::VirtualService(VirtualService::read(
                 spec, context, problems,
             )))
         }
         Kind::DestinationRule => {
-            check_top(node, context.options.unknown_fields, problems);
-            let spec = part(node, "spec", problems, unknown)?;
+            let spec = istio(node, context, problems)?;
             Some(Body::DestinationRule(DestinationRule::read(
                 spec, context, problems,
             )))
         }
         Kind::Gateway => {
-            check_top(node, context.options.unknown_fields, problems);
-            let spec = part(node, "spec", problems, unknown)?;
+            let spec = istio(node, context, problems)?;
             Some(Body::Gateway(Gateway::read(
                 spec,
                 context.namespace,
@@ -375,28 +378,45 @@ fn read_body(
             )))
         }
         Kind::ServiceEntry => {
-            check_top(node, context.options.unknown_fields, problems);
-            let spec = part(node, "spec", problems, unknown)?;
+            let spec = istio(node, context, problems)?;
             Some(Body::ServiceEntry(ServiceEntry::read(
                 spec, context, problems,
             )))
         }
         Kind::WorkloadEntry => {
-            check_top(node, context.options.unknown_fields, problems);
-            let spec = part(node, "spec", problems, unknown)?;
+            let spec = istio(node, context, problems)?;
             let entry = WorkloadEntry::read(spec, &Path::of("spec"), problems)?;
             Some(Body::WorkloadEntry(entry))
         }
         Kind::Sidecar => {
-            check_top(node, context.options.unknown_fields, problems);
-            let spec = part(node, "spec", problems, unknown)?;
+            let spec = istio(node, context, problems)?;
             Some(Body::Sidecar(Sidecar::read(spec, context, problems)))
         }
         Kind::Secret => {
             let body: SecretBody = whole(node, problems)?;
             Some(Body::Secret(Secret::read(body, problems)))
         }
+        Kind::Namespace => Some(Body::Namespace),
+        Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
+        | Kind::Telemetry => {
+            let spec = part(node, "spec", problems, None)?;
+            let policy = WorkloadPolicy::read(kind, spec, problems);
+            Some(Body::WorkloadPolicy(policy))
+        }
     }
+}
+
+/// The `spec` of an object of Istio that is acted on, with the fields in it and beside it that Istio does not know.
+fn istio<T: DeserializeOwned + Default>(
+    node: &Node,
+    context: &Context<'_>,
+    problems: &mut Problems,
+) -> Option<T> {
+    let unknown = context.options.unknown_fields;
+    check_top(node, unknown, problems);
+    part(node, "spec", problems, Some(unknown))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::object::{Body, Kind, Object, ObjectId, Secret};
 use crate::config::object::{
     DestinationRule, EndpointSlice, Gateway, Node, Pod, Service, ServiceEntry, Sidecar,
-    VirtualService, WorkloadEntry,
+    VirtualService, WorkloadEntry, WorkloadPolicy,
 };
 
 use crate::config::object::Age;
@@ -143,6 +143,14 @@ impl Inputs {
     pub fn secrets(&self) -> Vec<(&Object, &Secret)> {
         self.by_age(Kind::Secret, |body| match body {
             Body::Secret(secret) => Some(secret),
+            _ => None,
+        })
+    }
+
+    /// The policies of a kind that are not acted on, oldest first.
+    pub fn workload_policies(&self, kind: Kind) -> Vec<(&Object, &WorkloadPolicy)> {
+        self.by_age(kind, |body| match body {
+            Body::WorkloadPolicy(policy) => Some(policy),
             _ => None,
         })
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::config::CompileOptions;
 use crate::config::crd;
 use crate::config::path::Path;
-use crate::config::problem::{Problem, Problems, Rejected, Related};
+use crate::config::problem::{Code, Problem, Problems, Rejected, Related};
 use crate::config::yaml::Span;
 use crate::config::yaml::places::Places;
 use crate::model::Labels;
@@ -28,6 +28,7 @@ pub use crate::config::object::service_entry::ServiceEntry;
 pub use crate::config::object::sidecar::Sidecar;
 pub use crate::config::object::virtual_service::VirtualService;
 pub use crate::config::object::workload_entry::WorkloadEntry;
+pub use crate::config::object::workload_policy::WorkloadPolicy;
 
 pub mod destination_rule;
 pub mod duration;
@@ -44,6 +45,7 @@ pub mod sidecar;
 pub mod template;
 pub mod virtual_service;
 pub mod workload_entry;
+pub mod workload_policy;
 
 /// The kinds that make up the mesh's world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,6 +72,16 @@ pub enum Kind {
     Sidecar,
     /// Core.
     Secret,
+    /// Core, and of no namespace.
+    Namespace,
+    /// `security.istio.io`.
+    AuthorizationPolicy,
+    /// `security.istio.io`.
+    PeerAuthentication,
+    /// `security.istio.io`.
+    RequestAuthentication,
+    /// `telemetry.istio.io`.
+    Telemetry,
 }
 
 /// Which object it is.
@@ -139,6 +151,9 @@ pub enum Body {
     WorkloadEntry(WorkloadEntry),
     Sidecar(Sidecar),
     Secret(Secret),
+    /// Its labels are all that is looked at.
+    Namespace,
+    WorkloadPolicy(WorkloadPolicy),
 }
 
 impl Ord for Age {
@@ -208,13 +223,22 @@ impl Kind {
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Sidecar => "Sidecar",
             Self::Secret => "Secret",
+            Self::Namespace => "Namespace",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
+            Self::Telemetry => "Telemetry",
         }
     }
 }
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind.name(), self.namespace, self.name)
+        let kind = self.kind.name();
+        match self.kind {
+            Kind::Node | Kind::Namespace => write!(f, "{kind} {}", self.name),
+            _ => write!(f, "{kind} {}/{}", self.namespace, self.name),
+        }
     }
 }
 
@@ -260,6 +284,17 @@ pub fn labels(written: &BTreeMap<String, String>) -> Labels {
         .iter()
         .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
         .collect()
+}
+
+/// Whether an object's annotations ask not to be told of breaches of a rule: `galley.istio.io/analyze-suppress` lists the
+/// codes, or says `*`.
+pub fn suppresses(annotations: &BTreeMap<String, String>, code: Option<Code>) -> bool {
+    let Some(codes) = annotations.get("galley.istio.io/analyze-suppress") else {
+        return false;
+    };
+    let id = code.map_or("", Code::id);
+    let mut codes = codes.split(',').map(str::trim);
+    codes.any(|code| code == "*" || code == id)
 }
 
 /// The path of an annotation.

@@ -223,6 +223,16 @@ impl Problems {
         );
     }
 
+    /// A part that Istio knows and this version does not act on, where the rest of the object is better than nothing: what
+    /// happens in its place is `instead`.
+    pub fn unsupported_part(&mut self, path: &Path, what: &str, instead: &str) {
+        self.code(Code::Mesh0001).left_out(
+            path,
+            format!("{what} is not supported yet: {instead}"),
+            "the rest of the object is in force",
+        );
+    }
+
     /// A field that Istio knows and this version does not act on, where everything still goes where it should.
     pub fn without_effect(&mut self, path: &Path, what: &str) {
         self.code(Code::Mesh0001).warning(

@@ -110,9 +110,10 @@ fn header(condition: &HeaderMatch, request: Option<&Request<'_>>) -> Failed {
         HeaderSubject::Path => ":path",
         HeaderSubject::Authority => ":authority",
         HeaderSubject::Scheme => ":scheme",
+        HeaderSubject::Claim(name) => name,
     };
     let found: Vec<String> = match (request, subject) {
-        (None, _) => Vec::new(),
+        (None, _) | (Some(_), HeaderSubject::Claim(_)) => Vec::new(),
         (Some(request), HeaderSubject::Method) => vec![quoted(request.method)],
         (Some(request), HeaderSubject::Authority) => vec![quoted(request.authority)],
         (Some(request), HeaderSubject::Scheme) => vec![quoted(request.scheme)],

@@ -127,7 +127,7 @@ pub struct HeaderMatch {
     pub inverted: bool,
 }
 
-/// A header, or one of HTTP/2's pseudo headers.
+/// A header, one of HTTP/2's pseudo headers, or what is written like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeaderSubject {
     /// A header.
@@ -140,6 +140,8 @@ pub enum HeaderSubject {
     Authority,
     /// `:scheme`.
     Scheme,
+    /// `@request.auth.claims...`: a claim of a token that was checked. Nobody checks tokens here, so no request has any.
+    Claim(Arc<str>),
 }
 
 /// One of `match.queryParams`: the first parameter of that name, as sent.

@@ -210,6 +210,7 @@ fn header(condition: &HeaderMatch, request: &Request<'_>) -> bool {
         HeaderSubject::Scheme => text(expected, request.scheme),
         HeaderSubject::Authority => text(expected, request.authority),
         HeaderSubject::Path => text(expected, &path_and_query(expected, request)),
+        HeaderSubject::Claim(_) => false,
         // HTTP/2 has it as `:authority` alone, so both are one.
         HeaderSubject::Header(name) if *name == HOST => text(expected, request.authority),
         HeaderSubject::Header(name) => {

@@ -134,6 +134,7 @@ fn subject(subject: &HeaderSubject) -> &str {
         HeaderSubject::Path => ":path",
         HeaderSubject::Authority => ":authority",
         HeaderSubject::Scheme => ":scheme",
+        HeaderSubject::Claim(name) => name,
     }
 }
 

@@ -7,30 +7,36 @@
 //! What Pods are needed for is looked at only where there are any: manifests that are kept in a repository have none.
 
 use crate::config::compile::analysis::registry::Registry;
-use crate::config::object::Object;
+use crate::config::object::{Object, suppresses};
 use crate::config::problem::{Problem, Rejected};
 use crate::config::{CompileOptions, Inputs};
+use crate::model::Labels;
 
 mod annotations;
 mod delegates;
 mod destinations;
+mod entries;
 mod gateways;
 mod hosts;
+mod namespaces;
 mod pods;
+mod policies;
 mod registry;
 mod services;
+mod sidecars;
 mod subsets;
-
-/// An annotation on any object that lists the codes which are not to be told of it, or says `*`.
-const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 
 /// Says what does not fit together. Pure; the order is that of the rules, not of the files.
 pub fn analyze(inputs: &Inputs, options: &CompileOptions) -> Vec<Rejected> {
     let registry = Registry::gather(inputs, options);
     let mut findings = Findings::default();
     annotations::check(inputs, &mut findings);
+    namespaces::check(inputs, options, &mut findings);
     pods::check(&registry, &mut findings);
     services::check(&registry, &mut findings);
+    entries::check(inputs, &mut findings);
+    sidecars::check(inputs, &registry, &mut findings);
+    policies::check(inputs, &registry, &mut findings);
     hosts::check(inputs, &mut findings);
     delegates::check(inputs, &mut findings);
     destinations::check(inputs, &registry, &mut findings);
@@ -47,17 +53,15 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, object: &Object, problem: Problem) {
-        let suppressed = object.annotations.get(SUPPRESS).is_some_and(|codes| {
-            let id = problem.code.map_or("", |code| code.id());
-            codes
-                .split(',')
-                .map(str::trim)
-                .any(|code| code == "*" || code == id)
-        });
-        if !suppressed {
+        if !suppresses(&object.annotations, problem.code) {
             self.list.push(object.reject(problem));
         }
     }
+}
+
+/// Labels, in words.
+fn shown(labels: &Labels) -> String {
+    some(labels.iter().map(|(key, value)| format!("{key}={value}")))
 }
 
 /// Some of a list, in words: a message must stay one that is read.

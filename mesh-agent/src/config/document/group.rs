@@ -30,6 +30,7 @@ pub(super) fn group(version: &str, kind: &str) -> Group {
         ("", "Pod") => Group::Known(Kind::Pod),
         ("", "Secret") => Group::Known(Kind::Secret),
         ("", "Node") => Group::Known(Kind::Node),
+        ("", "Namespace") => Group::Known(Kind::Namespace),
         ("discovery.k8s.io", "EndpointSlice") => Group::Known(Kind::EndpointSlice),
         ("networking.istio.io", _) if !matches!(version_name, "v1" | "v1beta1" | "v1alpha3") => {
             Group::Unknown("write networking.istio.io/v1")
@@ -50,6 +51,10 @@ pub(super) fn group(version: &str, kind: &str) -> Group {
             ) => Group::List(Some((version.to_owned(), item.to_owned()))),
             _ => Group::Unknown("check the spelling of the kind"),
         },
+        ("security.istio.io", "AuthorizationPolicy") => Group::Known(Kind::AuthorizationPolicy),
+        ("security.istio.io", "PeerAuthentication") => Group::Known(Kind::PeerAuthentication),
+        ("security.istio.io", "RequestAuthentication") => Group::Known(Kind::RequestAuthentication),
+        ("telemetry.istio.io", "Telemetry") => Group::Known(Kind::Telemetry),
         (
             "security.istio.io"
             | "telemetry.istio.io"

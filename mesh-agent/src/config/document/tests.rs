@@ -194,14 +194,14 @@ fn every_rule_of_istios_webhook_is_kept() {
 #[test]
 fn what_is_not_supported_is_said_and_never_ignored() {
     let found = virtual_service(
-        "  hosts: [a]\n  gateways: [g]\n  http:\n  - match: [{headers: {'@request.auth.claims.group': {exact: a}}}]\n    \
+        "  hosts: [a]\n  gateways: [g]\n  http:\n  - match: [{withoutHeaders: {'@request.auth.claims.group': {exact: a}}}]\n    \
          route: [{destination: {host: a}}]\n",
     );
     assert_eq!(
         found,
         [
-            "x.yaml:9:54: spec.http[0].match[0].headers[\"@request.auth.claims.group\"]: matching by claims of a token is not \
-             supported yet; remove it to have the rest applied"
+            "x.yaml:9:61: spec.http[0].match[0].withoutHeaders[\"@request.auth.claims.group\"]: matching by claims that are not \
+             there is not supported yet; remove it to have the rest applied"
         ]
     );
 }
@@ -241,7 +241,7 @@ fn kinds_are_known_ignored_or_reported() {
             "security.istio.io/v1",
             "AuthorizationPolicy",
             vec![
-                "x.yaml:2:7: AuthorizationPolicy x: kind: AuthorizationPolicy is not supported yet and has no effect",
+                "x.yaml:2:7: AuthorizationPolicy default/x: kind: AuthorizationPolicy is not supported yet and has no effect",
             ],
         ),
         (

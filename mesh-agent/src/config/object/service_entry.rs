@@ -9,7 +9,7 @@ use crate::config::object::name::{self, ExportTo};
 use crate::config::object::workload_entry::{Address, WorkloadEntry};
 use crate::config::object::{self, Context, service};
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::model::{Labels, Protocol};
 
 /// A ServiceEntry.
@@ -119,7 +119,11 @@ fn read_resolution(text: Option<&str>, path: &Path, problems: &mut Problems) -> 
         Some("DNS") => Resolution::Dns,
         Some("DNS_ROUND_ROBIN") => Resolution::DnsRoundRobin,
         Some("DYNAMIC_DNS") => {
-            problems.unsupported(path, "resolution DYNAMIC_DNS");
+            problems.code(Code::Mesh0001).warning(
+                path,
+                "DYNAMIC_DNS is NONE here: what is sent to these hosts goes to the address that the client dialled",
+                "write NONE",
+            );
             Resolution::None
         }
         Some(other) => {
@@ -323,26 +327,36 @@ fn check(entry: &ServiceEntry, path: &Path, problems: &mut Problems) {
             "list endpoints, or write resolution: NONE",
         );
     }
+    // Of an object that is of no use there may be less here than was written.
+    if entry.addresses.is_empty() && !problems.unusable() {
+        check_reach(entry, &path.key("ports"), problems);
+    }
+}
+
+/// Without addresses, what leads to an entry is the port alone, but where the protocol tells the host.
+fn check_reach(entry: &ServiceEntry, path: &Path, problems: &mut Problems) {
     for (index, port) in entry.ports.iter().enumerate() {
-        if !entry.addresses.is_empty() || !matches!(port.protocol, Protocol::Tcp) {
-            continue;
-        }
-        let path = path.key("ports").index(index);
-        if entry.hosts.len() > 1 {
-            problems.error(
+        let path = path.index(index);
+        let number = port.number;
+        match port.protocol {
+            Protocol::Tcp if entry.hosts.len() > 1 => problems.error(
                 &path,
                 "several hosts without addresses cannot be told apart on a TCP port",
                 "add addresses, or write one ServiceEntry for each host",
-            );
-        } else {
-            problems.warning(
+            ),
+            Protocol::Tcp => problems.code(Code::Ist0134).warning(
+                &path,
+                format!("without addresses, everything that is sent to port {number} goes here"),
+                "add the addresses that lead here",
+            ),
+            Protocol::Auto => problems.code(Code::Ist0134).warning(
                 &path,
                 format!(
-                    "without addresses, everything that is sent to port {} goes here",
-                    port.number
+                    "without addresses, everything that is sent to port {number} and is not HTTP goes here"
                 ),
-                "add the addresses that lead here",
-            );
+                "add the addresses that lead here, or the port's protocol",
+            ),
+            _ => {}
         }
     }
 }
@@ -357,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_resolution_that_cannot_be_had_is_told_of() {
-        let check = |text: Option<&str>, expected: Resolution, told: &[&str]| {
+        let check = |text: Option<&str>, expected: Resolution, usable: bool, told: &[&str]| {
             let mut problems = Problems::default();
             let path = Path::of("spec").key("resolution");
             let found = read_resolution(text, &path, &mut problems);
@@ -367,14 +381,14 @@ mod tests {
                 (found, messages),
                 (expected, told.iter().map(ToString::to_string).collect())
             );
-            assert_eq!(unusable, !told.is_empty(), "{text:?}");
+            assert_eq!(unusable, !usable, "{text:?}");
         };
-        check(None, Resolution::None, &[]);
-        check(Some("STATIC"), Resolution::Static, &[]);
-        check(Some("DNS"), Resolution::Dns, &[]);
-        let message = "resolution DYNAMIC_DNS is not supported yet";
-        check(Some("DYNAMIC_DNS"), Resolution::None, &[message]);
+        check(None, Resolution::None, true, &[]);
+        check(Some("STATIC"), Resolution::Static, true, &[]);
+        check(Some("DNS"), Resolution::Dns, true, &[]);
+        let message = "DYNAMIC_DNS is NONE here: what is sent to these hosts goes to the address that the client dialled";
+        check(Some("DYNAMIC_DNS"), Resolution::None, true, &[message]);
         let message = "\"DYNAMIC\" is no resolution";
-        check(Some("DYNAMIC"), Resolution::None, &[message]);
+        check(Some("DYNAMIC"), Resolution::None, false, &[message]);
     }
 }

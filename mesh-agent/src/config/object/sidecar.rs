@@ -9,7 +9,7 @@ use crate::config::crd::sidecar::{
 use crate::config::crd::virtual_service::Destination;
 use crate::config::object::{self, Context, name, service};
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::model::{AppAddress, Labels, Protocol};
 
 /// A Sidecar.
@@ -184,7 +184,11 @@ fn read_endpoint(text: &str, path: &Path, problems: &mut Problems) -> AppAddress
         return AppAddress::Dialled;
     }
     if text.starts_with("unix://") {
-        problems.unsupported(path, "a Unix socket");
+        problems.unsupported_part(
+            path,
+            "a Unix socket",
+            "what comes in goes to the port that was dialled",
+        );
         return AppAddress::Dialled;
     }
     let parts = text.rsplit_once(':');
@@ -304,8 +308,12 @@ fn read_policy(
         None | Some("REGISTRY_ONLY") => Some(OutboundPolicy::RegistryOnly),
         Some("ALLOW_ANY") => Some(OutboundPolicy::AllowAny),
         Some("ALLOW_ANY_DYNAMIC_DNS") => {
-            problems.unsupported(&path.key("mode"), "ALLOW_ANY_DYNAMIC_DNS");
-            None
+            problems.code(Code::Mesh0001).warning(
+                &path.key("mode"),
+                "ALLOW_ANY_DYNAMIC_DNS is ALLOW_ANY here: what nobody knows goes to the address that the client dialled",
+                "write ALLOW_ANY",
+            );
+            Some(OutboundPolicy::AllowAny)
         }
         Some(other) => {
             problems.error(

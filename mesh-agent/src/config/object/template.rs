@@ -10,8 +10,18 @@ use crate::model::{HeaderSource, Piece, Template, Variable};
 
 /// Reads a value; `%%` is a percent sign.
 pub fn read(text: &str, path: &Path, problems: &mut Problems) -> Option<Template> {
-    match parse(text) {
-        Ok(template) => Some(template),
+    let mut unknown = Vec::new();
+    match parse(text, &mut unknown) {
+        Ok(template) => {
+            for name in unknown {
+                problems.unsupported_part(
+                    path,
+                    &format!("the command operator %{name}%"),
+                    "\"-\" stands in its place, as where Envoy has no value",
+                );
+            }
+            Some(template)
+        }
         Err(Fault { message, remedy }) => {
             problems.error(path, message, remedy);
             None
@@ -46,7 +56,46 @@ impl Fault {
 
 const PERCENT: &str = "a literal percent sign is written %%";
 
-fn parse(text: &str) -> Result<Template, Fault> {
+/// Those of Envoy's command operators that nothing is known for here, beside all that begin with `DOWNSTREAM_` and
+/// `UPSTREAM_`. A header that has one is sent all the same: were it left out, what the client wrote would take its place.
+const WITHOUT_VALUE: [&str; 33] = [
+    "ACCESS_LOG_TYPE",
+    "BYTES_RECEIVED",
+    "BYTES_RETRANSMITTED",
+    "BYTES_SENT",
+    "CLUSTER_METADATA",
+    "COMMON_DURATION",
+    "CONNECTION_ID",
+    "CONNECTION_TERMINATION_DETAILS",
+    "CUSTOM_FLAGS",
+    "DURATION",
+    "DYNAMIC_METADATA",
+    "EMIT_TIME",
+    "FILTER_CHAIN_NAME",
+    "FILTER_STATE",
+    "GRPC_STATUS",
+    "GRPC_STATUS_NUMBER",
+    "METADATA",
+    "PACKETS_RETRANSMITTED",
+    "PATH",
+    "PER_REQUEST_STATE",
+    "QUERY_PARAM",
+    "QUERY_PARAMS",
+    "REQUEST_DURATION",
+    "REQUEST_TX_DURATION",
+    "RESPONSE_CODE_DETAILS",
+    "RESPONSE_DURATION",
+    "RESPONSE_FLAGS_LONG",
+    "RESPONSE_TX_DURATION",
+    "STREAM_ID",
+    "TRACE_ID",
+    "TRAILER",
+    "UNIQUE_ID",
+    "VIRTUAL_CLUSTER_NAME",
+];
+
+/// `unknown` is given the operators that have no value here.
+fn parse<'t>(text: &'t str, unknown: &mut Vec<&'t str>) -> Result<Template, Fault> {
     literal(text)?;
     let mut pieces = Vec::new();
     let mut plain = String::new();
@@ -65,7 +114,13 @@ fn parse(text: &str) -> Result<Template, Fault> {
         if !plain.is_empty() {
             pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
         }
-        pieces.push(Piece::Variable(command.variable()?));
+        pieces.push(match command.variable()? {
+            Some(variable) => Piece::Variable(variable),
+            None => {
+                unknown.push(command.name);
+                Piece::Text("-".into())
+            }
+        });
         rest = after;
     }
     plain.push_str(rest);
@@ -138,18 +193,19 @@ fn ending(text: &str) -> Option<(Option<usize>, &str)> {
 }
 
 impl Command<'_> {
-    fn variable(&self) -> Result<Variable, Fault> {
+    /// `None` where Envoy knows it and nothing is known for it here.
+    fn variable(&self) -> Result<Option<Variable>, Fault> {
         let name = self.name;
         let variable = match name {
-            "REQ" => return self.source().map(Variable::RequestHeader),
-            "RESP" => return self.source().map(Variable::ResponseHeader),
+            "REQ" => return Ok(Some(Variable::RequestHeader(self.source()?))),
+            "RESP" => return Ok(Some(Variable::ResponseHeader(self.source()?))),
             "START_TIME" => {
                 self.without_limit()?;
                 let format = self.arguments.filter(|format| !format.is_empty());
-                return Ok(Variable::StartTime(format.map(Into::into)));
+                return Ok(Some(Variable::StartTime(format.map(Into::into))));
             }
             "ENVIRONMENT" if self.arguments.is_some_and(|name| !name.is_empty()) => {
-                return Ok(Variable::Environment);
+                return Ok(Some(Variable::Environment));
             }
             "DOWNSTREAM_REMOTE_ADDRESS" => Variable::ClientAddress,
             "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Variable::ClientIp,
@@ -168,8 +224,14 @@ impl Command<'_> {
             "DOWNSTREAM_TLS_VERSION" => Variable::TlsVersion,
             "DOWNSTREAM_PEER_SUBJECT" => Variable::PeerSubject,
             "DOWNSTREAM_PEER_URI_SAN" => Variable::PeerUri,
+            _ if WITHOUT_VALUE.contains(&name)
+                || name.starts_with("DOWNSTREAM_")
+                || name.starts_with("UPSTREAM_") =>
+            {
+                return Ok(None);
+            }
             _ => {
-                let message = format!("the command operator %{name}% is not supported");
+                let message = format!("Envoy has no command operator %{name}%");
                 return Err(Fault::new(message, PERCENT));
             }
         };
@@ -178,7 +240,7 @@ impl Command<'_> {
             let message = format!("%{name}% takes nothing in parentheses");
             return Err(Fault::new(message, "leave them out"));
         }
-        Ok(variable)
+        Ok(Some(variable))
     }
 
     fn without_limit(&self) -> Result<(), Fault> {

@@ -43,6 +43,8 @@ pub struct VirtualService {
     pub export: ExportTo,
     /// `http`, in written order.
     pub rules: Vec<Rule>,
+    /// Where its rules ask for claims of a token, which no request has.
+    pub claims: Vec<Path>,
     /// `tls`, in written order.
     pub tls: Vec<StreamRule>,
     /// `tcp`, in written order.
@@ -262,7 +264,7 @@ impl VirtualService {
         scope::check_export(&export_to, context.namespace, &export_path, problems);
         let delegate = written.is_empty();
         let gateways = scope::read_gateways(&gateways, context, &path.key("gateways"), problems);
-        scope::check_claims(&http, &gateways, &path.key("http"), problems);
+        let claims = scope::check_claims(&http, &gateways, &path.key("http"), problems);
         let hosts = scope::read_hosts(&written, &gateways, context, &path.key("hosts"), problems);
         let names: Vec<String> = written
             .iter()
@@ -293,6 +295,7 @@ impl VirtualService {
             gateways,
             export: ExportTo::read(&export_to, &export_path, problems),
             rules,
+            claims,
             tls,
             tcp,
         }

@@ -92,7 +92,11 @@ fn read_address(text: &str, path: &Path, problems: &mut Problems) -> Option<Addr
         return None;
     }
     if text.starts_with("unix://") {
-        problems.unsupported(path, "an endpoint that is a Unix socket");
+        problems.unsupported_part(
+            path,
+            "an endpoint that is a Unix socket",
+            "nothing is sent to it",
+        );
         return None;
     }
     if let Ok(address) = text.parse() {

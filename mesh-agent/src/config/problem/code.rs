@@ -53,6 +53,8 @@ codes! {
     /// Something that is named is not there: a host, a subset, a port of a Service, a Gateway, or the Pods of a gateway.
     /// Requests that get there are answered with 503, or are not served at all.
     Ist0101 = "IST0101" "ReferencedResourceNotFound" Error,
+    /// A namespace is not labelled for Istio's injection. Istio would leave its Pods outside the mesh; here they are in it.
+    Ist0102 = "IST0102" "NamespaceNotInjected" Info,
     /// A Pod asks to be in the mesh, and no agent can take it in.
     Ist0103 = "IST0103" "PodMissingProxy" Warning,
     /// The object is not what Istio's schema and webhook take. It is not in force; its last good version is, if there

@@ -11,7 +11,7 @@ use crate::config::problem::{Code, Problem};
 use crate::model::Protocol;
 
 /// Kubernetes' own, whose names its users do not choose.
-const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+pub(super) const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 /// The most Services in front of one Pod that are compared with each other.
 const MOST: usize = 16;

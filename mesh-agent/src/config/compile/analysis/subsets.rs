@@ -2,11 +2,10 @@
 
 use crate::config::Inputs;
 use crate::config::compile::analysis::registry::Registry;
-use crate::config::compile::analysis::{Findings, some};
+use crate::config::compile::analysis::{Findings, shown};
 use crate::config::compile::services::has_labels;
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem};
-use crate::model::Labels;
 
 pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Findings) {
     for (object, rule) in inputs.destination_rules() {
@@ -59,8 +58,4 @@ pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Fin
             findings.add(object, problem.see(selector));
         }
     }
-}
-
-fn shown(labels: &Labels) -> String {
-    some(labels.iter().map(|(key, value)| format!("{key}={value}")))
 }

@@ -234,7 +234,9 @@ impl Index {
             | Body::Gateway(_)
             | Body::WorkloadEntry(_)
             | Body::Sidecar(_)
-            | Body::Secret(_) => {}
+            | Body::Secret(_)
+            | Body::Namespace
+            | Body::WorkloadPolicy(_) => {}
         }
     }
 

@@ -91,6 +91,8 @@ impl Scope {
             | Body::WorkloadEntry(_)
             | Body::Sidecar(_)
             | Body::Secret(_) => return Err(Everything),
+            // These are looked at for what is wrong with them, and for nothing else.
+            Body::Namespace | Body::WorkloadPolicy(_) => {}
         }
         Ok(())
     }

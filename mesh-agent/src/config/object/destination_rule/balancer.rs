@@ -72,9 +72,11 @@ pub(super) fn read(
         None => read_simple(simple.as_deref(), warmup, &path.key("simple"), problems),
         Some(hash) => {
             let (key, ring) = read_hash(hash, &path.key("consistentHash"), problems);
-            // Without a key the rule is of no use, so the stand-in never gets anywhere.
-            let key = key.unwrap_or(HashKey::SourceAddress);
-            Method::Balanced(Balancer::Hash { key, ring })
+            Method::Balanced(match key {
+                Some(key) => Balancer::Hash { key, ring },
+                // What was wrong with the key has been said.
+                None => Balancer::default(),
+            })
         }
     };
     let warmed = matches!(
@@ -241,7 +243,11 @@ fn read_hash(
 
 fn read_header(name: &str, path: &Path, problems: &mut Problems) -> Option<HeaderName> {
     if name.starts_with(':') {
-        problems.unsupported(path, &format!("a hash of {name}"));
+        problems.unsupported_part(
+            path,
+            &format!("a hash of {name}"),
+            "endpoints are chosen by LEAST_REQUEST, and requests do not stay with one",
+        );
         return None;
     }
     match HeaderName::from_bytes(name.as_bytes()) {

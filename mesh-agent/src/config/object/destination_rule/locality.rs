@@ -51,7 +51,7 @@ pub(super) fn read(
         )),
         (None, Some(zone_aware)) => {
             if zone_aware.enabled != Some(false) {
-                problems.unsupported(&zone_path, "zoneAwareLbSetting");
+                problems.without_effect(&zone_path, "zoneAwareLbSetting");
             }
             Some(LocalitySetting::Off)
         }

@@ -14,7 +14,7 @@ use crate::config::object::destination_rule::{
 };
 use crate::config::object::{self, duration, name};
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::model::{OutlierDetection, ProxyProtocol};
 
 /// `trafficPolicy` of a rule or a subset.
@@ -99,7 +99,7 @@ pub(super) fn read(
             );
         }
     }
-    let blocks = read_blocks(blocks, for_some, path, problems);
+    let blocks = read_blocks(blocks, for_some, Code::Ist0128, path, problems);
     let mut ports = BTreeMap::new();
     for (index, settings) in port_level_settings.into_iter().enumerate() {
         let path = path.key("portLevelSettings").index(index);
@@ -146,13 +146,14 @@ fn read_port(
             "fill them, or remove them",
         );
     }
-    let blocks = read_blocks(blocks, for_some, path, problems);
+    let blocks = read_blocks(blocks, for_some, Code::Ist0129, path, problems);
     Some((number?, blocks))
 }
 
 fn read_blocks(
     written: WrittenBlocks,
     for_some: bool,
+    unverified: Code,
     path: &Path,
     problems: &mut Problems,
 ) -> Blocks {
@@ -178,7 +179,7 @@ fn read_blocks(
         }),
         tls: tls.map(|written| {
             let path = path.key("tls");
-            Arc::new(tls::read(written, for_some, &path, problems))
+            Arc::new(tls::read(written, for_some, unverified, &path, problems))
         }),
     }
 }

@@ -7,12 +7,14 @@ use super::*;
 use crate::config::CompileOptions;
 use crate::config::document::{Outcome, read_text};
 use crate::config::object::Body;
+use crate::config::problem::{Code, Severity};
 use crate::model::{
     Balancer, ConnectionPool, Failover, HashKey, Keepalive, LocalityShare, OutlierDetection,
     ProxyProtocol, Ring, UpstreamHttp, Warmup,
 };
 
-/// The rule with this `spec`, in namespace `default`, and what is said of it: `W` or `E`, the field, and the message.
+/// The rule with this `spec`, in namespace `default`, and what is said of it: `W`, `E`, or `-` for a part that is not in force; the
+/// field, and the message.
 fn read(spec: &str) -> (Option<DestinationRule>, Vec<String>) {
     let text = format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec: {spec}"
@@ -20,13 +22,19 @@ fn read(spec: &str) -> (Option<DestinationRule>, Vec<String>) {
     let file: Arc<FilePath> = FilePath::new("x.yaml").into();
     let mut documents = read_text(&text, &file, &CompileOptions::default());
     let document = documents.remove(0);
+    let good = matches!(document.outcome, Outcome::Good(_));
     let complaints = document.rejected.iter().map(|complaint| {
-        let severity = format!("{:?}", complaint.severity);
+        let severity = match complaint.severity {
+            Severity::Error if good => "-",
+            Severity::Error => "E",
+            Severity::Warning => "W",
+            Severity::Info => "I",
+        };
         let field = complaint
             .field
             .trim_start_matches("spec.")
             .replace("trafficPolicy", "tp");
-        format!("{} {field}: {}", &severity[..1], complaint.message)
+        format!("{severity} {field}: {}", complaint.message)
     });
     let complaints = complaints.collect();
     let rule = match document.outcome {
@@ -384,7 +392,9 @@ fn a_hash_has_one_key_and_one_algorithm() {
         ),
         (
             "{httpHeaderName: ':authority'}",
-            &["E .httpHeaderName: a hash of :authority is not supported yet"],
+            &[
+                "- .httpHeaderName: a hash of :authority is not supported yet: endpoints are chosen by LEAST_REQUEST, and requests do not stay with one",
+            ],
         ),
         (
             "{httpQueryParameterName: ''}",
@@ -678,7 +688,9 @@ fn localities_do_not_overlap_and_their_shares_make_100() {
         ),
         (
             "{loadBalancer: {zoneAwareLbSetting: {minClusterSize: 6}}}",
-            &["E loadBalancer.zoneAwareLbSetting: zoneAwareLbSetting is not supported yet"],
+            &[
+                "W loadBalancer.zoneAwareLbSetting: zoneAwareLbSetting is not supported yet and has no effect",
+            ],
         ),
     ]);
 }
@@ -734,8 +746,8 @@ fn a_locality_setting_is_off_or_an_order_or_shares() {
 fn tls_has_what_its_mode_needs() {
     let os =
         "W tls: without caCertificates the server is verified by the operating system's list alone";
+    let plain = "W tls.mode: the traffic is not encrypted: this mesh has no certificates of its own, so ISTIO_MUTUAL sends plain text";
     let gateways = "W tls.credentialName: a credentialName is for gateways: pods connect in plain text, in Istio too";
-    let in_plain_text = "W tls.mode: mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet, and connections are in plain text";
     check_policies(&[
         ("{tls: {mode: DISABLE, sni: x}}", &[]),
         (
@@ -761,12 +773,14 @@ fn tls_has_what_its_mode_needs() {
             "{tls: {mode: SIMPLE, credentialName: 'configmap://c'}}",
             &[
                 gateways,
-                "E tls.credentialName: a credentialName that is no Secret's name is not supported yet",
+                "- tls.credentialName: a credentialName that is no Secret's name is not supported yet: gateways cannot connect",
             ],
         ),
         (
             "{tls: {mode: SIMPLE, caCertificates: system, caCrl: /crl.pem}}",
-            &["E tls.caCrl: a caCrl without caCertificates is not supported yet"],
+            &[
+                "- tls.caCrl: a caCrl without caCertificates is not supported yet: certificates that were revoked are taken",
+            ],
         ),
         (
             "{tls: {mode: MUTUAL, caCertificates: /ca.pem}}",
@@ -793,11 +807,11 @@ fn tls_has_what_its_mode_needs() {
                 "E tls.insecureSkipVerify: insecureSkipVerify verifies nothing, and yet there is something to verify by",
             ],
         ),
-        ("{tls: {mode: ISTIO_MUTUAL}}", &[in_plain_text]),
+        ("{tls: {mode: ISTIO_MUTUAL}}", &[plain]),
         (
             "{tls: {mode: ISTIO_MUTUAL, clientCertificate: /c.pem}}",
             &[
-                in_plain_text,
+                plain,
                 "E tls: tls mode ISTIO_MUTUAL brings its own certificates",
             ],
         ),
@@ -809,6 +823,7 @@ fn tls_has_what_its_mode_needs() {
             ],
         ),
     ]);
+    check_codes_of_unverified_servers();
     let for_some = "{host: a, workloadSelector: {matchLabels: {a: b}}, trafficPolicy: {tls: {mode: SIMPLE, credentialName: c}}}";
     assert_eq!(complaints(for_some), Vec::<String>::new());
     let origin = |written: &str| {
@@ -849,6 +864,34 @@ fn tls_has_what_its_mode_needs() {
             names: Vec::new(),
             server_name: None,
         })
+    );
+}
+
+fn check_codes_of_unverified_servers() {
+    let text = "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a}
+spec:
+  host: a
+  trafficPolicy:
+    tls: {mode: SIMPLE}
+    portLevelSettings: [{port: {number: 443}, tls: {mode: SIMPLE}}]
+  subsets: [{name: v1, trafficPolicy: {tls: {mode: SIMPLE, insecureSkipVerify: true}}}]
+";
+    let file: Arc<FilePath> = FilePath::new("x.yaml").into();
+    let documents = read_text(text, &file, &CompileOptions::default());
+    let found: Vec<_> = documents[0]
+        .rejected
+        .iter()
+        .map(|complaint| (complaint.line, complaint.code))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (7, Some(Code::Ist0128)),
+            (8, Some(Code::Ist0129)),
+            (9, Some(Code::Ist0128))
+        ]
     );
 }
 
@@ -953,7 +996,7 @@ fn a_rule_with_the_mesh_s_own_tls_is_in_force_in_plain_text() {
     let (rule, complaints) = read(&format!(
         "{{host: a, {mutual}, subsets: [{{name: v1, {mutual}}}, {{name: v2, trafficPolicy: {{{ports}}}}}]}}"
     ));
-    let message = "mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet, and connections are in plain text";
+    let message = "the traffic is not encrypted: this mesh has no certificates of its own, so ISTIO_MUTUAL sends plain text";
     let places = [
         "tp.tls.mode",
         "subsets[0].tp.tls.mode",

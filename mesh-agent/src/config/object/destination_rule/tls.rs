@@ -10,7 +10,7 @@ use crate::config::problem::{Code, Problems};
 /// `tls`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
-    /// `DISABLE`, or no mode: plain text. So is `ISTIO_MUTUAL`, for this mesh has no certificates of its own.
+    /// `DISABLE`, no mode, or `ISTIO_MUTUAL`, for which there are no certificates: plain text.
     Disable,
     /// `SIMPLE` and `MUTUAL`.
     Originate(TlsOrigin),
@@ -47,8 +47,18 @@ pub enum KeyMaterial {
     Secret(Arc<str>),
 }
 
-/// Reads `tls`. `for_some`: the rule has a `workloadSelector`.
-pub(super) fn read(written: Written, for_some: bool, path: &Path, problems: &mut Problems) -> Tls {
+/// What Istio takes before the name of a Secret.
+const KUBERNETES: &str = "kubernetes://";
+
+/// Reads `tls`. `for_some`: the rule has a `workloadSelector`. `unverified` is the code of a server that is not compared
+/// with an authority, which is another one for a port than for all of them.
+pub(super) fn read(
+    written: Written,
+    for_some: bool,
+    unverified: Code,
+    path: &Path,
+    problems: &mut Problems,
+) -> Tls {
     let mutual = match written.mode.as_deref() {
         None | Some("DISABLE") => {
             check_disabled(&written, path, problems);
@@ -69,7 +79,24 @@ pub(super) fn read(written: Written, for_some: bool, path: &Path, problems: &mut
             return Tls::Disable;
         }
     };
-    check_verification(&written, for_some, path, problems);
+    check_verification(&written, path, problems);
+    if !written.credential_name.is_empty() {
+        if !for_some {
+            problems.warning(
+                &path.key("credentialName"),
+                "a credentialName is for gateways: pods connect in plain text, in Istio too",
+                "add a workloadSelector to have it for pods",
+            );
+        }
+    } else if written.ca_certificates.is_empty() {
+        let message = if written.insecure_skip_verify {
+            "the server is not verified at all"
+        } else {
+            "without caCertificates the server is verified by the operating system's list alone"
+        };
+        let remedy = "add caCertificates";
+        problems.code(unverified).warning(path, message, remedy);
+    }
     let Written {
         mode: _,
         client_certificate,
@@ -83,22 +110,28 @@ pub(super) fn read(written: Written, for_some: bool, path: &Path, problems: &mut
     } = written;
     let file = |name: String| (!name.is_empty()).then(|| PathBuf::from(name));
     let material = if credential_name.is_empty() {
-        if !ca_crl.is_empty() && matches!(ca_certificates.as_str(), "" | "system") {
-            problems.unsupported(&path.key("caCrl"), "a caCrl without caCertificates");
+        // `system` is Istio's word for the operating system's list.
+        let authorities = file(ca_certificates).filter(|file| file.as_os_str() != "system");
+        if !ca_crl.is_empty() && authorities.is_none() {
+            problems.unsupported_part(
+                &path.key("caCrl"),
+                "a caCrl without caCertificates",
+                "certificates that were revoked are taken",
+            );
         }
         if mutual {
             check_certificate(&client_certificate, &private_key, path, problems);
         }
         KeyMaterial::Files {
             certificate: mutual.then(|| (client_certificate.into(), private_key.into())),
-            // Istio's word for the operating system's list.
-            authorities: file(ca_certificates).filter(|file| file.as_os_str() != "system"),
-            revoked: file(ca_crl),
+            revoked: file(ca_crl).filter(|_| authorities.is_some()),
+            authorities,
         }
     } else {
         let beside = [client_certificate, private_key, ca_certificates, ca_crl];
         check_credential(&credential_name, &beside, path, problems);
-        KeyMaterial::Secret(credential_name.into())
+        let name = credential_name.strip_prefix(KUBERNETES);
+        KeyMaterial::Secret(name.unwrap_or(&credential_name).into())
     };
     Tls::Originate(TlsOrigin {
         mutual,
@@ -124,12 +157,13 @@ fn check_disabled(written: &Written, path: &Path, problems: &mut Problems) {
     }
 }
 
-/// The rest of the rule is too much to lose over this: without it, routes to its subsets would lead nowhere.
+/// Nearly every manifest that comes from a mesh with certificates has this, and its subsets and limits must not be lost for
+/// it: the proxies on both sides would take the TLS off again, so the apps see the same without it.
 fn check_istio_mutual(written: &Written, path: &Path, problems: &mut Problems) {
     problems.code(Code::Mesh0001).warning(
         &path.key("mode"),
-        "mTLS between pods (tls mode ISTIO_MUTUAL) is not supported yet, and connections are in plain text",
-        "write DISABLE to say so, or MUTUAL with certificates of your own where the server speaks TLS",
+        "the traffic is not encrypted: this mesh has no certificates of its own, so ISTIO_MUTUAL sends plain text",
+        "write DISABLE to say that plain text is meant, or SIMPLE or MUTUAL for servers that open TLS themselves",
     );
     if has_files(written) {
         problems.error(
@@ -140,7 +174,7 @@ fn check_istio_mutual(written: &Written, path: &Path, problems: &mut Problems) {
     }
 }
 
-fn check_verification(written: &Written, for_some: bool, path: &Path, problems: &mut Problems) {
+fn check_verification(written: &Written, path: &Path, problems: &mut Problems) {
     let Written {
         ca_certificates,
         credential_name,
@@ -157,22 +191,6 @@ fn check_verification(written: &Written, for_some: bool, path: &Path, problems: 
             "insecureSkipVerify verifies nothing, and yet there is something to verify by",
             "remove it, or remove caCertificates, subjectAltNames and credentialName",
         );
-    }
-    if named {
-        if !for_some {
-            problems.warning(
-                &path.key("credentialName"),
-                "a credentialName is for gateways: pods connect in plain text, in Istio too",
-                "add a workloadSelector to have it for pods",
-            );
-        }
-    } else if ca_certificates.is_empty() {
-        let message = if *insecure_skip_verify {
-            "the server is not verified at all"
-        } else {
-            "without caCertificates the server is verified by the operating system's list alone"
-        };
-        problems.warning(path, message, "add caCertificates");
     }
 }
 
@@ -197,8 +215,17 @@ fn check_credential(name: &str, beside: &[String], path: &Path, problems: &mut P
             "keep either the one or the others",
         );
     }
-    if name.contains("://") {
-        problems.unsupported(&path, "a credentialName that is no Secret's name");
+    if name
+        .strip_prefix(KUBERNETES)
+        .unwrap_or(name)
+        .contains("://")
+    {
+        // No Secret can have the name, so nobody connects without what it stands for.
+        problems.unsupported_part(
+            &path,
+            "a credentialName that is no Secret's name",
+            "gateways cannot connect",
+        );
     }
 }
 

@@ -215,8 +215,9 @@ fn read_headers(
     problems: &mut Problems,
 ) -> BTreeMap<Arc<str>, HeaderMatch> {
     let mut headers = BTreeMap::new();
-    // Claims have been refused with another reason.
-    for (name, condition) in written.into_iter().filter(|(name, _)| !is_claim(name)) {
+    // That a claim is missing is refused elsewhere, with the reason.
+    let written = written.into_iter();
+    for (name, condition) in written.filter(|(name, _)| !inverted || !is_claim(name)) {
         let path = path.key(&name);
         let subject = read_subject(&name, &path, problems);
         let value = match condition {
@@ -253,6 +254,7 @@ fn read_subject(name: &str, path: &Path, problems: &mut Problems) -> Option<Head
         ":path" => Some(HeaderSubject::Path),
         ":authority" => Some(HeaderSubject::Authority),
         ":scheme" => Some(HeaderSubject::Scheme),
+        _ if is_claim(name) => Some(HeaderSubject::Claim(name.into())),
         // As with Envoy, this is another name for it.
         _ if name.eq_ignore_ascii_case("host") => Some(HeaderSubject::Authority),
         _ => match HeaderName::from_bytes(name.as_bytes()) {

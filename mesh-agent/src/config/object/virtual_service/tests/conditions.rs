@@ -95,12 +95,19 @@ fn conditions_are_checked() {
             &["E match[0].headers[\"@request.auth\"]: \"@request.auth\" is no header of a request"],
         ),
     ]);
-    check(&[(
-        "{hosts: [a], gateways: [g], http: [{match: [{withoutHeaders: {'@request.auth.claims[a][b]': {exact: b}}}], route: [{destination: {host: a}}]}]}",
-        &[
-            "E http[0].match[0].withoutHeaders[\"@request.auth.claims[a][b]\"]: matching by claims of a token is not supported yet",
-        ],
-    )]);
+    check(&[
+        (
+            "{hosts: [a], gateways: [g], http: [{match: [{withoutHeaders: {'@request.auth.claims[a][b]': {exact: b}}}], route: [{destination: {host: a}}]}]}",
+            &[
+                "E http[0].match[0].withoutHeaders[\"@request.auth.claims[a][b]\"]: matching by claims that are not there is not supported yet",
+            ],
+        ),
+        // What is said of it takes other objects.
+        (
+            "{hosts: [a], gateways: [g], http: [{match: [{headers: {'@request.auth.claims[a][b]': {exact: b}}}], route: [{destination: {host: a}}]}]}",
+            &[],
+        ),
+    ]);
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn header_operations_are_checked() {
         ),
         (
             "headers: {request: {add: {a: '%NO_SUCH%'}}}",
-            &["E headers.request.add.a: the command operator %NO_SUCH% is not supported"],
+            &["E headers.request.add.a: Envoy has no command operator %NO_SUCH%"],
         ),
         (
             "headers: {request: {set: {host: x}}}, rewrite: {authority: z}",
