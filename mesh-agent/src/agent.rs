@@ -1,6 +1,6 @@
 //! The node agent: builds its parts, wires them, starts them in order, and takes them down again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,6 +8,8 @@ use anyhow::{Context, bail};
 use tracing::{info, warn};
 
 use crate::cli::{ModeChoice, RunArgs, Switch};
+use crate::config::Membership;
+use crate::config::kube::Viewer;
 use crate::intercept::Interceptor;
 use crate::intercept::ebpf::{self, Ebpf};
 use crate::intercept::iptables::{self, Iptables};
@@ -15,13 +17,19 @@ use crate::intercept::journal::RUN;
 use crate::intercept::succession::{Places, Successor};
 use crate::model::{CapturePolicy, Topology};
 use crate::pod::{self, Pods};
-use crate::process::{Identity, Process};
+use crate::process::{Identity, Process, Standing};
 use crate::sys::memory;
+
+/// Where an agent saves what the API server says.
+const STATE: &str = "/var/lib/mesh-agent";
 
 /// `mesh-agent run`: serves until it is told to end, and leaves nothing behind.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let process = Process::start(&args.process, capture_defaults(args), Topology::default())?;
     let node = args.node.clone().map_or_else(host_name, Ok)?;
+    let standing = standing(args, node.as_str().into());
+    let Some(process) = Process::start(&args.process, standing)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let (interceptor, reason) =
         choose(args).map_err(|e| match nix::unistd::geteuid().is_root() {
             true => e,
@@ -144,6 +152,25 @@ fn iptables(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
     };
     settings.probe()?;
     Ok(Arc::new(Iptables::start(settings, Path::new(RUN))?))
+}
+
+fn standing(args: &RunArgs, node: Arc<str>) -> Standing {
+    let saved = args.process.state_dir.clone();
+    let viewer = Viewer::Node(Arc::clone(&node));
+    Standing {
+        origin: args
+            .process
+            .origin(viewer, saved.or_else(|| Some(PathBuf::from(STATE)))),
+        membership: match args.process.kubernetes {
+            true => Membership::Asked {
+                node,
+                istio: args.istio_injection,
+            },
+            false => Membership::Placed,
+        },
+        capture: capture_defaults(args),
+        topology: Topology::default(),
+    }
 }
 
 fn capture_defaults(args: &RunArgs) -> CapturePolicy {

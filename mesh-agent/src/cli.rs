@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Code, CompileOptions, OutboundTrafficPolicy, UnknownFields};
+use crate::config::kube::Viewer;
+use crate::config::source::Origin;
+use crate::config::{Code, CompileOptions, Membership, OutboundTrafficPolicy, UnknownFields};
 use crate::log::{self, LogFormat};
 use crate::model::{CapturePolicy, FailPolicy, SourceMode, Topology};
 
@@ -73,6 +75,11 @@ pub struct RunArgs {
     #[arg(long, env = "NODE_NAME")]
     pub node: Option<String>,
 
+    /// With --kubernetes, enrol the pods that Istio would give a sidecar too: by `istio-injection`, `istio.io/rev` and
+    /// `sidecar.istio.io/inject`. Without it `mesh-agent.io/enrol: "true"` alone counts, on a namespace or a pod
+    #[arg(long, verbatim_doc_comment)]
+    pub istio_injection: bool,
+
     /// The client address that applications see: 127.0.0.6 as with a sidecar, or the client's own. A pod's annotation
     /// `mesh-agent.io/source` wins
     #[arg(long, value_enum, default_value_t = SourceChoice::Sidecar, verbatim_doc_comment)]
@@ -138,8 +145,28 @@ pub struct GatewayArgs {
 pub struct ProcessArgs {
     /// The directory of manifests: Services, Pods, EndpointSlices and Istio's kinds. It is watched; an edit is live at
     /// once, a broken one leaves the last good state in force
-    #[arg(long, value_name = "DIR", env = "MESH_AGENT_MANIFESTS")]
-    pub manifests: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "MESH_AGENT_MANIFESTS",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub manifests: Option<PathBuf>,
+
+    /// Watch Kubernetes' API server instead: the one that a Pod's service account leads to, or a kubeconfig
+    #[arg(long, env = "MESH_AGENT_KUBERNETES")]
+    pub kubernetes: bool,
+
+    /// Where to save what the API server says, so that a start without it has a world. For its owner alone: of a gateway
+    /// it holds the keys of Secrets [default: /var/lib/mesh-agent for an agent, nowhere for a gateway]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "kubernetes",
+        verbatim_doc_comment
+    )]
+    pub state_dir: Option<PathBuf>,
 
     /// How they are understood.
     #[command(flatten)]
@@ -187,6 +214,17 @@ pub struct ProcessArgs {
     /// How it is written
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+impl ProcessArgs {
+    /// Where the world comes from. `viewer` is whose it is, and `saved` where an API server's words are kept, should it
+    /// be one.
+    pub fn origin(&self, viewer: Viewer, saved: Option<PathBuf>) -> Origin {
+        match &self.manifests {
+            Some(directory) => Origin::Directory(directory.clone()),
+            None => Origin::Kubernetes { viewer, saved },
+        }
+    }
 }
 
 /// How manifests are understood: what Istio has in its mesh configuration.
@@ -247,6 +285,7 @@ impl MeshArgs {
             },
             capture,
             topology: Topology::default(),
+            membership: Membership::default(),
         }
     }
 }

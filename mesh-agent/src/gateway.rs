@@ -11,9 +11,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{error, info};
 
 use crate::cli::GatewayArgs;
+use crate::config::Membership;
+use crate::config::kube::Viewer;
 use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 use crate::pod::Reports;
-use crate::process::{Identity, Process};
+use crate::process::{Identity, Process, Standing};
 use crate::proxy::{GatewayProxy, Handle, Workers};
 use crate::ready::{NotReady, Ready};
 
@@ -24,7 +26,19 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         trusted_proxies: args.trusted_proxies,
         ..Topology::default()
     };
-    let process = Process::start(&args.process, CapturePolicy::default(), topology)?;
+    let viewer = Viewer::Gateway {
+        namespace: Arc::clone(&pod.namespace),
+        name: Arc::clone(&pod.name),
+    };
+    let standing = Standing {
+        origin: args.process.origin(viewer, args.process.state_dir.clone()),
+        membership: Membership::Placed,
+        capture: CapturePolicy::default(),
+        topology,
+    };
+    let Some(process) = Process::start(&args.process, standing)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let gateway = Gateway {
         pod,
         bind: args.bind,

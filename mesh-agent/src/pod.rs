@@ -14,13 +14,15 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::intercept::{Enrolment, InterceptError, Interceptor, Mode, PodListeners};
-use crate::model::{CapturePolicy, PodId, Snapshot};
+use crate::model::{CapturePolicy, NetnsPlace, PodId, Snapshot};
 use crate::netns::NetNs;
 use crate::proxy::{Accepted, Handle, PodProxy, Workers};
 use crate::sys::socket;
 
+mod found;
 mod plan;
 
+use found::Finder;
 use plan::{Actual, Step, Wanted, plan};
 
 /// How often pods that could not be enrolled are tried again, and drained ones are cleared away.
@@ -38,6 +40,7 @@ pub struct Pods {
     drain: Duration,
     enrolled: Vec<Enrolled>,
     failures: HashMap<PodId, String>,
+    finder: Finder,
     reports: Reports,
 }
 
@@ -106,6 +109,7 @@ impl Pods {
             drain,
             enrolled: Vec::new(),
             failures: HashMap::new(),
+            finder: Finder::new(found::host_proc()),
             reports: Reports::default(),
         }
     }
@@ -199,16 +203,23 @@ impl Pods {
             let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else {
                 continue;
             };
-            let netns = match NetNs::open(&local.netns) {
-                Ok(netns) => Arc::new(netns),
-                Err(e) => {
-                    self.failed(
-                        &pod.id,
-                        format!(
-                            "its network namespace {} cannot be opened: {e}; check the annotation mesh-agent.io/netns",
-                            local.netns.display()
-                        ),
+            let opened = match &local.netns {
+                NetnsPlace::Path(path) => NetNs::open(path).map_err(|e| {
+                    let why = format!(
+                        "its network namespace {} cannot be opened: {e}; check the annotation mesh-agent.io/netns",
+                        path.display()
                     );
+                    (e, why)
+                }),
+                NetnsPlace::Processes(uid) => self.finder.find(uid).map_err(|e| {
+                    let why = format!("its network namespace cannot be found: {e}");
+                    (e, why)
+                }),
+            };
+            let netns = match opened {
+                Ok(netns) => Arc::new(netns),
+                Err((e, why)) => {
+                    self.failed(&pod.id, why);
                     let held = self.enrolled.iter().find(|enrolled| enrolled.pod == pod.id);
                     match held {
                         // Out of descriptors, say. That is no word about the pod, which stays as it is.

@@ -25,8 +25,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["cli", "intercept", "model", "netns", "sys"],
     ),
     ("config", &["certificate", "model"]),
-    // What reads manifests again and again gives back the memory that it took.
-    ("config::file", &["certificate", "config", "model", "sys"]),
+    // What makes worlds again and again gives back the memory that it took.
+    ("config::maker", &["config", "model", "sys"]),
     // Of `config` it takes the world and where its rules were written, of `proxy` what a path's plain form is.
     ("explain", &["config", "model", "proxy", "report", "route"]),
     ("intercept", &["model", "netns", "sys"]),

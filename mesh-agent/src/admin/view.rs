@@ -138,7 +138,7 @@ fn pod(pod: &Pod) -> Value {
         "labels": pod.labels,
         "addresses": pod.addresses,
         "ready": pod.ready,
-        "netns": pod.local.as_ref().map(|local| &local.netns),
+        "netns": pod.local.as_ref().map(|local| local.netns.to_string()),
         "enrol": pod.local.as_ref().is_some_and(|local| local.enrol),
     })
 }

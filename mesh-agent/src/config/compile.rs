@@ -17,6 +17,7 @@ use crate::model::Snapshot;
 
 pub use crate::config::compile::analysis::analyze;
 pub use crate::config::compile::incremental::Compiler;
+pub(super) use crate::config::compile::secrets::secrets_named;
 
 mod analysis;
 mod capture;
@@ -28,6 +29,7 @@ mod gateways;
 mod hosts;
 mod incremental;
 mod located;
+mod membership;
 mod mesh;
 mod outlooks;
 mod pods;

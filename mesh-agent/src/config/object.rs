@@ -297,6 +297,11 @@ pub fn suppresses(annotations: &BTreeMap<String, String>, code: Option<Code>) ->
     codes.any(|code| code == "*" || code == id)
 }
 
+/// The path of a label.
+pub fn label(name: &str) -> Path {
+    Path::of("metadata.labels").key(name)
+}
+
 /// The path of an annotation.
 pub fn annotation(name: &str) -> Path {
     Path::of("metadata.annotations").key(name)

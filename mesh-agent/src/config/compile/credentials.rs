@@ -18,11 +18,14 @@ pub(super) enum Audience<'a> {
 }
 
 impl Tls {
-    /// Whether key material is in a Secret.
-    pub(super) fn names_secret(&self) -> bool {
+    /// The Secret that key material is in.
+    pub(super) fn secret(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Disable => false,
-            Self::Originate(origin) => matches!(origin.material, KeyMaterial::Secret(_)),
+            Self::Disable => None,
+            Self::Originate(origin) => match &origin.material {
+                KeyMaterial::Secret(name) => Some(name),
+                KeyMaterial::Files { .. } => None,
+            },
         }
     }
 }

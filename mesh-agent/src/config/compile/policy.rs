@@ -144,23 +144,31 @@ impl Merged<'_> {
             .subsets
             .iter()
             .filter_map(|subset| subset.policy.as_ref());
-        name_secret(self.policy.into_iter().chain(subsets))
+        secrets(self.policy.into_iter().chain(subsets))
+            .next()
+            .is_some()
     }
 }
 
 impl DestinationRule {
     /// Whether any part of it names a Secret.
     pub(super) fn names_secret(&self) -> bool {
+        self.secrets().next().is_some()
+    }
+
+    /// The Secrets that it names.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Arc<str>> {
         let subsets = self.subsets.iter();
         let subsets = subsets.filter_map(|subset| subset.policy.as_ref());
-        name_secret(self.policy.iter().chain(subsets))
+        secrets(self.policy.iter().chain(subsets))
     }
 }
 
-fn name_secret<'p>(policies: impl Iterator<Item = &'p Policy>) -> bool {
-    let mut blocks =
+/// The Secrets that policies name.
+fn secrets<'p>(policies: impl Iterator<Item = &'p Policy>) -> impl Iterator<Item = &'p Arc<str>> {
+    let blocks =
         policies.flat_map(|policy| std::iter::once(&policy.blocks).chain(policy.ports.values()));
-    blocks.any(|blocks| blocks.tls.as_deref().is_some_and(Tls::names_secret))
+    blocks.filter_map(|blocks| blocks.tls.as_deref()?.secret())
 }
 
 /// A policy at a port. Settings for the port replace everything, and what they do not have is not inherited.

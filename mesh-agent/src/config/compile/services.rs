@@ -413,12 +413,35 @@ fn from_slices<'a>(
         // Kubernetes has what terminates ready only where the Service publishes what is not.
         let leaving = endpoint.terminating && !(endpoint.ready && service.publish_not_ready);
         Some(match index {
-            Some(index) => of_pod(index, address, endpoint.ready, leaving, pods),
+            Some(index) => {
+                let backend = of_pod(index, address, endpoint.ready, leaving, pods);
+                match pods.list[index].pod.partial {
+                    true => placed(backend, index, endpoint, pods),
+                    false => backend,
+                }
+            }
             None => of_stranger(endpoint, address, leaving, pods),
         })
     });
     backends.extend(found);
     backends
+}
+
+/// A Pod of which only the metadata is known, where the slice says it is.
+fn placed(
+    mut backend: Backend,
+    index: usize,
+    endpoint: &Listed,
+    pods: &LocatedPods<'_>,
+) -> Backend {
+    let place = &mut backend.endpoint;
+    if place.locality.is_none() {
+        place.locality = pods.place(endpoint.node.as_deref(), endpoint.zone.as_ref());
+    }
+    place.node = endpoint.node.clone();
+    let labels = &pods.list[index].object.labels;
+    place.labels = Some(pods.labels(labels, place.locality.as_deref(), place.node.as_ref()));
+    backend
 }
 
 /// An endpoint of which nothing is known but what the slice says.

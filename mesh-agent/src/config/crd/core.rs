@@ -81,6 +81,7 @@ pub struct ServicePort {
 )]
 pub struct PodSpec {
     pub node_name: String,
+    pub host_network: bool,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
     pub security_context: SecurityContext,
