@@ -33,6 +33,7 @@ Examples:
   mesh-agent analyze --explain IST0109                       what a code means
   mesh-agent explain --manifests ./manifests --from default/client -H 'user: bob' http://reviews:9080/
                                                              which rule takes a request, and why
+  mesh-agent inject -f deploy.yaml | kubectl apply -f -       a workload into the mesh
   mesh-agent status                                          what a running agent does, and why
   mesh-agent iptables print                                  the nat chains, without applying them
 
@@ -52,6 +53,9 @@ pub enum Command {
     Analyze(AnalyzeArgs),
     /// Say what becomes of a request, step by step: which listener, host and rule, and why; where it goes, and how
     Explain(ExplainArgs),
+    /// Ask, in the manifests of workloads, for their pods to be in the mesh: `mesh-agent inject -f x.yaml | kubectl apply
+    /// -f -`; the rest of the text stays as it is
+    Inject(InjectArgs),
     /// Show the mode, the pods and the rejected objects of a running agent
     Status(ClientArgs),
     /// Print the configuration in force in a running agent, as JSON
@@ -309,6 +313,14 @@ pub struct AnalyzeArgs {
     /// Say what a code means, such as IST0101, and analyze nothing
     #[arg(long, value_name = "CODE", value_parser = code, conflicts_with = "manifests")]
     pub explain: Option<Code>,
+}
+
+/// `mesh-agent inject`.
+#[derive(Debug, Args)]
+pub struct InjectArgs {
+    /// The file with the manifests; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: PathBuf,
 }
 
 /// `mesh-agent explain`.

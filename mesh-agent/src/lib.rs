@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod explain;
 pub mod gateway;
+pub mod inject;
 pub mod intercept;
 pub mod log;
 pub mod model;

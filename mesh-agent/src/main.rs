@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Iptables(command) => cli::iptables::run(command),
         Command::Analyze(args) => ask::analyze(&args),
         Command::Explain(args) => ask::explain(&args),
+        Command::Inject(args) => ask::inject(&args),
         Command::Status(args) => ask::status(&args),
         Command::Config(args) => ask::config(&args),
         Command::Log(args) => ask::log(&args),

@@ -29,6 +29,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config::maker", &["config", "model", "sys"]),
     // Of `config` it takes the world and where its rules were written, of `proxy` what a path's plain form is.
     ("explain", &["config", "model", "proxy", "report", "route"]),
+    // Of `config` it takes the reader of YAML.
+    ("inject", &["config"]),
     ("intercept", &["model", "netns", "sys"]),
     ("log", &[]),
     ("model", &[]),
