@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::cli::{ModeChoice, RunArgs, Switch};
+use crate::cli::{FailChoice, ModeChoice, RunArgs, Switch};
+use crate::cni::{Loss, install};
 use crate::config::Membership;
 use crate::config::kube::Viewer;
 use crate::intercept::Interceptor;
@@ -16,7 +18,7 @@ use crate::intercept::iptables::{self, Iptables};
 use crate::intercept::journal::RUN;
 use crate::intercept::succession::{Places, Successor};
 use crate::model::{CapturePolicy, Topology};
-use crate::pod::{self, Pods};
+use crate::pod::{self, Door, Newcomer, Pods};
 use crate::process::{Identity, Process, Standing};
 use crate::sys::memory;
 
@@ -81,13 +83,29 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let running = process.announce(identity);
 
+    let (plugin, newcomers) = plugin(args)?;
+    if let Some(plugin) = &plugin {
+        let Plugin { node, entry, .. } = plugin;
+        let program = std::env::current_exe().context("finding this program's file")?;
+        running
+            .runtime
+            .spawn(install::keep(node.clone(), program, entry.clone()));
+    }
     // Enrolment makes blocking system calls and enters other namespaces, so it has this thread for itself.
     let shutdown = running.shutdown.clone();
-    running
-        .runtime
-        .block_on(pod::run(pods, running.snapshots, enrolled, async move {
-            shutdown.asked().await;
-        }));
+    let asked = async move {
+        shutdown.asked().await;
+        if let Some(plugin) = plugin {
+            plugin.withdraw();
+        }
+    };
+    running.runtime.block_on(pod::run(
+        pods,
+        running.snapshots,
+        newcomers,
+        enrolled,
+        asked,
+    ));
     info!("every pod is as it was before; goodbye");
     Ok(ExitCode::SUCCESS)
 }
@@ -152,6 +170,56 @@ fn iptables(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
     };
     settings.probe()?;
     Ok(Arc::new(Iptables::start(settings, Path::new(RUN))?))
+}
+
+/// The CNI plugin of this node, and where it asks.
+struct Plugin {
+    node: install::Node,
+    entry: install::Entry,
+    door: Door,
+}
+
+/// Begins to listen for the plugin, where it is asked for.
+fn plugin(args: &RunArgs) -> anyhow::Result<(Option<Plugin>, mpsc::Receiver<Newcomer>)> {
+    let (Some(configurations), Some(binaries)) = (&args.cni_net_dir, &args.cni_bin_dir) else {
+        // Nobody will ask.
+        return Ok((None, mpsc::channel(1).1));
+    };
+    let (door, newcomers) = Door::open(&args.cni_socket).with_context(|| {
+        format!(
+            "listening for the CNI plugin at {}",
+            args.cni_socket.display()
+        )
+    })?;
+    let plugin = Plugin {
+        node: install::Node {
+            configurations: configurations.clone(),
+            binaries: binaries.clone(),
+        },
+        entry: install::Entry {
+            socket: args.cni_socket.clone(),
+            on_agent_loss: match args.on_agent_loss {
+                FailChoice::Open => Loss::Open,
+                FailChoice::Refuse | FailChoice::Hold => Loss::Refuse,
+            },
+        },
+        door,
+    };
+    Ok((Some(plugin), newcomers))
+}
+
+impl Plugin {
+    /// Takes the plugin out of the chain, before there is nobody to ask; unless another agent has taken over.
+    fn withdraw(self) {
+        if self.door.is_ours()
+            && let Err(e) = self.node.uninstall()
+        {
+            warn!(
+                error = &e as &dyn std::error::Error,
+                "the CNI plugin is still in the node's chain: pods cannot begin until an agent runs or it is removed"
+            );
+        }
+    }
 }
 
 fn standing(args: &RunArgs, node: Arc<str>) -> Standing {

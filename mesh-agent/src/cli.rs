@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cni;
 use crate::config::kube::Viewer;
 use crate::config::source::Origin;
 use crate::config::{Code, CompileOptions, Membership, OutboundTrafficPolicy, UnknownFields};
@@ -83,6 +84,20 @@ pub struct RunArgs {
     /// `sidecar.istio.io/inject`. Without it `mesh-agent.io/enrol: "true"` alone counts, on a namespace or a pod
     #[arg(long, verbatim_doc_comment)]
     pub istio_injection: bool,
+
+    /// The node's directory of CNI configurations, /etc/cni/net.d as the agent sees it. With --cni-bin-dir, the agent puts
+    /// itself at the end of the node's chain of plugins, so that no pod begins before it is in the mesh, and takes itself out
+    /// again when it ends
+    #[arg(long, value_name = "DIR", requires_all = ["kubernetes", "cni_bin_dir"], verbatim_doc_comment)]
+    pub cni_net_dir: Option<PathBuf>,
+
+    /// The node's directory of CNI plugins, /opt/cni/bin as the agent sees it
+    #[arg(long, value_name = "DIR", requires = "cni_net_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// Where the plugin asks the agent: the same path for the agent and for the node
+    #[arg(long, value_name = "SOCKET", default_value = cni::SOCKET)]
+    pub cni_socket: PathBuf,
 
     /// The client address that applications see: 127.0.0.6 as with a sidecar, or the client's own. A pod's annotation
     /// `mesh-agent.io/source` wins

@@ -105,6 +105,16 @@ pub enum UnknownFields {
     Warn,
 }
 
+impl CompileOptions {
+    /// Whether a Pod is one of the node that the world is made for.
+    fn is_here(&self, pod: &object::Pod) -> bool {
+        match &self.membership {
+            Membership::Placed => false,
+            Membership::Asked { node, .. } => pod.node.as_ref() == Some(node),
+        }
+    }
+}
+
 impl Default for CompileOptions {
     fn default() -> Self {
         Self {

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod ask;
 pub mod certificate;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod explain;
 pub mod gateway;

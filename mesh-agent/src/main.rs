@@ -4,9 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_agent::cli::{Cli, Command};
-use mesh_agent::{agent, ask, cli, gateway};
+use mesh_agent::{agent, ask, cli, cni, gateway};
 
 fn main() -> ExitCode {
+    // A container runtime gives a plugin no arguments.
+    if std::env::args_os().len() == 1 && cni::is_asked() {
+        return cni::run();
+    }
     let done = match Cli::parse().command {
         Command::Run(args) => agent::run(&args),
         Command::Gateway(args) => gateway::run(&args),

@@ -8,21 +8,24 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::intercept::{Enrolment, InterceptError, Interceptor, Mode, PodListeners};
 use crate::model::{CapturePolicy, NetnsPlace, PodId, Snapshot};
-use crate::netns::NetNs;
+use crate::netns::{NetNs, NetNsId};
 use crate::proxy::{Accepted, Handle, PodProxy, Workers};
 use crate::sys::socket;
 
 mod found;
+mod newcomers;
 mod plan;
 
 use found::Finder;
+use newcomers::Newcomers;
+pub use newcomers::{Door, Newcomer};
 use plan::{Actual, Step, Wanted, plan};
 
 /// How often pods that could not be enrolled are tried again, and drained ones are cleared away.
@@ -41,6 +44,7 @@ pub struct Pods {
     enrolled: Vec<Enrolled>,
     failures: HashMap<PodId, String>,
     finder: Finder,
+    newcomers: Newcomers,
     reports: Reports,
 }
 
@@ -110,6 +114,7 @@ impl Pods {
             enrolled: Vec::new(),
             failures: HashMap::new(),
             finder: Finder::new(found::host_proc()),
+            newcomers: Newcomers::default(),
             reports: Reports::default(),
         }
     }
@@ -156,6 +161,27 @@ impl Pods {
         self.publish();
         // A Pod may outlive its namespace, or come before it; that is no reason not to be ready for the others.
         self.failures.keys().all(|pod| missing.contains(pod))
+    }
+
+    /// Takes in what a CNI plugin asks. It is answered by [`Pods::answer`].
+    pub fn welcome(&mut self, newcomer: Newcomer) {
+        self.newcomers.take(newcomer, Instant::now());
+    }
+
+    /// Answers the CNI plugins that wait, after a reconciliation.
+    pub fn answer(&mut self, snapshot: &Snapshot) {
+        let Self {
+            newcomers,
+            enrolled,
+            failures,
+            ..
+        } = self;
+        let is_enrolled = |pod: &PodId, netns: NetNsId| {
+            let mut found = enrolled.iter();
+            found.any(|held| held.pod == *pod && held.netns.id() == netns && !held.is_draining())
+        };
+        let failed = |pod: &PodId| failures.get(pod).cloned();
+        newcomers.answer(snapshot, Instant::now(), is_enrolled, failed);
     }
 
     /// Puts back what somebody took away from under an enrolled pod.
@@ -216,9 +242,20 @@ impl Pods {
                     (e, why)
                 }),
             };
-            let netns = match opened {
-                Ok(netns) => Arc::new(netns),
-                Err((e, why)) => {
+            let shown = self.newcomers.shown(&pod.id, pod.uid.as_deref());
+            let addresses = match (pod.addresses.as_slice(), &shown) {
+                ([], Some((_, addresses))) => addresses.to_vec(),
+                (addresses, _) => addresses.to_vec(),
+            };
+            if addresses.is_empty() {
+                // Its sandbox is being made; who makes it will say when it is there.
+                continue;
+            }
+            let netns = match (opened, shown) {
+                (Ok(netns), _) => Arc::new(netns),
+                // No process runs in it yet.
+                (Err((e, _)), Some((netns, _))) if e.kind() == io::ErrorKind::NotFound => netns,
+                (Err((e, why)), _) => {
                     self.failed(&pod.id, why);
                     let held = self.enrolled.iter().find(|enrolled| enrolled.pod == pod.id);
                     match held {
@@ -237,7 +274,7 @@ impl Pods {
             census.wanted.push(Wanted {
                 pod: pod.id.clone(),
                 netns,
-                addresses: pod.addresses.clone(),
+                addresses,
                 policy: local.capture.clone(),
             });
         }
@@ -428,10 +465,12 @@ impl Reports {
 }
 
 /// Follows the snapshots for as long as the agent runs, and takes every pod out of the mesh at its end. `enrolled` is
-/// called after the first round, with whether every pod is in the mesh.
+/// called after every round, with whether every pod is in the mesh. `newcomers` are the questions of CNI plugins; where
+/// nobody asks, the other end is to be dropped.
 pub async fn run(
     mut pods: Pods,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut newcomers: mpsc::Receiver<Newcomer>,
     mut enrolled: impl FnMut(bool),
     shutdown: impl Future<Output = ()>,
 ) {
@@ -442,11 +481,13 @@ pub async fn run(
         tokio::select! {
             () = &mut shutdown => break,
             changed = snapshots.changed() => if changed.is_err() { break },
+            Some(newcomer) = newcomers.recv() => pods.welcome(newcomer),
             _ = retry.tick() => {}
             _ = repair.tick() => pods.repair(),
         }
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let complete = pods.reconcile(&snapshot);
+        pods.answer(&snapshot);
         enrolled(complete);
     }
     pods.withdraw_all().await;

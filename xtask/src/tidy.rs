@@ -18,7 +18,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("certificate", &["model"]),
     // Of `config` and `log` it takes what can be chosen, and nothing else.
-    ("cli", &["config", "log", "model"]),
+    ("cli", &["cni", "config", "log", "model"]),
+    // It is the agent's own program in another's hands, and hands a namespace over.
+    ("cni", &["netns", "sys"]),
     // A verb that is whole in itself: it needs no agent and no manifests.
     (
         "cli::iptables",
@@ -37,7 +39,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("netns", &["sys"]),
     (
         "pod",
-        &["intercept", "model", "netns", "proxy", "ready", "sys"],
+        &[
+            "cni",
+            "intercept",
+            "model",
+            "netns",
+            "proxy",
+            "ready",
+            "sys",
+        ],
     ),
     (
         "proxy",

@@ -52,7 +52,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
 
 fn whole(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Report) {
     let mut report = Report::default();
-    let located = LocatedPods::gather(inputs);
+    let located = LocatedPods::gather(inputs, options);
     let services = Services::gather(inputs, &located, options);
     let rules = Rules::gather(inputs, options);
     let bindings = routes::bindings(inputs);

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use hashbrown::DefaultHashBuilder;
 
-use crate::config::Inputs;
 use crate::config::compile::services::has_labels;
 use crate::config::object::node::{HOSTNAME, REGION, SUBZONE, ZONE};
 use crate::config::object::{Kind, Object, Pod, WorkloadEntry};
+use crate::config::{CompileOptions, Inputs};
 use crate::model::{Labels, Locality, PodId};
 
 /// Labels of a Pod that say where it is, instead of its Node: `region/zone/subzone`, or with dots.
@@ -60,7 +60,8 @@ struct Places<'a> {
 }
 
 impl<'a> LocatedPods<'a> {
-    pub(super) fn gather(inputs: &'a Inputs) -> Self {
+    /// `options` say whose Pods matter before they have an address: a node's own, which it takes into the mesh first.
+    pub(super) fn gather(inputs: &'a Inputs, options: &CompileOptions) -> Self {
         let services = inputs.services();
         let entries = inputs.service_entries();
         let selectors = services
@@ -88,7 +89,7 @@ impl<'a> LocatedPods<'a> {
             workloads: inputs.workload_entries(),
         };
         for (object, pod) in found {
-            if !pod.ended && (pod.partial || !pod.addresses.is_empty()) {
+            if !pod.ended && (pod.partial || !pod.addresses.is_empty() || options.is_here(pod)) {
                 pods.add(object, pod, &keys);
             }
         }

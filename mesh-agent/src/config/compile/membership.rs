@@ -51,8 +51,8 @@ fn place(
     options: &CompileOptions,
     problems: &mut Problems,
 ) -> Option<NetnsPlace> {
-    if let Membership::Asked { node, .. } = &options.membership {
-        let here = pod.node.as_ref() == Some(node);
+    if let Membership::Asked { .. } = &options.membership {
+        let here = options.is_here(pod);
         let hash = object.annotations.get(CONFIG_HASH);
         let uid = hash.map(String::as_str).or(object.uid.as_deref());
         return here.then(|| NetnsPlace::Processes(uid.unwrap_or_default().into()));
