@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::cli::{FailChoice, ModeChoice, RunArgs, Switch};
 use crate::cni::{Loss, install};
 use crate::config::Membership;
-use crate::config::kube::Viewer;
+use crate::config::kube::{Viewer, Watched};
 use crate::intercept::Interceptor;
 use crate::intercept::ebpf::{self, Ebpf};
 use crate::intercept::iptables::{self, Iptables};
@@ -224,11 +224,13 @@ impl Plugin {
 
 fn standing(args: &RunArgs, node: Arc<str>) -> Standing {
     let saved = args.process.state_dir.clone();
-    let viewer = Viewer::Node(Arc::clone(&node));
+    let watched = Watched {
+        viewer: Viewer::Node(Arc::clone(&node)),
+        saved: saved.or_else(|| Some(PathBuf::from(STATE))),
+        herald: (args.write_status == Switch::On).then(|| node.to_string()),
+    };
     Standing {
-        origin: args
-            .process
-            .origin(viewer, saved.or_else(|| Some(PathBuf::from(STATE)))),
+        origin: args.process.origin(watched),
         membership: match args.process.kubernetes {
             true => Membership::Asked {
                 node,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cni;
-use crate::config::kube::Viewer;
+use crate::config::kube::Watched;
 use crate::config::source::Origin;
 use crate::config::{Code, CompileOptions, Membership, OutboundTrafficPolicy, UnknownFields};
 use crate::log::{self, LogFormat};
@@ -84,6 +84,11 @@ pub struct RunArgs {
     /// `sidecar.istio.io/inject`. Without it `mesh-agent.io/enrol: "true"` alone counts, on a namespace or a pod
     #[arg(long, verbatim_doc_comment)]
     pub istio_injection: bool,
+
+    /// With --kubernetes, whether what is wrong with objects is said on them: a condition in the status of Istio's, and an
+    /// Event. Of all agents one does it
+    #[arg(long, value_enum, default_value_t = Switch::On, verbatim_doc_comment)]
+    pub write_status: Switch,
 
     /// The node's directory of CNI configurations, /etc/cni/net.d as the agent sees it. With --cni-bin-dir, the agent puts
     /// itself at the end of the node's chain of plugins, so that no pod begins before it is in the mesh, and takes itself out
@@ -236,12 +241,11 @@ pub struct ProcessArgs {
 }
 
 impl ProcessArgs {
-    /// Where the world comes from. `viewer` is whose it is, and `saved` where an API server's words are kept, should it
-    /// be one.
-    pub fn origin(&self, viewer: Viewer, saved: Option<PathBuf>) -> Origin {
+    /// Where the world comes from; `watched` is for an API server.
+    pub fn origin(&self, watched: Watched) -> Origin {
         match &self.manifests {
             Some(directory) => Origin::Directory(directory.clone()),
-            None => Origin::Kubernetes { viewer, saved },
+            None => Origin::Kubernetes(watched),
         }
     }
 }

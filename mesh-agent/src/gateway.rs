@@ -12,7 +12,7 @@ use tracing::{error, info};
 
 use crate::cli::GatewayArgs;
 use crate::config::Membership;
-use crate::config::kube::Viewer;
+use crate::config::kube::{Viewer, Watched};
 use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 use crate::pod::Reports;
 use crate::process::{Identity, Process, Standing};
@@ -26,12 +26,16 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         trusted_proxies: args.trusted_proxies,
         ..Topology::default()
     };
-    let viewer = Viewer::Gateway {
-        namespace: Arc::clone(&pod.namespace),
-        name: Arc::clone(&pod.name),
+    let watched = Watched {
+        viewer: Viewer::Gateway {
+            namespace: Arc::clone(&pod.namespace),
+            name: Arc::clone(&pod.name),
+        },
+        saved: args.process.state_dir.clone(),
+        herald: None,
     };
     let standing = Standing {
-        origin: args.process.origin(viewer, args.process.state_dir.clone()),
+        origin: args.process.origin(watched),
         membership: Membership::Placed,
         capture: CapturePolicy::default(),
         topology,

@@ -26,7 +26,9 @@ use crate::config::{CompileOptions, Update};
 mod fake;
 mod feed;
 mod follow;
+mod herald;
 mod lean;
+mod lease;
 mod saved;
 mod secrets;
 mod store;
@@ -41,6 +43,17 @@ pub struct Cluster {
     updates: watch::Receiver<Option<Update>>,
     /// The watches; they end with this.
     _feeds: JoinSet<()>,
+}
+
+/// What is watched, and what is done with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Whose world it is.
+    pub viewer: Viewer,
+    /// The directory for what the server said last, for a start without it.
+    pub saved: Option<PathBuf>,
+    /// What this process is called, should it say on the objects what is wrong with them.
+    pub herald: Option<String>,
 }
 
 /// Whose world it is.
@@ -82,20 +95,24 @@ pub async fn connect() -> Result<kube::Client, ConnectError> {
 }
 
 impl Cluster {
-    /// Begins to watch. `saved` is the directory for what the server said last, for a start without it. Must be called
-    /// within a runtime.
+    /// Begins to watch. Must be called within a runtime.
     pub fn watch(
         client: &kube::Client,
-        viewer: &Viewer,
-        saved: Option<PathBuf>,
+        watched: Watched,
         options: CompileOptions,
     ) -> Result<Self, ConnectError> {
+        let Watched {
+            viewer,
+            saved,
+            herald,
+        } = watched;
         let (tell, inbox) = mpsc::channel(WAITING);
         let (publish, updates) = watch::channel(None);
         let (names, wanted) = watch::channel(Default::default());
-        let scopes = Scope::all(viewer);
+        let (tell_news, news) = watch::channel(Default::default());
+        let scopes = Scope::all(&viewer);
         let feeds = scopes.iter().map(|scope| scope.feed.clone()).collect();
-        let worker = Worker::new(feeds, saved, options, viewer.clone(), names);
+        let worker = Worker::new(feeds, saved, options, viewer.clone(), (names, tell_news));
         std::thread::Builder::new()
             .name("cluster".to_owned())
             .spawn(move || worker.run(inbox, &publish))
@@ -104,8 +121,10 @@ impl Cluster {
         for scope in scopes {
             running.spawn(follow(client.clone(), scope, tell.clone()));
         }
+        if let Some(own) = herald {
+            running.spawn(herald::follow(client.clone(), own, news));
+        }
         if let Viewer::Gateway { namespace, .. } = viewer {
-            let namespace = Arc::clone(namespace);
             running.spawn(secrets::follow(client.clone(), namespace, wanted, tell));
         }
         Ok(Self {

@@ -209,6 +209,31 @@ impl Object {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Service,
+        Self::Pod,
+        Self::EndpointSlice,
+        Self::Node,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::Gateway,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::Sidecar,
+        Self::Secret,
+        Self::Namespace,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+        Self::RequestAuthentication,
+        Self::Telemetry,
+    ];
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The kind's name, as in `kind:`.
     pub fn name(self) -> &'static str {
         match self {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::file::OpenError;
-use crate::config::kube::{self, Cluster, ConnectError, Viewer};
+use crate::config::kube::{self, Cluster, ConnectError, Watched};
 use crate::config::{CompileOptions, ManifestDir, Update};
 
 /// Where to look for the world.
@@ -12,12 +12,7 @@ pub enum Origin {
     /// In a directory of manifests.
     Directory(PathBuf),
     /// At Kubernetes' API server.
-    Kubernetes {
-        /// Whose world it is.
-        viewer: Viewer,
-        /// Where what it says is saved.
-        saved: Option<PathBuf>,
-    },
+    Kubernetes(Watched),
 }
 
 /// Something that tells of one world after another.
@@ -52,9 +47,9 @@ impl Source {
                 let (directory, first) = ManifestDir::open(&path, options)?;
                 Ok((Self::Directory(directory), first))
             }
-            Origin::Kubernetes { viewer, saved } => {
+            Origin::Kubernetes(watched) => {
                 let client = kube::connect().await?;
-                let mut cluster = Cluster::watch(&client, &viewer, saved, options)?;
+                let mut cluster = Cluster::watch(&client, watched, options)?;
                 let first = cluster.next().await;
                 Ok((Self::Cluster(cluster), first))
             }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
-use http::{Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -53,6 +54,9 @@ struct Watch {
     to: UnboundedSender<Bytes>,
 }
 
+pub(super) const LEASES: &str = "/apis/coordination.k8s.io/v1/leases";
+pub(super) const EVENTS: &str = "/apis/events.k8s.io/v1/events";
+
 /// The kinds that a group has, by their plural names.
 const ISTIO: [(&str, &str); 6] = [
     ("virtualservices", "VirtualService"),
@@ -71,6 +75,8 @@ impl Api {
             api.define(&format!("/api/v1/{name}"));
         }
         api.define(&format!("/apis/discovery.k8s.io/{slices}/endpointslices"));
+        api.define(LEASES);
+        api.define(EVENTS);
         if let Some(version) = istio {
             api.install_istio(version);
         }
@@ -165,6 +171,11 @@ impl Api {
         self.state().break_lists_after = pages;
     }
 
+    /// The objects of a collection.
+    pub(super) fn objects(&self, collection: &str) -> Vec<Json> {
+        self.state().objects[collection].values().cloned().collect()
+    }
+
     /// The paths and selectors that were asked for.
     pub(super) fn asked(&self) -> BTreeSet<String> {
         self.state().asked.clone()
@@ -173,8 +184,12 @@ impl Api {
     pub(super) fn client(&self) -> Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
-            let answer = api.answer(&request);
-            async move { Ok::<_, Infallible>(answer) }
+            let api = api.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.expect("a body").to_bytes();
+                Ok::<_, Infallible>(api.answer(&head, &body))
+            }
         });
         Client::new(service, "default")
     }
@@ -183,14 +198,14 @@ impl Api {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, request: &Request<Body>) -> Answer {
+    fn answer(&self, request: &Parts, body: &Bytes) -> Answer {
         let mut state = self.state();
         if state.down {
             return status(StatusCode::SERVICE_UNAVAILABLE, "it is down");
         }
-        let path = request.uri().path().to_owned();
+        let path = request.uri.path().to_owned();
         let query: BTreeMap<String, String> = request
-            .uri()
+            .uri
             .query()
             .unwrap_or_default()
             .split('&')
@@ -198,7 +213,7 @@ impl Api {
             .map(|(name, value)| (name.to_owned(), decoded(value)))
             .collect();
         let word = |name: &str| query.get(name).map_or("", String::as_str);
-        let accept = request.headers().get(http::header::ACCEPT);
+        let accept = request.headers.get(http::header::ACCEPT);
         let metadata = accept
             .and_then(|accept| accept.to_str().ok())
             .is_some_and(|accept| accept.contains("PartialObjectMetadata"));
@@ -213,7 +228,22 @@ impl Api {
             selector = format!("metadata.namespace={namespace},{selector}");
         }
         if !state.objects.contains_key(&collection) {
+            if let Some((collection, namespace, name)) = single(&collection, &path)
+                && state.objects.contains_key(&collection)
+            {
+                return state.single(&request.method, &collection, (namespace, name), body);
+            }
             return state.discover(&path);
+        }
+        if request.method == Method::POST {
+            let object: Json = serde_json::from_slice(body).expect("JSON");
+            let key = key(&object);
+            state
+                .objects
+                .get_mut(&collection)
+                .expect("it is defined")
+                .insert(key, object.clone());
+            return whole(&object);
         }
         if matches!(word("watch"), "1" | "true") {
             let since = word("resourceVersion").parse().unwrap_or(0);
@@ -225,6 +255,42 @@ impl Api {
 }
 
 impl State {
+    /// One object: read, replaced, or given a status.
+    fn single(
+        &mut self,
+        method: &Method,
+        collection: &str,
+        key: (String, String),
+        body: &Bytes,
+    ) -> Answer {
+        self.version += 1;
+        let version = self.version;
+        let objects = self.objects.get_mut(collection).expect("it is defined");
+        let Some(object) = objects.get_mut(&key) else {
+            return status(StatusCode::NOT_FOUND, "there is no such object");
+        };
+        if *method == Method::GET {
+            return whole(object);
+        }
+        let before = object.clone();
+        let written: Json = serde_json::from_slice(body).expect("JSON");
+        match *method {
+            Method::PUT => *object = written,
+            _ => object["status"] = written["status"].clone(),
+        }
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        let object = object.clone();
+        let answer = whole(&object);
+        self.tell(Event {
+            version,
+            collection: collection.to_owned(),
+            kind: "MODIFIED",
+            object,
+            before: Some(before),
+        });
+        answer
+    }
+
     fn discover(&self, path: &str) -> Answer {
         let prefix = format!("{path}/");
         let mut names = self.objects.keys();
@@ -352,6 +418,15 @@ fn selects(selector: &str, object: &Json) -> bool {
         })
 }
 
+/// The collection, namespace and name of the path of one object, or of its status.
+fn single(collection: &str, path: &str) -> Option<(String, String, String)> {
+    let (_, after) = path.split_once("/namespaces/")?;
+    let namespace = after.split('/').next()?.to_owned();
+    let collection = collection.strip_suffix("/status").unwrap_or(collection);
+    let (collection, name) = collection.rsplit_once('/')?;
+    Some((collection.to_owned(), namespace, name.to_owned()))
+}
+
 /// The collection of a path, and the namespace in it.
 fn split(path: &str) -> (String, Option<String>) {
     let Some((before, after)) = path.split_once("/namespaces/") else {
@@ -431,7 +506,7 @@ fn whole(json: &Json) -> Answer {
 fn status(code: StatusCode, message: &str) -> Answer {
     let body = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
-        "reason": "", "code": code.as_u16(),
+        "reason": if code == StatusCode::NOT_FOUND { "NotFound" } else { "" }, "code": code.as_u16(),
     });
     let mut answer = whole(&body);
     *answer.status_mut() = code;

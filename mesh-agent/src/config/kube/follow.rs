@@ -36,6 +36,10 @@ pub(super) async fn follow(client: Client, scope: Scope, tell: Sender<(Feed, Tol
                 pause = ASK_AGAIN.0;
                 had = true;
                 missed = None;
+                let version = Told::Version(resource.version.clone());
+                if tell.send((scope.feed.clone(), version)).await.is_err() {
+                    return;
+                }
                 if !watch(&client, &scope, &resource, &tell).await {
                     return;
                 }

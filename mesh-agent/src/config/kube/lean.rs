@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value as Json, json};
 
+use crate::config::kube::herald::CONDITION;
 use crate::config::object::Kind;
 use crate::config::yaml::{Key, Location, Node, Value};
 
@@ -59,7 +60,11 @@ pub(super) fn lean(kind: Kind, metadata: ObjectMeta, data: Json) -> Json {
         | Kind::Sidecar
         | Kind::Service
         | Kind::Namespace => {
-            fields.remove("status");
+            let status = fields.remove("status");
+            if status.is_some_and(|status| is_marked(&status)) {
+                let ours = json!({"conditions": [{"type": CONDITION}]});
+                fields.insert("status".to_owned(), ours);
+            }
         }
         Kind::EndpointSlice => {
             if let Some(Json::Array(endpoints)) = fields.get_mut("endpoints") {
@@ -75,6 +80,13 @@ pub(super) fn lean(kind: Kind, metadata: ObjectMeta, data: Json) -> Json {
         | Kind::Telemetry => {}
     }
     Json::Object(fields)
+}
+
+/// Whether a status has a condition of ours.
+pub(super) fn is_marked(status: &Json) -> bool {
+    let conditions = status.get("conditions").and_then(Json::as_array);
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|condition| condition["type"] == CONDITION)
 }
 
 /// An endpoint of `v1beta1` says where it is in a map of labels, one of `v1` in fields.

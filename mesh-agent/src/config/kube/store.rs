@@ -1,6 +1,6 @@
 //! What the API server said last of every object, and which of it is in force. No I/O and no clock.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 use crate::config::document::{self, Document, Outcome};
 use crate::config::inputs::Change;
 use crate::config::kube::feed::Feed;
+use crate::config::kube::herald::News;
 use crate::config::kube::lean;
 use crate::config::object::{Kind, Object, ObjectId};
 use crate::config::problem::Severity;
@@ -31,6 +32,8 @@ pub(super) enum Told {
     Absent,
     /// It cannot be followed for now, and why.
     Failing(String),
+    /// The server has it in this version.
+    Version(String),
 }
 
 /// Everything that is watched.
@@ -40,6 +43,10 @@ pub(super) struct Store {
     feeds: BTreeMap<Feed, Progress>,
     /// What is wrong within objects.
     wrong: BTreeMap<ObjectId, Vec<Rejected>>,
+    /// Objects that bear a condition of ours.
+    marked: BTreeSet<ObjectId>,
+    /// The version in which the server has each kind.
+    versions: BTreeMap<Kind, String>,
     /// Objects whose version in force is another than the compiler's.
     dirty: HashSet<ObjectId>,
 }
@@ -78,6 +85,8 @@ impl Store {
             entries: HashMap::new(),
             feeds: feeds.collect(),
             wrong: BTreeMap::new(),
+            marked: BTreeSet::new(),
+            versions: BTreeMap::new(),
             dirty: HashSet::new(),
         }
     }
@@ -107,7 +116,7 @@ impl Store {
         options: &CompileOptions,
     ) -> Vec<(ObjectId, Option<Json>)> {
         let progress = self.feeds.entry(feed.clone()).or_default();
-        if !matches!(told, Told::Failing(_)) {
+        if !matches!(told, Told::Failing(_) | Told::Version(_)) {
             progress.trouble = None;
         }
         match told {
@@ -135,6 +144,7 @@ impl Store {
                 progress.list = None;
                 progress.trouble = Some(why);
             }
+            Told::Version(version) => drop(self.versions.insert(feed.kind(), version)),
         }
         Vec::new()
     }
@@ -181,6 +191,15 @@ impl Store {
             .collect();
         changes.sort_by(|(a, _), (b, _)| a.cmp(b));
         changes
+    }
+
+    /// What those should know who say what is wrong.
+    pub(super) fn news(&self, rejected: Vec<Rejected>) -> News {
+        News {
+            rejected,
+            marked: self.marked.clone(),
+            versions: self.versions.clone(),
+        }
     }
 
     /// Everything that is wrong within objects, and with the feeds.
@@ -245,6 +264,10 @@ impl Store {
         if before.is_some_and(|entry| entry.feed == *feed && entry.version == version) {
             return false;
         }
+        match json.get("status").is_some_and(lean::is_marked) {
+            true => self.marked.insert(id.clone()),
+            false => self.marked.remove(id),
+        };
         let node = lean::node(json);
         let Document { outcome, rejected } = document::read_placeless(feed.kind(), &node, options);
         match rejected.is_empty() {
@@ -275,6 +298,7 @@ impl Store {
         }
         self.entries.remove(id);
         self.wrong.remove(id);
+        self.marked.remove(id);
         self.dirty.insert(id.clone());
         true
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::kube::fake::Api;
-use crate::config::kube::{Cluster, Viewer};
+use crate::config::kube::fake::{Api, EVENTS, LEASES};
+use crate::config::kube::{Cluster, Viewer, Watched};
 use crate::config::{CompileOptions, Membership, Update};
 use crate::model::{ClusterKey, Endpoint, Snapshot};
 
@@ -29,7 +29,16 @@ fn options() -> CompileOptions {
 }
 
 fn watch(api: &Api, viewer: &Viewer, saved: Option<PathBuf>) -> Cluster {
-    Cluster::watch(&api.client(), viewer, saved, options()).expect("a thread")
+    watch_as(api, viewer, saved, None)
+}
+
+fn watch_as(api: &Api, viewer: &Viewer, saved: Option<PathBuf>, herald: Option<&str>) -> Cluster {
+    let watched = Watched {
+        viewer: viewer.clone(),
+        saved,
+        herald: herald.map(ToOwned::to_owned),
+    };
+    Cluster::watch(&api.client(), watched, options()).expect("a thread")
 }
 
 /// Waits until a world is as it should be. Every world on the way must pass `always`.
@@ -333,4 +342,40 @@ async fn a_gateway_asks_for_the_secrets_that_gateways_name_and_for_no_other() {
     let expected = ["one", "one-cacert", "two", "two-cacert"]
         .map(|name| format!("/api/v1/namespaces/edge/secrets metadata.name={name}"));
     assert_eq!(secrets, expected.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_on_the_object_and_in_an_event() {
+    let api = Api::new("v1", Some("v1"));
+    api.apply(&virtual_service("{hosts: [web], http: [{route: []}]}"));
+    let mut cluster = watch_as(&api, &node(), None, Some("n1"));
+    cluster.next().await;
+    let condition = || {
+        let objects = api.objects(VIRTUAL_SERVICES);
+        let status = objects[0]["status"]["conditions"][0].clone();
+        status["status"]
+            .as_str()
+            .map(|word| (word.to_owned(), status["message"].to_string()))
+    };
+    let said = async |wanted: &str| {
+        let waiting = async {
+            while condition().is_none_or(|(word, _)| word != wanted) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        waited.expect("it is said on the object");
+    };
+    said("False").await;
+    let message = condition().map(|(_, message)| message).unwrap_or_default();
+    assert!(message.contains("spec.http[0]"), "{message}");
+    assert_eq!(api.objects(LEASES)[0]["spec"]["holderIdentity"], "n1");
+    let events = api.objects(EVENTS);
+    assert_eq!(events[0]["regarding"]["name"], "web");
+    assert_eq!(events[0]["type"], "Warning");
+
+    api.apply(&service("web"));
+    let marked = api.objects(VIRTUAL_SERVICES)[0]["status"].clone();
+    api.apply(&format!("{}status: {marked}\n", virtual_service(GOOD)));
+    said("True").await;
 }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::compile::secrets_named;
 use crate::config::kube::Viewer;
 use crate::config::kube::feed::Feed;
+use crate::config::kube::herald::News;
 use crate::config::kube::saved::Saved;
 use crate::config::kube::secrets::Names;
 use crate::config::kube::store::{Store, Told};
@@ -41,6 +42,8 @@ pub(super) struct Worker {
     saved: Option<Saved>,
     /// The Secrets that are to be followed.
     names: watch::Sender<Names>,
+    /// For those who say what is wrong, if anyone does.
+    news: watch::Sender<News>,
     /// Whether a world is in force.
     started: bool,
     /// The first and the last event that no world has been made of.
@@ -55,7 +58,7 @@ impl Worker {
         directory: Option<PathBuf>,
         options: CompileOptions,
         viewer: Viewer,
-        names: watch::Sender<Names>,
+        (names, news): (watch::Sender<Names>, watch::Sender<News>),
     ) -> Self {
         Self {
             store: Store::new(feeds),
@@ -64,6 +67,7 @@ impl Worker {
             directory,
             saved: None,
             names,
+            news,
             started: false,
             unmade: None,
             troubled: Vec::new(),
@@ -141,10 +145,10 @@ impl Worker {
                 }
             } else if self.due().is_some_and(|due| now >= due) {
                 let update = self.world();
-                publish.send_replace(Some(update));
+                self.publish(update, publish);
             } else if self.unmade.is_none() && self.maker.is_fresh() {
                 if let Some(update) = self.maker.analyze() {
-                    publish.send_replace(Some(update));
+                    self.publish(update, publish);
                 }
             } else if now >= remind {
                 remind = now + REMIND;
@@ -238,8 +242,16 @@ impl Worker {
         self.started = true;
         let first = self.world();
         let first = self.maker.analyze().unwrap_or(first);
-        publish.send_replace(Some(first));
+        self.publish(first, publish);
         self.maker.prepare();
+    }
+
+    fn publish(&self, update: Update, publish: &watch::Sender<Option<Update>>) {
+        if self.news.receiver_count() > 0 {
+            self.news
+                .send_replace(self.store.news(update.rejected.clone()));
+        }
+        publish.send_replace(Some(update));
     }
 
     /// The world as it is now.
