@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
@@ -11,6 +12,7 @@ use tracing::{info, warn};
 use crate::cli::{FailChoice, ModeChoice, RunArgs, Switch};
 use crate::cni::{Loss, install};
 use crate::config::Membership;
+use crate::config::kube::outside::{self, Outsider};
 use crate::config::kube::{Viewer, Watched};
 use crate::intercept::Interceptor;
 use crate::intercept::ebpf::{self, Ebpf};
@@ -18,9 +20,15 @@ use crate::intercept::iptables::{self, Iptables};
 use crate::intercept::journal::RUN;
 use crate::intercept::succession::{Places, Successor};
 use crate::model::{CapturePolicy, Topology};
-use crate::pod::{self, Door, Newcomer, Pods};
+use crate::pod::{self, Door, Newcomer, Pods, Reports};
 use crate::process::{Identity, Process, Standing};
 use crate::sys::memory;
+
+/// What an agent waits for that is not ready.
+const PODS: &str = "the pods of this node";
+
+/// How long a pod may be on its way into the mesh before the agent is not ready for it.
+const ON_THE_WAY: Duration = Duration::from_secs(2);
 
 /// Where an agent saves what the API server says.
 const STATE: &str = "/var/lib/mesh-agent";
@@ -55,7 +63,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // Not held: when the last who holds it lets go, everything is undone.
     let asked = Arc::downgrade(&successor);
     let mode = Some((successor.mode().to_string(), reason));
-    let mut not_ready = Some(process.ready.hold("the pods of this node"));
+    let ready = process.ready.clone();
+    let mut not_ready = Some(ready.hold(PODS));
+    let mut incomplete: Option<Instant> = None;
     let mut swept = false;
     let enrolled = move |complete: bool| {
         // Whatever predecessors that died left in other pods goes now that ours are steered.
@@ -68,7 +78,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             );
         }
         if complete {
+            incomplete = None;
             drop(not_ready.take());
+        } else if incomplete.get_or_insert_with(Instant::now).elapsed() >= ON_THE_WAY {
+            // A pod outside the mesh should be seen, and not only by those who ask.
+            not_ready.get_or_insert_with(|| ready.hold(PODS));
         }
     };
     let identity = Identity {
@@ -81,7 +95,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             tallies.and_then(Result::ok).unwrap_or_default()
         }),
     };
+    let (name, reports) = (identity.name.clone(), identity.pods.clone());
     let running = process.announce(identity);
+    if let Some(client) = running
+        .client
+        .clone()
+        .filter(|_| args.write_status == Switch::On)
+    {
+        let look = move || outsiders(&reports);
+        running.runtime.spawn(outside::tell(client, name, look));
+    }
 
     let (plugin, newcomers) = plugin(args)?;
     if let Some(plugin) = &plugin {
@@ -170,6 +193,20 @@ fn iptables(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
     };
     settings.probe()?;
     Ok(Arc::new(Iptables::start(settings, Path::new(RUN))?))
+}
+
+/// The pods of this node that ought to be in the mesh and are not.
+fn outsiders(reports: &Reports) -> Vec<Outsider> {
+    let outside = reports.get().into_iter().filter_map(|report| {
+        let (namespace, name) = report.pod.split_once('/')?;
+        Some(Outsider {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: report.uid.map(|uid| uid.to_string()),
+            why: report.outside?,
+        })
+    });
+    outside.collect()
 }
 
 /// The CNI plugin of this node, and where it asks.

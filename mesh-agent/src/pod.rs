@@ -43,6 +43,8 @@ pub struct Pods {
     drain: Duration,
     enrolled: Vec<Enrolled>,
     failures: HashMap<PodId, String>,
+    /// The uids of those that should be enrolled.
+    uids: HashMap<PodId, Arc<str>>,
     finder: Finder,
     newcomers: Newcomers,
     reports: Reports,
@@ -61,6 +63,12 @@ pub struct PodReport {
     pub mode: String,
     /// `enrolled`, `draining`, or `failed: ` and why.
     pub state: String,
+    /// Why it is outside the mesh, where it ought to be in it.
+    #[serde(skip)]
+    pub outside: Option<String>,
+    /// Its uid, where that is known and it is outside.
+    #[serde(skip)]
+    pub uid: Option<Arc<str>>,
     #[serde(skip)]
     accepted: Arc<Accepted>,
 }
@@ -113,6 +121,7 @@ impl Pods {
             drain,
             enrolled: Vec::new(),
             failures: HashMap::new(),
+            uids: HashMap::new(),
             finder: Finder::new(found::host_proc()),
             newcomers: Newcomers::default(),
             reports: Reports::default(),
@@ -225,10 +234,13 @@ impl Pods {
     /// The pods that should be enrolled, as their namespaces are found.
     fn take_census(&mut self, snapshot: &Snapshot) -> Census {
         let mut census = Census::default();
+        self.uids.clear();
         for pod in snapshot.pods.values() {
             let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else {
                 continue;
             };
+            let uid = pod.uid.iter().cloned();
+            self.uids.extend(uid.map(|uid| (pod.id.clone(), uid)));
             let opened = match &local.netns {
                 NetnsPlace::Path(path) => NetNs::open(path).map_err(|e| {
                     let why = format!(
@@ -436,6 +448,8 @@ impl Pods {
             pod: pod.to_string(),
             mode: mode.to_string(),
             state: format!("failed: {why}"),
+            outside: Some(why.clone()),
+            uid: self.uids.get(pod).cloned(),
             accepted: Arc::default(),
         }));
         reports.sort_by(|a, b| a.pod.cmp(&b.pod));
@@ -518,6 +532,8 @@ impl Enrolled {
             pod: self.pod.to_string(),
             mode: mode.to_string(),
             state: state.to_owned(),
+            outside: None,
+            uid: None,
             accepted: Arc::clone(&self.accepted),
         }
     }

@@ -37,6 +37,7 @@ pub(crate) struct Process {
     rejected: Arc<ArcSwap<Vec<Rejected>>>,
     endpoints: Endpoints,
     log: LogFilter,
+    client: Option<kube::Client>,
 }
 
 /// Who the process is, for those who ask.
@@ -97,6 +98,7 @@ impl Process {
             return Ok(None);
         };
         let (source, first) = opened?;
+        let client = source.client().cloned();
         let world = Arc::new(ArcSwap::from(Arc::clone(&first.snapshot)));
         let rejected = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let (publish, snapshots) = watch::channel(Arc::clone(&first.snapshot));
@@ -122,6 +124,7 @@ impl Process {
             rejected,
             endpoints,
             log,
+            client,
         }))
     }
 
@@ -144,6 +147,7 @@ impl Process {
             runtime: self.runtime,
             snapshots: self.snapshots,
             shutdown: self.shutdown,
+            client: self.client,
         }
     }
 }
@@ -156,6 +160,8 @@ pub(crate) struct Running {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// When to end.
     pub(crate) shutdown: Shutdown,
+    /// The API server, where there is one.
+    pub(crate) client: Option<kube::Client>,
 }
 
 fn faces(args: &ProcessArgs) -> [(std::net::SocketAddr, Face, &'static str); 4] {

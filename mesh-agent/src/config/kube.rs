@@ -29,6 +29,7 @@ mod follow;
 mod herald;
 mod lean;
 mod lease;
+pub mod outside;
 mod saved;
 mod secrets;
 mod store;
@@ -38,9 +39,9 @@ mod worker;
 const WAITING: usize = 256;
 
 /// A watched API server. Dropping it ends the watch.
-#[derive(Debug)]
 pub struct Cluster {
     updates: watch::Receiver<Option<Update>>,
+    client: kube::Client,
     /// The watches; they end with this.
     _feeds: JoinSet<()>,
 }
@@ -129,8 +130,14 @@ impl Cluster {
         }
         Ok(Self {
             updates,
+            client: client.clone(),
             _feeds: running,
         })
+    }
+
+    /// The server.
+    pub fn client(&self) -> &kube::Client {
+        &self.client
     }
 
     /// Waits for the first world, then for each change. Changes that came while nobody waited are one. May be cancelled

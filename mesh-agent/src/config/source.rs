@@ -16,7 +16,6 @@ pub enum Origin {
 }
 
 /// Something that tells of one world after another.
-#[derive(Debug)]
 pub enum Source {
     /// A watched directory.
     Directory(ManifestDir),
@@ -53,6 +52,14 @@ impl Source {
                 let first = cluster.next().await;
                 Ok((Self::Cluster(cluster), first))
             }
+        }
+    }
+
+    /// The API server, where the world comes from one.
+    pub fn client(&self) -> Option<&::kube::Client> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster(cluster) => Some(cluster.client()),
         }
     }
 

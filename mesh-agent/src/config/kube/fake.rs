@@ -231,7 +231,7 @@ impl Api {
             if let Some((collection, namespace, name)) = single(&collection, &path)
                 && state.objects.contains_key(&collection)
             {
-                return state.single(&request.method, &collection, (namespace, name), body);
+                return state.single(&request.method, &collection, &(namespace, name), body);
             }
             return state.discover(&path);
         }
@@ -260,13 +260,13 @@ impl State {
         &mut self,
         method: &Method,
         collection: &str,
-        key: (String, String),
+        key: &(String, String),
         body: &Bytes,
     ) -> Answer {
         self.version += 1;
         let version = self.version;
         let objects = self.objects.get_mut(collection).expect("it is defined");
-        let Some(object) = objects.get_mut(&key) else {
+        let Some(object) = objects.get_mut(key) else {
             return status(StatusCode::NOT_FOUND, "there is no such object");
         };
         if *method == Method::GET {
