@@ -14,7 +14,7 @@ use crate::cli::GatewayArgs;
 use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 use crate::pod::Reports;
 use crate::process::{Identity, Process};
-use crate::proxy::{GatewayProxy, Handle, Workers};
+use crate::proxy::{GatewayProxy, Handle, Settings, Workers};
 use crate::ready::{NotReady, Ready};
 
 /// `mesh-agent gateway`: serves until it is told to end.
@@ -24,7 +24,12 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         trusted_proxies: args.trusted_proxies,
         ..Topology::default()
     };
-    let process = Process::start(&args.process, CapturePolicy::default(), topology)?;
+    let settings = Settings {
+        // An agent of this node may hand bytes over, and nobody here would know.
+        splice: false,
+        ..Settings::default()
+    };
+    let process = Process::start(&args.process, CapturePolicy::default(), topology, settings)?;
     let gateway = Gateway {
         pod,
         bind: args.bind,

@@ -59,6 +59,7 @@ impl Process {
         args: &ProcessArgs,
         capture: CapturePolicy,
         topology: Topology,
+        settings: Settings,
     ) -> anyhow::Result<Self> {
         let log = log::start(&args.log, args.log_format)?;
         raise_descriptor_limit();
@@ -93,8 +94,8 @@ impl Process {
         ));
 
         let count = args.workers.map_or_else(default_workers, usize::from);
-        let workers = Workers::start(count, Arc::clone(&world), Settings::default())
-            .context("starting the workers")?;
+        let workers =
+            Workers::start(count, Arc::clone(&world), settings).context("starting the workers")?;
         Ok(Self {
             runtime,
             workers: Arc::new(workers),

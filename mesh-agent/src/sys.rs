@@ -4,4 +4,5 @@
 pub mod memory;
 pub mod mounts;
 pub mod netns_cookie;
+pub mod pipe;
 pub mod socket;

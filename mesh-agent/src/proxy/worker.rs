@@ -23,6 +23,7 @@ use crate::proxy::http::texts::Texts;
 use crate::proxy::http::timers::Timers;
 use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
+use crate::proxy::tcp::Pipes;
 use crate::proxy::tls::Configs;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
@@ -71,6 +72,7 @@ pub(super) struct Worker {
     pub(super) requests: Rc<Slots<Outgoing>>,
     pub(super) spares: Rc<Spares>,
     pub(super) timers: Rc<Timers>,
+    pub(super) pipes: Rc<Pipes>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
     /// Of which generation of the world.
@@ -95,6 +97,7 @@ pub(super) fn run(
     resolver: Arc<Resolver>,
 ) {
     let worker = Rc::new(Worker {
+        pipes: Rc::new(Pipes::new(settings.splice)),
         settings,
         counters,
         world,
