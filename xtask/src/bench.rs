@@ -14,6 +14,7 @@ mod memory;
 mod report;
 mod section;
 mod subject;
+mod versions;
 mod workers;
 
 use std::{

@@ -8,9 +8,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use mesh_tests::Running;
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeVal,
+};
 use serde::Serialize;
 
 use super::{
+    cost,
     inside::{Bench, Turn},
     section::{Rate, Section, median, shares, spread},
     subject::{Subject, Work},
@@ -40,13 +46,15 @@ fn goal(work: Work) -> f64 {
 struct Transfer {
     /// In seconds.
     took: f64,
-    /// The proxy's processor time, in seconds.
+    /// The processor time of the server, the proxy and the client, in seconds.
+    server: f64,
     proxy: Option<f64>,
+    client: f64,
 }
 
 /// By plain TCP, then by HTTP/1.1.
 pub(super) fn measure(screen: Screen, bench: &Bench<'_>) -> Result<Vec<Section>> {
-    let _backend = bench.start_backend()?;
+    let backend = bench.start_backend()?;
     let mut sections = Vec::new();
     for work in [Work::Stream, Work::Body] {
         let what = match work {
@@ -55,7 +63,7 @@ pub(super) fn measure(screen: Screen, bench: &Bench<'_>) -> Result<Vec<Section>>
         };
         screen.heading(what);
         let transfers = bench.each(work, |turn| {
-            let transfer = transfer(turn, work)?;
+            let transfer = transfer(turn, work, &backend)?;
             screen.line(&format!(
                 "{:<28} {:>8.0} MB/s",
                 turn.subject.title(),
@@ -70,7 +78,7 @@ pub(super) fn measure(screen: Screen, bench: &Bench<'_>) -> Result<Vec<Section>>
     Ok(sections)
 }
 
-fn transfer(turn: &Turn<'_>, work: Work) -> Result<Transfer> {
+fn transfer(turn: &Turn<'_>, work: Work, backend: &Running) -> Result<Transfer> {
     let address = format!("{}:{}", turn.address, work.port());
     // A proxy that has just been started may not listen yet.
     let deadline = Instant::now() + PATIENCE;
@@ -83,16 +91,32 @@ fn transfer(turn: &Turn<'_>, work: Work) -> Result<Transfer> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    let before = turn.seconds()?;
-    let took = turn
-        .client
-        .run(|| fetch(&address, work, turn.subject, MUCH))??;
-    let after = turn.seconds()?;
-    let proxy = before.zip(after).map(|(before, after)| after - before);
+    let spent = || -> Result<(Option<f64>, f64)> {
+        Ok((turn.seconds()?, cost::of_tree(backend.pid())?.seconds))
+    };
+    let before = spent()?;
+    let (took, client) = turn.client.run(|| -> Result<(f64, f64)> {
+        let before = of_this_thread()?;
+        let took = fetch(&address, work, turn.subject, MUCH)?;
+        Ok((took, of_this_thread()? - before))
+    })??;
+    let after = spent()?;
+    let proxy = before.0.zip(after.0).map(|(before, after)| after - before);
     if proxy.is_some_and(|proxy| proxy <= 0.0) {
         bail!("the proxy used no processor time, so the bytes passed it by");
     }
-    Ok(Transfer { took, proxy })
+    Ok(Transfer {
+        took,
+        server: after.1 - before.1,
+        proxy,
+        client,
+    })
+}
+
+fn of_this_thread() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
 /// Asks for so many bytes, and counts and compares what comes. Returns how long that took, in seconds, without connecting.
@@ -182,22 +206,26 @@ fn section(what: &str, work: Work, transfers: &[(Subject, u32, Transfer)]) -> Re
     let mut rows = Vec::new();
     for (place, own) in &rates {
         let subject = Subject::ALL[*place];
-        let mut speeds: Vec<f64> = own.iter().map(|own| own.rate).collect();
-        speeds.sort_by(f64::total_cmp);
-        let mut spent: Vec<f64> = transfers
-            .iter()
-            .filter(|(other, _, _)| *other == subject)
-            .filter_map(|(_, _, transfer)| transfer.proxy)
-            .collect();
-        spent.sort_by(f64::total_cmp);
-        let shown = |value: Option<f64>, digits| {
-            value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+        let middle = |value: &dyn Fn(&Transfer) -> Option<f64>, digits: usize| {
+            let mut values: Vec<f64> = transfers
+                .iter()
+                .filter(|(other, _, _)| *other == subject)
+                .filter_map(|(_, _, transfer)| value(transfer))
+                .collect();
+            values.sort_by(f64::total_cmp);
+            median(&values).map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        let all = |transfer: &Transfer| {
+            transfer.server + transfer.client + transfer.proxy.unwrap_or_default()
         };
         rows.push(vec![
             subject.title().to_owned(),
             spread(shares(own, &direct)),
-            shown(median(&speeds), 0),
-            shown(median(&spent).map(|spent| spent * 1e3), 0),
+            middle(&|transfer| Some(MUCH as f64 / 1e6 / transfer.took), 0),
+            middle(&|transfer| Some(transfer.server * 1e3), 0),
+            middle(&|transfer| Some(transfer.proxy? * 1e3), 0),
+            middle(&|transfer| Some(transfer.client * 1e3), 0),
+            middle(&|transfer| Some(all(transfer) / transfer.took), 1),
             match subject.is_agent() {
                 true => format!("{:.1}", goal(work)),
                 false => String::new(),
@@ -208,9 +236,10 @@ fn section(what: &str, work: Work, transfers: &[(Subject, u32, Transfer)]) -> Re
         title: what.to_owned(),
         notes: vec![
             "of direct: median of the ratios to the direct connection of the same round, and the least and the greatest".to_owned(),
-            "every byte is counted, and the first of each piece compared; CPU: the proxy's processor time for the gigabyte".to_owned(),
+            "every byte is counted, and the first of each piece compared; server, proxy, client: their processor time for the gigabyte, in milliseconds".to_owned(),
+            "busy: how many processors the three kept busy. Where that is nearly all there are, what a proxy does is taken from what the two ends could do".to_owned(),
         ],
-        header: ["", "of direct", "MB/s", "CPU ms", "goal"].map(str::to_owned).to_vec(),
+        header: ["", "of direct", "MB/s", "server", "proxy", "client", "busy", "goal"].map(str::to_owned).to_vec(),
         rows,
         measured: serde_json::to_value(transfers)?,
     })

@@ -22,8 +22,8 @@ use crate::screen::Screen;
 /// How many connections there are, and how many there were before: what the agent needs once is not theirs.
 const MANY: usize = 10_000;
 const FEW: usize = 200;
-/// How long the agent is left alone before it is looked at.
-const REST: Duration = Duration::from_secs(2);
+/// How long the agent is left alone before it is looked at: it gives memory back when it has been idle for a while.
+const REST: Duration = Duration::from_secs(7);
 /// What a connection is to cost at most, in bytes.
 const GOAL: f64 = 8.0 * 1024.0;
 

@@ -23,7 +23,7 @@ use super::{
     report::{Measurement, Report},
     section::Section,
     subject::{self, Subject, Work},
-    workers,
+    versions, workers,
 };
 use crate::{demo, http, scratch::Scratch, screen::Screen, workspace};
 
@@ -463,6 +463,7 @@ impl<'a> Bench<'a> {
 
     fn conditions(&self, load: Option<f64>) -> Result<Vec<String>> {
         let mut conditions = machine(load)?;
+        conditions.push(versions::of_others(self.envoy.as_deref()));
         conditions.extend([
             "mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node".to_owned(),
             format!("wrk with 1 thread: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
