@@ -464,12 +464,17 @@ impl<'a> Bench<'a> {
     fn conditions(&self, load: Option<f64>) -> Result<Vec<String>> {
         let mut conditions = machine(load)?;
         conditions.push(versions::of_others(self.envoy.as_deref()));
-        conditions.extend([
-            "mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node".to_owned(),
-            format!("wrk with 1 thread: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
-            "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
-            format!("CPU µs/req: user and system time of the proxy's processes; congestion control {} everywhere", self.congestion_control),
-        ]);
+        conditions.push(format!(
+            "mesh-agent is a release build; every proxy has one thread and stands in the client's pod, the server in another of the same node; congestion control {} everywhere",
+            self.congestion_control
+        ));
+        if self.options.wants_traffic() {
+            conditions.extend([
+                format!("wrk with 1 thread, nginx: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
+                "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
+                "CPU µs/req: user and system time of the proxy's processes".to_owned(),
+            ]);
+        }
         Ok(conditions)
     }
 }
