@@ -22,6 +22,7 @@ use crate::intercept::succession::{Places, Successor};
 use crate::model::{CapturePolicy, Topology};
 use crate::pod::{self, Door, Newcomer, Pods, Reports};
 use crate::process::{Identity, Process, Standing};
+use crate::proxy::Settings;
 use crate::sys::memory;
 
 /// What an agent waits for that is not ready.
@@ -277,6 +278,10 @@ fn standing(args: &RunArgs, node: Arc<str>) -> Standing {
         },
         capture: capture_defaults(args),
         topology: Topology::default(),
+        settings: Settings {
+            splice: args.fast_path == Switch::Off,
+            ..Settings::default()
+        },
     }
 }
 

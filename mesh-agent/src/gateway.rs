@@ -16,7 +16,7 @@ use crate::config::kube::{Viewer, Watched};
 use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 use crate::pod::Reports;
 use crate::process::{Identity, Process, Standing};
-use crate::proxy::{GatewayProxy, Handle, Workers};
+use crate::proxy::{GatewayProxy, Handle, Settings, Workers};
 use crate::ready::{NotReady, Ready};
 
 /// `mesh-agent gateway`: serves until it is told to end.
@@ -25,6 +25,11 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
     let topology = Topology {
         trusted_proxies: args.trusted_proxies,
         ..Topology::default()
+    };
+    let settings = Settings {
+        // An agent of this node may hand bytes over, and nobody here would know.
+        splice: false,
+        ..Settings::default()
     };
     let watched = Watched {
         viewer: Viewer::Gateway {
@@ -39,6 +44,7 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         membership: Membership::Placed,
         capture: CapturePolicy::default(),
         topology,
+        settings,
     };
     let Some(process) = Process::start(&args.process, standing)? else {
         return Ok(ExitCode::SUCCESS);

@@ -64,6 +64,8 @@ pub(crate) struct Standing {
     pub(crate) capture: CapturePolicy,
     /// Likewise, of a gateway's pod.
     pub(crate) topology: Topology,
+    /// How the workers carry traffic.
+    pub(crate) settings: Settings,
 }
 
 impl Process {
@@ -112,7 +114,7 @@ impl Process {
         ));
 
         let count = args.workers.map_or_else(default_workers, usize::from);
-        let workers = Workers::start(count, Arc::clone(&world), Settings::default())
+        let workers = Workers::start(count, Arc::clone(&world), standing.settings)
             .context("starting the workers")?;
         Ok(Some(Self {
             runtime,

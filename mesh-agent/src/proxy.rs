@@ -69,6 +69,9 @@ pub struct Settings {
     pub http2_streams: u32,
     /// The wait before the first retry; it doubles, up to ten times this, and is drawn evenly from 0 to that.
     pub retry_base: Duration,
+    /// Whether much that is relayed may be moved with `splice`. Not where bytes are handed to connections without TCP: it
+    /// does not see them.
+    pub splice: bool,
     /// Where the node keeps its settings of names.
     pub names: DnsFiles,
 }
@@ -144,6 +147,7 @@ impl Default for Settings {
             pool_idle_connections: 256,
             http2_streams: 100,
             retry_base: Duration::from_millis(25),
+            splice: true,
             names: DnsFiles::default(),
         }
     }

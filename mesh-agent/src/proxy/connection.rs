@@ -112,9 +112,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
             connection.detect_and_serve(client, otherwise, false).await;
         }
         Outbound::Stream(scope) => {
-            connection(Scope::Relayed)
-                .route_and_relay(client, &scope)
-                .await;
+            Box::pin(connection(Scope::Relayed).route_and_relay(client, &scope)).await;
         }
     }
 }
@@ -173,9 +171,7 @@ pub(super) async fn gateway(site: Rc<Site>, mut accepted: TcpStream, peer: Socke
     match decided {
         AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
         AtGateway::Stream(scope) => {
-            connection(Scope::Relayed)
-                .route_and_relay(client, &scope)
-                .await;
+            Box::pin(connection(Scope::Relayed).route_and_relay(client, &scope)).await;
         }
         // Boxed, so that connections without TLS are not as large as those with it.
         AtGateway::Secure => {
@@ -232,7 +228,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
                 .await;
         }
         Inbound::Http(_) => connection.serve_http(client).await,
-        Inbound::Tcp => connection.relay(client, &Target::Original, None).await,
+        Inbound::Tcp => Box::pin(connection.relay(client, &Target::Original, None)).await,
     }
 }
 
@@ -320,7 +316,10 @@ impl Connection {
         };
         match spoken {
             Ok(Ok(Spoken::Http(first))) => http::serve(Rc::new(self), client, first).await,
-            Ok(Ok(Spoken::Other(upstream))) => self.relay(client, &otherwise, upstream).await,
+            Ok(Ok(Spoken::Other(upstream))) => {
+                // Boxed, so that those who speak HTTP are not as large.
+                Box::pin(self.relay(client, &otherwise, upstream)).await;
+            }
             Ok(Ok(Spoken::Nothing)) | Err(_) => {}
             Ok(Err(error)) => {
                 tracing::debug!(%error, peer = %self.peer, destination = %self.destination, "a connection ended before it was known what it is");

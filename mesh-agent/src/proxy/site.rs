@@ -116,12 +116,14 @@ impl Site {
     /// Runs a connection, or a part of one, until it ends or must.
     pub(super) fn spawn(self: &Rc<Self>, connection: impl Future<Output = ()> + 'static) {
         let mut phase = self.phase.clone();
+        // Behind a pointer: a future that takes another by value and then polls it holds it twice.
+        let mut connection = Box::pin(connection);
         // A panic in it ends this task and nothing else: tokio catches it.
         spawn_local(async move {
             tokio::select! {
                 biased;
                 _ = until(&mut phase, Phase::Stopped) => {}
-                () = connection => {}
+                () = connection.as_mut() => {}
             }
         });
     }

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::sys::pipe::Pipe;
 use crate::sys::socket;
 
 pub(super) use crate::proxy::stream::timed::{Activity, Busy, Heads, Timed};
@@ -114,6 +115,47 @@ impl Stream {
             && let Err(error) = socket::permit_fast_path(stream)
         {
             tracing::debug!(%error, "a connection goes by TCP");
+        }
+    }
+
+    /// Whether it is TCP and nothing else, of which nothing has been read ahead.
+    pub(super) fn is_bare(&self) -> bool {
+        self.seen.is_empty() && matches!(self.kind, Kind::Tcp(_))
+    }
+
+    /// Moves what has come into an empty pipe. 0 where that cannot be done, for whatever reason: a read tells.
+    pub(super) fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        let Kind::Tcp(stream) = &self.kind else {
+            return Poll::Ready(Ok(0));
+        };
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_io(Interest::READABLE, || pipe.fill(stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                filled => return Poll::Ready(filled),
+            }
+        }
+    }
+
+    /// Sends what is in a pipe, as much as is taken. For TCP alone.
+    pub(super) fn poll_drain(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Poll<io::Result<usize>> {
+        let Kind::Tcp(stream) = &self.kind else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_io(Interest::WRITABLE, || pipe.drain(stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                drained => return Poll::Ready(drained),
+            }
         }
     }
 

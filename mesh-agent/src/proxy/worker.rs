@@ -1,13 +1,13 @@
 //! One thread of the proxy: what it accepts, what its connections share, and how they come to an end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,11 +23,13 @@ use crate::proxy::http::texts::Texts;
 use crate::proxy::http::timers::Timers;
 use crate::proxy::record::{Counters, Hop};
 use crate::proxy::site::{Site, Who, until};
+use crate::proxy::tcp::Pipes;
 use crate::proxy::tls::Configs;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::{Accepted, Settings, connection};
 use crate::route::Pick;
+use crate::sys::memory;
 
 /// How far along a served pod or gateway is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,10 @@ pub(super) struct Worker {
     pub(super) requests: Rc<Slots<Outgoing>>,
     pub(super) spares: Rc<Spares>,
     pub(super) timers: Rc<Timers>,
+    pub(super) pipes: Rc<Pipes>,
+    /// How many connections have come to rest since memory was given back, and when that was.
+    rested: Cell<u32>,
+    given_back: Cell<Option<Instant>>,
     chance: RefCell<fastrand::Rng>,
     server_first: RefCell<HashSet<SocketAddr>>,
     /// Of which generation of the world.
@@ -79,6 +85,11 @@ pub(super) struct Worker {
 
 /// More destinations than this whose servers speak first, and the memory starts anew.
 const SERVER_FIRST_LIMIT: usize = 4096;
+
+/// So many connections that have come to rest have left enough memory behind for it to be worth giving back, and how long
+/// it is until that is looked at again: it takes milliseconds.
+const RESTED: u32 = 1000;
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
 
 /// How long listeners stay open once nobody is sent to them any more. A handshake inside a node takes microseconds, one
 /// from another node a few round trips.
@@ -95,6 +106,7 @@ pub(super) fn run(
     resolver: Arc<Resolver>,
 ) {
     let worker = Rc::new(Worker {
+        pipes: Rc::new(Pipes::new(settings.splice)),
         settings,
         counters,
         world,
@@ -104,6 +116,8 @@ pub(super) fn run(
         requests: Rc::default(),
         spares: Rc::default(),
         timers: Rc::default(),
+        rested: Cell::new(0),
+        given_back: Cell::new(None),
         chance: RefCell::new(fastrand::Rng::new()),
         server_first: RefCell::default(),
         endpoints: RefCell::default(),
@@ -252,10 +266,27 @@ async fn sweep(site: Weak<Site>) {
             return;
         };
         site.sweep();
+        site.worker.give_back();
     }
 }
 
 impl Worker {
+    /// A connection has come to rest, and what served it is free.
+    pub(super) fn has_rested(&self) {
+        self.rested.set(self.rested.get().saturating_add(1));
+    }
+
+    /// Gives memory back to the kernel, where there may be much.
+    fn give_back(&self) {
+        let last = self.given_back.get();
+        let due = last.is_none_or(|last| last.elapsed() >= GIVE_BACK_EVERY);
+        if due && self.rested.get() >= RESTED {
+            self.rested.set(0);
+            self.given_back.set(Some(Instant::now()));
+            memory::give_back();
+        }
+    }
+
     /// Whether the server there is known to speak first.
     pub(super) fn speaks_first(&self, destination: SocketAddr) -> bool {
         self.server_first.borrow().contains(&destination)

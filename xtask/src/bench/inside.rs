@@ -15,16 +15,19 @@ use mesh_tests::{Pod, PodOptions, Running, World, WorldOptions};
 use nix::sys::signal::Signal;
 
 use super::{
-    Options, Tools, cost,
+    Options, Part, Tools, bulk, calls, cost,
     decide::Decisions,
+    idle,
     load::{self, Shape},
     memory::{self, Place},
     report::{Measurement, Report},
-    subject::{self, Subject},
+    section::Section,
+    subject::{self, Subject, Work},
+    versions, workers,
 };
 use crate::{demo, http, scratch::Scratch, screen::Screen, workspace};
 
-const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+pub(super) const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Whom the chains let pass.
 const PROXY_UID: u32 = 1337;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,10 +62,12 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
         true => memory::measure(screen, &bench.place(tools))?,
         false => Vec::new(),
     };
+    let sections = bench.parts(screen)?;
     let decisions = tools.decisions.as_deref().map(read_decisions).transpose()?;
     let report = Report {
         conditions: bench.conditions(load)?,
         measurements,
+        sections,
         memory,
         decisions,
     };
@@ -78,14 +83,17 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
     screen.line(&format!("Kept in {} and .md", files[0].display()));
     Ok(())
 }
-struct Bench<'a> {
-    options: &'a Options,
+
+/// Everything that is needed to measure something.
+pub(super) struct Bench<'a> {
+    pub(super) options: &'a Options,
     folder: &'a Path,
     agent: PathBuf,
+    backend: Option<PathBuf>,
     envoy: Option<PathBuf>,
     congestion_control: &'static str,
-    server: Pod,
-    clients: Vec<(Subject, Pod)>,
+    pub(super) server: Pod,
+    pub(super) clients: Vec<(Subject, Pod)>,
     // After the pods in it.
     world: World,
 }
@@ -101,8 +109,8 @@ impl<'a> Bench<'a> {
         let server = world.pod("server", PodOptions::default())?;
         let mut clients = Vec::new();
         for subject in Subject::ALL {
-            let beside = subject == Subject::Direct && options.wants_traffic();
-            if !beside && !options.wants(subject) {
+            let beside = subject == Subject::Direct && options.needs_direct();
+            if !beside && !options.needs(subject) {
                 continue;
             }
             if let Some(reason) = lacking(subject, tools) {
@@ -129,11 +137,14 @@ impl<'a> Bench<'a> {
             .as_ref()
             .map(|path| copy(path, &folder.join("envoy-binary")))
             .transpose()?;
+        let backend = tools.backend.as_ref();
+        let backend = backend.map(|path| copy(path, &folder.join("backend")));
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
         let bench = Self {
             options,
             folder,
             agent,
+            backend: backend.transpose()?,
             envoy,
             congestion_control,
             server,
@@ -148,8 +159,7 @@ impl<'a> Bench<'a> {
 
     /// Chains for the proxies that are not ours, manifests for the one that is.
     fn prepare(&self, subject: Subject, client: &Pod) -> Result<()> {
-        if let Some((configuration, _)) = subject.foreign(self.folder, self.server.ipv4) {
-            fs::write(subject.configuration(self.folder), configuration)?;
+        if subject.is_foreign() {
             let mut apply = self.world.node().command(&self.agent);
             let output = apply
                 .args(["iptables", "apply", "--netns"])
@@ -176,9 +186,20 @@ impl<'a> Bench<'a> {
                     ip = pod.ipv4
                 )
             };
+            let ports: String = [
+                ("http", Work::Small),
+                ("tcp-bulk", Work::Stream),
+                ("http-bulk", Work::Body),
+                ("grpc-calls", Work::Calls),
+            ]
+            .map(|(name, work)| {
+                let port = work.port();
+                format!("  - name: {name}\n    port: {port}\n    targetPort: {port}\n")
+            })
+            .concat();
             let service = format!(
                 "apiVersion: v1\nkind: Service\nmetadata:\n  name: user-app-svc\nspec:\n  clusterIP: {SERVICE_IP}\n  clusterIPs:\n  - {SERVICE_IP}\n  \
-                 selector:\n    app: user-app\n  ports:\n  - name: http\n    port: 80\n    targetPort: 80\n"
+                 selector:\n    app: user-app\n  ports:\n{ports}"
             );
             // The others stand at the client's end only; so does the agent here.
             let server = pod(
@@ -232,7 +253,86 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn start_server(&self) -> Result<Running> {
+    /// What is measured beside small answers by HTTP/1.1.
+    fn parts(&self, screen: Screen) -> Result<Vec<Section>> {
+        let mut sections = Vec::new();
+        if self.options.wants_part(Part::Bulk) {
+            sections.extend(bulk::measure(screen, self)?);
+        }
+        if self.options.wants_part(Part::Http2) {
+            sections.push(calls::measure(screen, self, calls::Kind::Http2)?);
+        }
+        if self.options.wants_part(Part::Grpc) {
+            sections.push(calls::measure(screen, self, calls::Kind::Grpc)?);
+        }
+        if self.options.wants_part(Part::Idle) {
+            sections.push(idle::measure(screen, self)?);
+        }
+        if self.options.wants_part(Part::Workers) {
+            sections.push(workers::measure(screen, self)?);
+        }
+        Ok(sections)
+    }
+
+    /// Every subject that can do the work, in every round, each with its own proxy; what is measured of it is up to `measure`.
+    pub(super) fn each<T>(
+        &self,
+        work: Work,
+        mut measure: impl FnMut(&Turn<'_>) -> Result<T>,
+    ) -> Result<Vec<(Subject, u32, T)>> {
+        let able: Vec<_> = self
+            .clients
+            .iter()
+            .filter(|(subject, _)| subject.can(work))
+            .collect();
+        let mut measured = Vec::new();
+        for round in 1..=self.options.rounds {
+            for turn in 0..able.len() {
+                // Each round begins with another one, so that none is always the first after a pause.
+                let (subject, client) = able[(turn + round as usize - 1) % able.len()];
+                let mut proxy = self.start(*subject, client, work, 1)?;
+                let address = match subject {
+                    Subject::Direct => self.server.ipv4,
+                    _ => SERVICE_IP,
+                };
+                let turn = Turn {
+                    subject: *subject,
+                    client,
+                    address,
+                    proxy: proxy.as_ref(),
+                };
+                let value = measure(&turn)
+                    .with_context(|| format!("round {round}, {}", subject.title()))?;
+                measured.push((*subject, round, value));
+                end(&mut proxy)?;
+            }
+        }
+        Ok(measured)
+    }
+
+    /// The server of what is much at once, and of HTTP/2.
+    pub(super) fn start_backend(&self) -> Result<Running> {
+        let program = self.backend.as_ref().context("the backend is missing")?;
+        let mut command = self.server.command(program);
+        command.args([Work::Stream, Work::Body, Work::Calls].map(|work| work.port().to_string()));
+        let running = Running::start("backend", command, &self.folder.join("backend.log"))?;
+        let address = format!("{}:{}", self.server.ipv4, Work::Body.port());
+        demo::wait_until("the backend answers", PATIENCE, || {
+            let answer = self
+                .server
+                .run(|| http::get(&address, "backend", "/counts"))?;
+            Ok(answer.is_ok_and(|answer| answer.status == 200))
+        })
+        .with_context(|| format!("the end of its log:\n{}\n", running.tail(20)))?;
+        Ok(running)
+    }
+
+    /// A scratch file.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(super) fn start_server(&self) -> Result<Running> {
         let file = self.folder.join("server.conf");
         fs::write(&file, subject::nginx_server(self.folder))?;
         let mut command = self.server.command(nginx()?);
@@ -243,7 +343,7 @@ impl<'a> Bench<'a> {
     }
 
     fn measure(&self, subject: Subject, client: &Pod, round: u32) -> Result<Measurement> {
-        let mut proxy = self.start(subject, client)?;
+        let mut proxy = self.start(subject, client, Work::Small, 1)?;
         let address = if subject == Subject::Direct {
             self.server.ipv4
         } else {
@@ -280,13 +380,7 @@ impl<'a> Bench<'a> {
         let latency = load::run(client, &url, Shape::Latency, self.options.seconds)?;
         let connections = load::run(client, &url, Shape::NewConnections, self.options.seconds)?;
         let resident = cost(&proxy)?.map(|cost| cost.resident);
-        if let Some(proxy) = &mut proxy {
-            proxy.signal(Signal::SIGTERM)?;
-            // What does not end by itself is killed when the guard goes.
-            let _ = proxy.wait(Duration::from_secs(5));
-        }
-        // TIME_WAIT and the like of one subject are not the next one's business.
-        thread::sleep(Duration::from_millis(200));
+        end(&mut proxy)?;
         Ok(Measurement {
             round,
             subject,
@@ -298,7 +392,14 @@ impl<'a> Bench<'a> {
         })
     }
 
-    fn start(&self, subject: Subject, client: &Pod) -> Result<Option<Running>> {
+    /// Starts the proxy, if there is one.
+    pub(super) fn start(
+        &self,
+        subject: Subject,
+        client: &Pod,
+        work: Work,
+        workers: u32,
+    ) -> Result<Option<Running>> {
         let log = self.folder.join(format!("{}.log", subject.name()));
         let mut command = match subject {
             Subject::Direct => return Ok(None),
@@ -325,7 +426,7 @@ impl<'a> Bench<'a> {
                         "--node",
                         "node1",
                         "--workers",
-                        "1",
+                        &workers.to_string(),
                     ])
                     .env("NO_COLOR", "1");
                 return Ok(Some(Running::start(subject.name(), command, &log)?));
@@ -342,14 +443,16 @@ impl<'a> Bench<'a> {
                 workspace::find_program("haproxy").context("HAProxy is missing")?,
             ),
         };
-        let (_, arguments) = subject
-            .foreign(self.folder, self.server.ipv4)
+        let (configuration, arguments) = subject
+            .foreign(self.folder, self.server.ipv4, work)
             .context("no configuration")?;
+        fs::write(subject.configuration(self.folder), configuration)?;
         command.args(arguments);
         Ok(Some(Running::start(subject.name(), command, &log)?))
     }
 
-    fn wait_for_answer(from: &Pod, to: &str, running: &Running) -> Result<()> {
+    /// Waits until HTTP is answered from there.
+    pub(super) fn wait_for_answer(from: &Pod, to: &str, running: &Running) -> Result<()> {
         demo::wait_until("it answers", PATIENCE, || {
             Ok(from
                 .run(|| http::get(to, "user-app-svc", "/"))?
@@ -360,14 +463,49 @@ impl<'a> Bench<'a> {
 
     fn conditions(&self, load: Option<f64>) -> Result<Vec<String>> {
         let mut conditions = machine(load)?;
-        conditions.extend([
-            "mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node".to_owned(),
-            format!("wrk with 1 thread: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
-            "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
-            format!("CPU µs/req: user and system time of the proxy's processes; congestion control {} everywhere", self.congestion_control),
-        ]);
+        conditions.push(versions::of_others(self.envoy.as_deref()));
+        conditions.push(format!(
+            "mesh-agent is a release build; every proxy has one thread and stands in the client's pod, the server in another of the same node; congestion control {} everywhere",
+            self.congestion_control
+        ));
+        if self.options.wants_traffic() {
+            conditions.extend([
+                format!("wrk with 1 thread, nginx: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
+                "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
+                "CPU µs/req: user and system time of the proxy's processes".to_owned(),
+            ]);
+        }
         Ok(conditions)
     }
+}
+
+/// A subject whose turn it is.
+pub(super) struct Turn<'a> {
+    pub(super) subject: Subject,
+    pub(super) client: &'a Pod,
+    /// Where the client finds the server.
+    pub(super) address: Ipv4Addr,
+    pub(super) proxy: Option<&'a Running>,
+}
+
+impl Turn<'_> {
+    /// The processor time of the proxy so far, in seconds; none where there is no proxy.
+    pub(super) fn seconds(&self) -> Result<Option<f64>> {
+        let cost = self.proxy.map(|proxy| cost::of_tree(proxy.pid()));
+        Ok(cost.transpose()?.map(|cost| cost.seconds))
+    }
+}
+
+/// Ends a proxy.
+pub(super) fn end(proxy: &mut Option<Running>) -> Result<()> {
+    if let Some(proxy) = proxy {
+        proxy.signal(Signal::SIGTERM)?;
+        // What does not end by itself is killed when the guard goes.
+        let _ = proxy.wait(Duration::from_secs(5));
+    }
+    // TIME_WAIT and the like of one subject are not the next one's business.
+    thread::sleep(Duration::from_millis(200));
+    Ok(())
 }
 
 /// The machine, and how much runs on it.
@@ -401,7 +539,10 @@ pub(super) fn load_average() -> Option<f64> {
 /// Why a subject cannot be measured here.
 fn lacking(subject: Subject, tools: &Tools) -> Option<String> {
     match subject {
-        Subject::Direct | Subject::Nginx | Subject::Iptables => None,
+        Subject::Direct | Subject::Iptables => None,
+        Subject::Nginx => nginx()
+            .is_err()
+            .then(|| "nginx is not installed".to_owned()),
         Subject::Ebpf | Subject::FastPath => tools.without_ebpf.clone(),
         Subject::Envoy => tools
             .envoy

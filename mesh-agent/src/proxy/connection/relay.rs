@@ -177,10 +177,16 @@ impl Connection {
         let (_load, _place) = (upstream.load, upstream.place);
         let Limits { idle, whole } = self.relay_limits(target);
         let end = whole.and_then(|whole| Instant::now().checked_add(whole));
-        Tunnel::new(client, upstream.stream, idle, record)
-            .until(end, Flag::Duration)
-            .run()
-            .await;
+        Tunnel::new(
+            client,
+            upstream.stream,
+            &self.site.worker.pipes,
+            idle,
+            record,
+        )
+        .until(end, Flag::Duration)
+        .run()
+        .await;
     }
 
     /// How long a relayed connection may be silent, and how long it may be at all.

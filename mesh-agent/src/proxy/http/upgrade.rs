@@ -31,7 +31,7 @@ pub(super) fn spawn(
         line.protocol = "upgraded";
     }
     let idle = site.worker.settings.idle_timeout;
-    let serving = Rc::clone(&site);
+    let (serving, pipes) = (Rc::clone(&site), Rc::clone(&site.worker.pipes));
     site.spawn(async move {
         // Ends with the tunnel: draining waits for it.
         let _serving = serving;
@@ -40,7 +40,7 @@ pub(super) fn spawn(
                 let client = stream_of::<Timed>(client, Timed::into_inner);
                 let server = stream_of::<Heard>(server, Heard::into_inner);
                 if let (Some(client), Some(server)) = (client, server) {
-                    Tunnel::new(client, server, idle, record)
+                    Tunnel::new(client, server, &pipes, idle, record)
                         .until(limit, Flag::Timeout)
                         .run()
                         .await;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::proxy::http::ahead::{Heard, Said};
 use crate::proxy::http::upload::RequestBody;
+use crate::proxy::http::{HEAD_LIMIT, PIECE};
 use crate::proxy::stream::Stream;
 use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::lease::{Lease, Line, Next, Sender};
@@ -199,7 +200,8 @@ impl Host {
             Version::Http1 => {
                 let said = Arc::<Said>::default();
                 let (sender, connection) = http1::Builder::new()
-                    .max_buf_size(64 * 1024)
+                    .max_buf_size(PIECE)
+                    .max_header_size(HEAD_LIMIT)
                     // Old servers fold long headers, and Envoy lets them.
                     .allow_obsolete_multiline_headers_in_responses(true)
                     .handshake(TokioIo::new(Heard::new(stream, Arc::clone(&said))))
