@@ -74,8 +74,13 @@ pub(super) struct Seen {
 /// Removes what concerns one connection alone. `te: trailers` stays with requests: it is a promise about the client.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen, request: bool) {
     if seen.connection {
-        let values = headers.get_all(CONNECTION).iter();
-        let options = values.flat_map(|value| value.as_bytes().split(|&b| b == b','));
+        let values = headers
+            .get_all(CONNECTION)
+            .iter()
+            .map(HeaderValue::as_bytes);
+        // Mostly there is one, and it is all that is said.
+        let values = values.filter(|value| !is_usual_option(value));
+        let options = values.flat_map(|value| value.split(|&b| b == b','));
         let named: Vec<HeaderName> = options
             .map(<[u8]>::trim_ascii)
             .filter(|option| !is_usual_option(option))
