@@ -15,17 +15,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::model::{PodId, Snapshot, SourceMode};
 use crate::netns::NetNs;
 use crate::proxy::dns::Resolver;
+use crate::proxy::phase::Phase;
 use crate::proxy::record::Counters;
 use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
-use crate::proxy::worker::{Command, Phase, Socket};
+use crate::proxy::worker::{Command, Socket};
 
 pub use crate::proxy::dns::DnsFiles;
 pub use crate::proxy::http::plain_path;
@@ -35,6 +37,7 @@ mod connection;
 mod detect;
 mod dns;
 mod http;
+mod phase;
 mod record;
 mod respond;
 mod site;
@@ -348,16 +351,29 @@ impl Thread {
     ) -> io::Result<Self> {
         let counters = Arc::<Counters>::default();
         let (commands, received) = mpsc::unbounded_channel();
-        // Made here, so that its failure is the caller's and not a dead thread's.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let shared = Arc::clone(&counters);
+        // A failure to make it is the caller's and not a dead thread's.
+        let (made, making) = std::sync::mpsc::sync_channel(1);
         let join = std::thread::Builder::new()
             .name(format!("proxy-{index}"))
             .spawn(move || {
-                worker::run(&runtime, received, world, settings, shared, tls, resolver);
+                // Bound to its thread: its tasks need no set of their own beside it.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => {
+                        let _ = made.send(Ok(()));
+                        worker::run(&runtime, received, world, settings, shared, tls, resolver);
+                    }
+                    Err(error) => {
+                        let _ = made.send(Err(error));
+                    }
+                }
             })?;
+        making
+            .recv()
+            .map_err(|_| io::Error::other("a proxy thread has died"))??;
         Ok(Self {
             commands: Some(commands),
             counters,

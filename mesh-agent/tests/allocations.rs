@@ -36,7 +36,8 @@ const REQUEST: &str = "GET /items/7?full=1 HTTP/1.1\r\nhost: shop.example.com\r\
 
 /// What a usual server answers.
 const RESPONSE: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\
-                        date: Wed, 25 Nov 2026 12:00:00 GMT\r\nserver: test\r\n\r\n{\"id\": 700}";
+                        date: Wed, 25 Nov 2026 12:00:00 GMT\r\nserver: test\r\n\
+                        connection: keep-alive\r\n\r\n{\"id\": 700}";
 
 /// How many connections are idle, and how many bytes each of them may hold.
 const IDLE: i64 = 300;

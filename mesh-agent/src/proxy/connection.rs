@@ -1,7 +1,7 @@
 //! The life of one connection: where it was headed, whether it may, what is spoken, what is decided, where it goes,
 //! and what is remembered of it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +50,8 @@ pub(super) struct Connection {
     announced: Cell<bool>,
     /// What its last request was for: the next one is hardly ever for another.
     named: RefCell<Option<Authority>>,
+    /// The address of `peer` as text, once a request has asked for it.
+    peer_text: OnceCell<HeaderValue>,
 }
 
 impl Drop for Connection {
@@ -99,6 +101,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         trusted_proxies: 0,
         announced: Cell::new(false),
         named: RefCell::default(),
+        peer_text: OnceCell::new(),
     };
     match site.route_outbound(destination) {
         Outbound::Http(scope) => {
@@ -167,6 +170,7 @@ pub(super) async fn gateway(site: Rc<Site>, mut accepted: TcpStream, peer: Socke
         trusted_proxies,
         announced: Cell::new(false),
         named: RefCell::default(),
+        peer_text: OnceCell::new(),
     };
     match decided {
         AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
@@ -220,6 +224,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
         trusted_proxies: 0,
         announced: Cell::new(false),
         named: RefCell::default(),
+        peer_text: OnceCell::new(),
     };
     match decided {
         Inbound::Http(Protocol::Auto) => {
@@ -303,6 +308,19 @@ impl Connection {
                 Ok(authority)
             }
         }
+    }
+
+    /// The address of the peer, as headers have it.
+    pub(super) fn peer_text(&self) -> Option<HeaderValue> {
+        let text = match self.peer_text.get() {
+            Some(text) => text,
+            None => {
+                let text = self.peer.ip().to_canonical().to_string();
+                let text = HeaderValue::try_from(text).ok()?;
+                self.peer_text.get_or_init(|| text)
+            }
+        };
+        Some(text.clone())
     }
 
     async fn detect_and_serve(self, mut client: Stream, otherwise: Target, declared: bool) {

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 
 use crate::proxy::connection::Connection;
 use crate::proxy::detect::First;
@@ -148,7 +149,7 @@ pub(super) async fn answer(
 /// Does what is decided over a request.
 async fn follow(
     connection: &Rc<Connection>,
-    arrived: Arrived,
+    mut arrived: Arrived,
     mut record: Record,
     busy: Busy,
 ) -> Response<Body> {
@@ -173,6 +174,7 @@ async fn follow(
             if let Some(delay) = routed.delay {
                 record.flag(Flag::Delayed);
                 tokio::time::sleep(delay).await;
+                arrived.started = Instant::now();
             }
             match decide::take_route(connection, arrived, routed, &mut record) {
                 Taken::Sent(outgoing) => Ok(outgoing),

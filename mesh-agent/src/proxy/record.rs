@@ -163,7 +163,8 @@ pub(super) struct Open {
 pub(super) struct Record {
     counters: Arc<Counters>,
     hop: Hop,
-    started: Instant,
+    /// Where there is a line that says how long it took.
+    started: Option<Instant>,
     relayed: bool,
     status: u16,
     flags: Flags,
@@ -271,18 +272,18 @@ impl Record {
     }
 
     fn new(counters: &Arc<Counters>, hop: Hop, relayed: bool) -> Self {
+        let wanted = tracing::enabled!(target: "access", tracing::Level::INFO);
         Self {
             counters: Arc::clone(counters),
             hop,
-            started: Instant::now(),
+            started: wanted.then(Instant::now),
             relayed,
             status: 0,
             flags: Flags::default(),
             complete: false,
             sent: 0,
             received: Received::Known(0),
-            line: tracing::enabled!(target: "access", tracing::Level::INFO)
-                .then(Box::<Line>::default),
+            line: wanted.then(Box::<Line>::default),
         }
     }
 
@@ -348,6 +349,8 @@ impl Drop for Record {
 
 impl Record {
     fn log(&self, line: &Line, received: u64) {
+        let duration = self.started.map(|started| started.elapsed());
+        let duration = duration.unwrap_or_default();
         let address = |address: Option<SocketAddr>| {
             address.map_or_else(|| "-".to_owned(), |address| address.to_string())
         };
@@ -361,7 +364,7 @@ impl Record {
             flags = %self.flags,
             received,
             sent = self.sent,
-            duration_ms = self.started.elapsed().as_millis() as u64,
+            duration_ms = duration.as_millis() as u64,
             authority = line.authority,
             request_id = line.request_id,
             route = line.route.as_deref().unwrap_or("-"),

@@ -9,20 +9,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
 use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode, Topology};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
+use crate::proxy::phase::{Phase, Progress, Until};
 use crate::proxy::record::Hop;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::Offer;
 use crate::proxy::upstream::clusters::{Clusters, Local};
 use crate::proxy::upstream::pool::{Key, Limits, Pool};
 use crate::proxy::upstream::{self, ConnectError, Connector};
-use crate::proxy::worker::{Phase, Worker};
+use crate::proxy::worker::Worker;
 use crate::route::{
     self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Request, Secure,
     StreamDecision, StreamScope,
@@ -54,7 +55,7 @@ pub(super) struct Site {
     pub(super) pool: Rc<Pool>,
     connector: Connector,
     /// The thread's own copy of the phase, so that connections do not meet those of other threads there.
-    phase: watch::Receiver<Phase>,
+    phase: Rc<Progress>,
     /// The pod as last seen: it may be gone from the world before its connections are.
     last: RefCell<Option<Arc<Pod>>>,
     /// Counts what the listeners take.
@@ -89,7 +90,7 @@ impl Site {
         worker: &Rc<Worker>,
         who: Who,
         connector: Connector,
-        phase: watch::Receiver<Phase>,
+        phase: Rc<Progress>,
         accepted: Arc<Accepted>,
         alive: mpsc::Sender<Infallible>,
         clusters: Arc<Clusters>,
@@ -108,21 +109,21 @@ impl Site {
         }
     }
 
-    /// How far along it is, and how that changes.
-    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
-        self.phase.clone()
+    /// Waits until it is so far along, or at its end, and says which.
+    pub(super) fn until(&self, phase: Phase) -> Until {
+        self.phase.until(phase)
     }
 
     /// Runs a connection, or a part of one, until it ends or must.
     pub(super) fn spawn(self: &Rc<Self>, connection: impl Future<Output = ()> + 'static) {
-        let mut phase = self.phase.clone();
+        let stopped = self.until(Phase::Stopped);
         // Behind a pointer: a future that takes another by value and then polls it holds it twice.
         let mut connection = Box::pin(connection);
         // A panic in it ends this task and nothing else: tokio catches it.
         spawn_local(async move {
             tokio::select! {
                 biased;
-                _ = until(&mut phase, Phase::Stopped) => {}
+                _ = stopped => {}
                 () = connection.as_mut() => {}
             }
         });
@@ -130,7 +131,7 @@ impl Site {
 
     /// Waits until the connections are to come to an end.
     pub(super) async fn drained(&self) {
-        until(&mut self.phase.clone(), Phase::Draining).await;
+        self.until(Phase::Draining).await;
     }
 
     /// Waits until who has said nothing yet need no longer be waited for.
@@ -141,7 +142,7 @@ impl Site {
 
     /// Whether they are to come to an end.
     pub(super) fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        self.phase.now() != Phase::Serving
     }
 
     /// How connections are kept that a cluster's policy is about, or none's.
@@ -399,14 +400,4 @@ impl Site {
         });
         near
     }
-}
-
-/// Waits until the phase is `wanted` or a later one, and says which.
-pub(super) async fn until(phase: &mut watch::Receiver<Phase>, wanted: Phase) -> Phase {
-    let reached = |now: &Phase| *now == wanted || *now == Phase::Stopped;
-    // The sender lives in a task of this thread; where that is gone everything is.
-    phase
-        .wait_for(reached)
-        .await
-        .map_or(Phase::Stopped, |now| *now)
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use crate::model::Snapshot;
 use crate::proxy::dns::Resolver;
@@ -21,8 +22,9 @@ use crate::proxy::http::slots::Slots;
 use crate::proxy::http::spare::Spares;
 use crate::proxy::http::texts::Texts;
 use crate::proxy::http::timers::Timers;
+use crate::proxy::phase::{Phase, Progress};
 use crate::proxy::record::{Counters, Hop};
-use crate::proxy::site::{Site, Who, until};
+use crate::proxy::site::{Site, Who};
 use crate::proxy::tcp::Pipes;
 use crate::proxy::tls::Configs;
 use crate::proxy::upstream::Connector;
@@ -30,17 +32,6 @@ use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::{Accepted, Settings, connection};
 use crate::route::Pick;
 use crate::sys::memory;
-
-/// How far along a served pod or gateway is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Accepts.
-    Serving,
-    /// Accepts no more, and lets come to an end what runs.
-    Draining,
-    /// Everything is to end now.
-    Stopped,
-}
 
 /// Something new to serve.
 #[derive(Debug)]
@@ -97,7 +88,7 @@ const LAST_CALL: Duration = Duration::from_millis(200);
 
 /// Runs a worker until nobody can command it any more.
 pub(super) fn run(
-    runtime: &tokio::runtime::Runtime,
+    runtime: &LocalRuntime,
     mut commands: mpsc::UnboundedReceiver<Command>,
     world: Arc<ArcSwap<Snapshot>>,
     settings: Settings,
@@ -122,8 +113,7 @@ pub(super) fn run(
         server_first: RefCell::default(),
         endpoints: RefCell::default(),
     });
-    let local = LocalSet::new();
-    local.block_on(runtime, async {
+    runtime.block_on(async {
         while let Some(command) = commands.recv().await {
             serve(&worker, command);
         }
@@ -140,12 +130,12 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         accepted,
         clusters,
     } = command;
-    let (phase, local_phase) = watch::channel(Phase::Serving);
+    let phase = Progress::new();
     let site = Rc::new(Site::new(
         worker,
         who,
         connector,
-        local_phase,
+        Rc::clone(&phase),
         accepted,
         alive,
         clusters,
@@ -165,9 +155,9 @@ fn serve(worker: &Rc<Worker>, command: Command) {
     spawn_local(async move {
         loop {
             let now = *orders.borrow_and_update();
-            phase.send_replace(now);
+            phase.set(now);
             if now == Phase::Stopped || orders.changed().await.is_err() {
-                phase.send_replace(Phase::Stopped);
+                phase.set(Phase::Stopped);
                 break;
             }
         }
@@ -177,11 +167,10 @@ fn serve(worker: &Rc<Worker>, command: Command) {
 /// Accepts until told otherwise, and then for a moment longer: handshakes that were under way when steering ended arrive
 /// here, and their clients believe that they are connected.
 async fn accept(site: Rc<Site>, listener: TcpListener, hop: Hop) {
-    let mut phase = site.phase();
     let last_call = async {
-        if until(&mut phase, Phase::Draining).await == Phase::Draining {
+        if site.until(Phase::Draining).await == Phase::Draining {
             tokio::select! {
-                _ = until(&mut phase, Phase::Stopped) => {}
+                _ = site.until(Phase::Stopped) => {}
                 () = tokio::time::sleep(LAST_CALL) => {}
             }
         }

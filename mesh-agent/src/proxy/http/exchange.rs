@@ -45,6 +45,13 @@ pub(super) struct Progress {
     ended_by: Option<Flag>,
 }
 
+impl Progress {
+    /// Whether nothing was tried before.
+    pub(super) fn is_first(&self) -> bool {
+        self.attempts <= 1
+    }
+}
+
 impl Outgoing {
     /// Sends the request until there is a response, or the route's timeout, and makes of it what the client is to see.
     pub(super) async fn exchange(

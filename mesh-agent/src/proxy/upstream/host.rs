@@ -100,12 +100,12 @@ impl Host {
         self.address
     }
 
-    /// The connection that was used last, if it still lives.
-    pub(in crate::proxy) async fn reuse(self: &Rc<Self>) -> Option<Lease> {
+    /// The connection that was used last, if it still lives `now`.
+    pub(in crate::proxy) async fn reuse(self: &Rc<Self>, now: Instant) -> Option<Lease> {
         match self.version {
             Version::Http1 => loop {
                 let idle = self.idle.borrow_mut().pop()?;
-                if let Some(lease) = self.revive(idle).await {
+                if let Some(lease) = self.revive(idle, now).await {
                     return Some(lease);
                 }
             },
@@ -114,14 +114,15 @@ impl Host {
     }
 
     /// A kept connection, unless it has ended or outlived its time.
-    async fn revive(self: &Rc<Self>, idle: Idle) -> Option<Lease> {
+    async fn revive(self: &Rc<Self>, idle: Idle, now: Instant) -> Option<Lease> {
         let limits = self.limits.get();
         let Idle {
             mut line,
             since,
             past,
         } = idle;
-        if line.sender.is_closed() || since.elapsed() >= limits.idle_for || past.is_over(limits) {
+        let idle_for = now.saturating_duration_since(since);
+        if line.sender.is_closed() || idle_for >= limits.idle_for || past.is_over(limits) {
             return None;
         }
         // The connection's task may still be tidying up after its last exchange.
@@ -180,7 +181,7 @@ impl Host {
         self.waiting.borrow_mut().push_back(turn);
         let mut waiting = Waiting { host: self, told };
         match (&mut waiting.told).await {
-            Ok(Turn::Idle(idle)) => self.revive(idle).await,
+            Ok(Turn::Idle(idle)) => self.revive(idle, Instant::now()).await,
             Ok(Turn::Again) | Err(_) => None,
         }
     }
