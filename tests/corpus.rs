@@ -42,6 +42,7 @@ mod check;
 mod decide;
 mod doubts;
 mod envoy;
+mod keys;
 mod request;
 mod scenery;
 mod stage;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::keys::keys;
 use super::request::Request;
 use super::scenery::{GATEWAY, GATEWAY_POD, PODS};
 
@@ -40,6 +41,12 @@ pub struct Case {
     /// `spec.http` of a VirtualService for [`HOST`], in the mesh and at the gateway.
     #[serde(default)]
     http: Option<Value>,
+    /// `spec.servers` of a Gateway `own` that the ingress gateway has besides its own.
+    #[serde(default)]
+    servers: Option<Value>,
+    /// VirtualServices for that Gateway, each with a host and the Service that all its requests go to.
+    #[serde(default)]
+    bound: BTreeMap<String, String>,
     /// `spec` of a DestinationRule for `b`, in place of the one with the subsets `v1` and `v2`.
     #[serde(default)]
     rule: Option<Map<String, Value>>,
@@ -49,6 +56,9 @@ pub struct Case {
     /// `gatewayTopology` of the gateway's `ProxyConfig`.
     #[serde(default)]
     pub topology: Value,
+    /// Whether something in it is wrong, which must be told of.
+    #[serde(default)]
+    pub complaint: bool,
     /// Why it cannot be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,
@@ -124,6 +134,15 @@ pub fn load(folder: &Path) -> Result<Vec<Topic>> {
 impl Case {
     /// The objects as an API server has them.
     pub fn manifests(&self) -> Vec<Value> {
+        let mut all = self.written();
+        for object in &mut all {
+            // What names no key was told of when the case was read.
+            let _ = keys().fill_in(object);
+        }
+        all
+    }
+
+    fn written(&self) -> Vec<Value> {
         let mut all = Vec::new();
         if let Some(http) = &self.http {
             let spec = json!({"hosts": [HOST], "gateways": ["mesh", GATEWAY], "http": http});
@@ -146,6 +165,18 @@ impl Case {
                 ]});
                 all.push(istio("DestinationRule", "case", "default", spec));
             }
+        }
+        if let Some(servers) = &self.servers {
+            let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": servers});
+            all.push(istio("Gateway", "own", "default", spec));
+        }
+        for (host, service) in &self.bound {
+            let route = json!({"destination": {"host": service, "port": {"number": 80}}});
+            let spec = json!({
+                "hosts": [host], "gateways": ["own"], "http": [{"route": [route]}],
+            });
+            let name = host.replace('*', "any");
+            all.push(istio("VirtualService", &name, "default", spec));
         }
         for (number, object) in self.objects.iter().enumerate() {
             all.push(object.whole(number));
@@ -171,13 +202,17 @@ impl Case {
     fn complete(&mut self) -> Result<()> {
         let from = if self.http.is_some() {
             vec![From::Client, From::Gateway]
+        } else if self.servers.is_some() {
+            vec![From::Gateway]
         } else {
             vec![From::Client]
         };
         for request in &mut self.requests {
             request.complete(&from)?;
         }
-        Ok(())
+        self.written()
+            .iter_mut()
+            .try_for_each(|object| keys().fill_in(object))
     }
 }
 

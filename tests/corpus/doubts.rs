@@ -178,6 +178,7 @@ fn outcome(status: u16, pod: &str) -> Outcome {
             trailers: Vec::new(),
             body: pod.to_owned(),
             took: std::time::Duration::from_millis(100),
+            tls: None,
         }),
         seen: vec![Seen {
             pod: pod.to_owned(),
@@ -188,6 +189,7 @@ fn outcome(status: u16, pod: &str) -> Outcome {
             body: String::new(),
             version: "http1",
             peer: 1,
+            tls: Vec::new(),
         }],
     }
 }

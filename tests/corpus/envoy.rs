@@ -24,6 +24,8 @@ use crate::http;
 mod action;
 mod clusters;
 mod filters;
+mod gateway;
+mod tls;
 mod translate;
 mod view;
 
@@ -229,7 +231,7 @@ fn full_name(topic: &Topic, case: &Case) -> String {
 }
 
 fn place(request: &Request, from: From) -> Place {
-    let kind = if request.tls.is_some() {
+    let kind = if request.tls.is_some() || request.over_tls.is_some() {
         Kind::Tls
     } else if request.tcp {
         Kind::Tcp

@@ -15,7 +15,7 @@ use super::value::{OneOrMore, Text, milliseconds};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Request {
     // --- what is sent ---
-    /// Everyone who asks; `client` and `gateway` where the case has `http`, else `client`.
+    /// Everyone who asks; `client` and `gateway` where the case has `http`, `gateway` where it has `servers`, else `client`.
     pub from: Option<OneOrMore<From>>,
     /// The path, of a GET; likewise the other methods.
     get: Option<String>,
@@ -44,6 +44,8 @@ pub struct Request {
     pub tcp: bool,
     /// Not HTTP: the beginning of TLS, with this server name; the server answers with its name.
     pub tls: Option<String>,
+    /// In TLS, with a handshake like this; without more, the Host is asked for.
+    pub over_tls: Option<OverTls>,
     /// Upgrade to WebSocket, and send something through it.
     pub websocket: bool,
     /// Before it is sent: what the ones before it have set off needs a moment.
@@ -67,6 +69,14 @@ pub struct Request {
     pub status: Option<u16>,
     /// No answer: the connection ends.
     pub closed: bool,
+    /// So does the handshake, with this alert of TLS, in the words of rustls.
+    pub alert: Option<String>,
+    /// The certificate that the server shows: see `keys`.
+    pub shown: Option<String>,
+    /// What was agreed on by ALPN; `none` for nothing.
+    pub agreed: Option<String>,
+    /// The version of TLS.
+    pub agreed_version: Option<Text>,
     pub answer: Option<Value>,
     /// Headers of the answer: see `check`.
     pub response: BTreeMap<String, Value>,
@@ -90,6 +100,20 @@ pub struct Request {
     pub flag: Option<String>,
 }
 
+/// How a client shakes hands.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OverTls {
+    /// The name that is asked for; empty for none.
+    pub sni: Option<String>,
+    /// What is offered; without it, the one that is spoken.
+    pub alpn: Option<Vec<String>>,
+    /// The client's certificate: see `keys`.
+    pub shows: Option<String>,
+    /// `1.2` or `1.3`, and nothing else.
+    pub version: Option<Text>,
+}
+
 /// What the server saw.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -101,6 +125,8 @@ pub struct Upstream {
     /// `http1` or `http2`.
     pub version: Option<String>,
     pub headers: BTreeMap<String, Value>,
+    /// Of the TLS that it came in: `sni`, `alpn`, and the certificate that was `shown`. Absent ones are null.
+    pub tls: BTreeMap<String, Value>,
 }
 
 /// How long the answer took.
@@ -163,6 +189,7 @@ impl Request {
         if self.to.is_some() && self.status.is_none() && !self.closed {
             self.status = Some(200);
         }
+        self.closed |= self.alert.is_some();
         let told = self.status.is_some()
             || self.closed
             || self.sticky
@@ -175,6 +202,17 @@ impl Request {
 
     pub fn host(&self) -> &str {
         self.host.as_deref().unwrap_or(HOST)
+    }
+
+    /// The Host without its port.
+    pub fn name(&self) -> &str {
+        let host = self.host();
+        host.rsplit_once(':').map_or(host, |(name, _)| name)
+    }
+
+    /// Whether something else than HTTP is spoken.
+    pub fn is_stream(&self) -> bool {
+        self.tcp || self.tls.is_some()
     }
 
     pub fn path(&self) -> &str {
@@ -202,6 +240,13 @@ impl Request {
             format!("tls {sni}")
         } else {
             format!("{} {}{}", self.method(), self.host(), self.path())
+        };
+        let text = match &self.over_tls {
+            Some(over) => format!(
+                "{text} in TLS to {}",
+                over.sni.as_deref().unwrap_or(self.name())
+            ),
+            None => text,
         };
         let headers: Vec<String> = self
             .headers

@@ -4,13 +4,14 @@
 //! | Service | pods | ports |
 //! | --- | --- | --- |
 //! | `a` | `a` | 80 `http` |
-//! | `b` | `b-v1`, `b-v2` (label `version`) | 80 `http`, 9000 `tcp`, 9443 `tls` |
-//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 85 `http` where HTTP/2 is spoken, 86 undeclared where none is, 87 undeclared where HTTP/2 is, 9000 `tcp`, 9443 `tls` |
+//! | `b` | `b-v1`, `b-v2` (label `version`) | 80 `http`, 443 `https`, 9000 `tcp`, 9443 `tls` |
+//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 85 `http` where HTTP/2 is spoken, 86 undeclared where none is, 87 undeclared where HTTP/2 is, 443 `https`, 9000 `tcp`, 9443 `tls` |
 //! | `d` | `d`, the only one with an agent before it | 80 `http` |
 //! | `empty` | none | 80 `http`, 83 `grpc` |
 //! | `down` | `a`, on a port where nobody listens | 80 `http`, 9000 `tcp` |
 //! | `unready` | `u`, not ready | 80 `http` |
 //! | `headless` | `h`, no cluster IP | 80 `http` |
+//! | `secure` | `s`; every port of its pods is one of TLS | 80 `http`, 81 `http` for clients with a certificate, 82 `http2`, 443 `https`, 9000 `tcp` |
 //! | `a.other` | `o`, in namespace `other` | 80 `http` |
 //! | `x.other` | `o` | 80 `http`, 8080 `http-admin` |
 //!
@@ -23,6 +24,7 @@ use mesh_tests::OUTSIDE_V4;
 use serde_json::{Value, json};
 
 use super::case::From;
+use super::keys::keys;
 use super::request::Request;
 
 /// A pod of the world.
@@ -61,6 +63,12 @@ pub const HTTP2: u16 = 8082;
 pub const TCP: u16 = 9000;
 /// Whatever begins like TLS, answered by a line.
 pub const TLS: u16 = 9443;
+/// HTTP in TLS, by ALPN; clients may show a certificate.
+pub const SECURE: u16 = 8443;
+/// The same; clients must show one.
+pub const SECURE_MUTUAL: u16 = 8444;
+/// A line in TLS, answered by a line.
+pub const SECURE_TCP: u16 = 9444;
 /// Nobody listens here.
 pub const NOBODY: u16 = 8099;
 
@@ -108,6 +116,7 @@ pub const PODS: &[Backdrop] = &[
         ..pod("u", "default", 16, &[("app", "u")])
     },
     pod("h", "default", 17, &[("app", "h")]),
+    pod("s", "default", 19, &[("app", "s")]),
     pod("o", "other", 18, &[("app", "o")]),
     pod(GATEWAY_POD, GATEWAY_NAMESPACE, 20, GATEWAY_LABELS),
 ];
@@ -129,7 +138,12 @@ pub const SERVICES: &[Storefront] = &[
         "default",
         2,
         "b",
-        &[("http", 80, HTTP), ("tcp", 9000, TCP), ("tls", 9443, TLS)],
+        &[
+            ("http", 80, HTTP),
+            ("https", 443, SECURE),
+            ("tcp", 9000, TCP),
+            ("tls", 9443, TLS),
+        ],
     ),
     service(
         "c",
@@ -145,6 +159,7 @@ pub const SERVICES: &[Storefront] = &[
             ("http-two", 85, HTTP2),
             ("db", 86, TCP),
             ("any-two", 87, HTTP2),
+            ("https", 443, SECURE),
             ("tcp", 9000, TCP),
             ("tls", 9443, TLS),
         ],
@@ -166,6 +181,19 @@ pub const SERVICES: &[Storefront] = &[
     ),
     service("unready", "default", 7, "u", &[("http", 80, HTTP)]),
     service("headless", "default", 0, "h", &[("http", 80, 80)]),
+    service(
+        "secure",
+        "default",
+        10,
+        "s",
+        &[
+            ("http", 80, SECURE),
+            ("http-mutual", 81, SECURE_MUTUAL),
+            ("http2", 82, SECURE),
+            ("https", 443, SECURE),
+            ("tcp", 9000, SECURE_TCP),
+        ],
+    ),
     service("a", "other", 8, "o", &[("http", 80, HTTP)]),
     service(
         "x",
@@ -291,7 +319,10 @@ pub fn objects(netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
             "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}],
         },
     });
-    pods.chain(services).chain([gateway]).collect()
+    pods.chain(services)
+        .chain([gateway])
+        .chain(keys().secrets())
+        .collect()
 }
 
 /// The Service that a name means, as a client of `namespace` would write it.

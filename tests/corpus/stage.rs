@@ -13,6 +13,7 @@ use super::backend::{Backend, Book, settled};
 use super::case::{Case, From, Topic};
 use super::check::{Outcome, differences, many};
 use super::envoy::Envoy;
+use super::keys::keys;
 use super::request::Request;
 use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, PODS, SERVICES, objects, target};
 use crate::agent::{Agent, Mode, eventually};
@@ -51,6 +52,7 @@ impl Stage {
     /// Everything up and ready.
     pub fn build(kind: Kind, topics: &[Topic]) -> Result<Self> {
         let world = std::rc::Rc::new(World::new(WorldOptions::default())?);
+        keys().write()?;
         let book = Book::default();
         let (mut pods, mut backends) = (HashMap::new(), Vec::new());
         for backdrop in PODS {
@@ -160,7 +162,7 @@ impl Stage {
         if times == 1 {
             let id = self.book.open(&request.server.0);
             let answer = match dial() {
-                Ok(stream) => Way::new(stream, request)?.ask(request, id),
+                Ok(stream) => Way::new(stream, request).and_then(|mut way| way.ask(request, id)),
                 // The proxy has taken it, and ended it before anybody could look.
                 Err(e) if is_reset(&e) => Err(e),
                 Err(e) => return Err(e),
@@ -182,7 +184,7 @@ impl Stage {
             };
             let answer = kept.ask(request, id);
             let ended = answer.as_ref().map_or(true, |answer| answer.says_close());
-            if !ended && !request.tcp && request.tls.is_none() {
+            if !ended && !request.is_stream() {
                 way = Some(kept);
             }
             let outcome = self.outcome(request, id, answer);
@@ -214,11 +216,11 @@ impl Stage {
                 std::thread::sleep(Duration::from_millis(100));
             }
             settled(&self.book, id, |seen| {
-                seen.len() >= tries + copies || request.tcp || request.tls.is_some()
+                seen.len() >= tries + copies || request.is_stream()
             })
         };
         if let Ok(answer) = &answer
-            && (request.tcp || request.tls.is_some())
+            && request.is_stream()
         {
             seen.extend(answer.pod());
         }

@@ -180,7 +180,7 @@ async fn follow(
                 Taken::Sent(outgoing) => Ok(outgoing),
                 Taken::Answered(response) => return answered(response, record),
                 Taken::Failed(failure, finish) => {
-                    record.flag(failure.flag());
+                    failure.note(&mut record);
                     let given = Given {
                         flags: record.flags(),
                         ..Given::default()
@@ -201,7 +201,7 @@ async fn follow(
 
 /// Answers a request that came to no route.
 fn fail(failure: &Failure, asker: Asker, mut record: Record) -> Response<Body> {
-    record.flag(failure.flag());
+    failure.note(&mut record);
     answered(respond::failure(failure, false, asker, |_| {}), record)
 }
 

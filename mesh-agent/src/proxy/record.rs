@@ -195,6 +195,8 @@ pub(super) struct Line {
     pub(super) route: Option<Arc<str>>,
     pub(super) cluster: String,
     pub(super) upstream: Option<SocketAddr>,
+    /// Why there is no connection to a server, in Envoy's words.
+    pub(super) failure: String,
     pub(super) request_id: String,
     pub(super) attempts: u32,
 }
@@ -370,6 +372,10 @@ impl Record {
             route = line.route.as_deref().unwrap_or("-"),
             cluster = line.cluster,
             upstream = address(line.upstream),
+            failure = match line.failure.as_str() {
+                "" => "-",
+                failure => failure,
+            },
             attempts = line.attempts,
             peer = address(line.peer),
             destination = address(line.destination),

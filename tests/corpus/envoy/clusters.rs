@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::scenery::SERVICES;
 use super::action::seconds;
+use super::tls;
 use super::view::{View, array, map};
 
 /// The cluster of a name, where it exists: of a Service's port, and of a subset that is declared.
@@ -72,6 +73,10 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
     }
     if let Some(count) = pool["http"]["maxRequestsPerConnection"].as_u64() {
         options["common_http_protocol_options"] = json!({"max_requests_per_connection": count});
+    }
+    if let Some((socket, automatic)) = tls::originated(view, &policy["tls"], http2) {
+        made["transport_socket"] = socket;
+        options["upstream_http_protocol_options"] = automatic;
     }
     made["typed_extension_protocol_options"] =
         json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options});

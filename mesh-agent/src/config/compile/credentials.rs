@@ -30,9 +30,11 @@ impl Tls {
     }
 }
 
-/// The TLS that an audience opens; `None` is plain text.
+/// The TLS that an audience opens; `None` is plain text. `vouched` are the names that the Service itself says its
+/// certificate bears, for where the rule says none.
 pub(super) fn client_tls(
     tls: &Tls,
+    vouched: &[Arc<str>],
     secrets: &Secrets<'_>,
     audience: Audience<'_>,
 ) -> Option<Arc<ClientTls>> {
@@ -80,10 +82,14 @@ pub(super) fn client_tls(
         certificate,
         verification: (!any_server).then(|| Verification {
             roots,
-            names: names.clone(),
+            names: match names.is_empty() {
+                true => vouched.to_vec(),
+                false => names.clone(),
+            },
             hashes: Vec::new(),
             keys: Vec::new(),
         }),
         server_name: server_name.clone(),
+        bears_host: !any_server && server_name.is_none() && names.is_empty(),
     }))
 }

@@ -51,6 +51,8 @@ struct Key<'a> {
     audience: Audience<'a>,
     distribution: Distribution,
     node_local: bool,
+    /// The names that the Service vouches for, for TLS.
+    vouched: &'a [Arc<str>],
 }
 
 /// What is in force at one level, or at several laid over one another.
@@ -80,7 +82,7 @@ impl<'a> Policies<'a> {
         rules: &Rules<'_>,
         rule: Option<RuleId>,
         subset: Option<usize>,
-        (service, port): (&Registered<'_>, u16),
+        (service, port): (&Registered<'a>, u16),
         audience: Audience<'a>,
     ) -> Manner {
         let merged = rule.map(|id| rules.get(id));
@@ -96,6 +98,7 @@ impl<'a> Policies<'a> {
             audience,
             distribution: service.distribution,
             node_local: service.node_local,
+            vouched: service.vouched,
         };
         let made = self.known.entry(key).or_insert_with(|| {
             let layer = merge(top, own, port).unwrap_or_default();
@@ -256,7 +259,9 @@ fn policy_of(
             },
             ..outliers.clone()
         }),
-        tls: layer.tls.and_then(|tls| client_tls(tls, secrets, audience)),
+        tls: layer
+            .tls
+            .and_then(|tls| client_tls(tls, service.vouched, secrets, audience)),
         proxy_protocol: layer.proxy_protocol,
         http: layer.pool.map(|pool| pool.http).unwrap_or_default(),
     }

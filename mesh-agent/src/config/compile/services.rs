@@ -52,6 +52,8 @@ pub(super) struct Registered<'a> {
     pub(super) ranges: Vec<IpNet>,
     /// Which endpoints it prefers.
     pub(super) distribution: Distribution,
+    /// `subjectAltNames` of a ServiceEntry: names of its servers' certificates.
+    pub(super) vouched: &'a [Arc<str>],
     /// Per port of the Service, in its order.
     pub(super) backends: Vec<Vec<Backend>>,
     /// Likewise, what is to be looked up for it.
@@ -258,6 +260,7 @@ fn register<'a>(
             addresses: service.addresses.clone(),
             ports: ports.collect(),
         }),
+        vouched: &[],
         distribution: match service.distribution {
             Distribution::Any => annotated().unwrap_or_default(),
             field => field,

@@ -83,7 +83,7 @@ impl Connection {
                     .endpoint(cluster, known.as_deref(), choice)
                     .ok_or(Failure::NoEndpoint)?;
                 let tls = cluster.policy.tls.as_ref();
-                let tls = tls.and_then(|tls| Upstream::for_service(tls, &cluster.key.host));
+                let tls = tls.and_then(Upstream::for_relay);
                 let key = self.key_before(cluster, address, tls);
                 let pool = &cluster.policy.pool;
                 let connected = self.site.connect(&key, pool, Offer::Nothing).await;
@@ -165,7 +165,7 @@ impl Connection {
                 Err(failure) => {
                     tracing::debug!(?failure, destination = %self.destination, "no server to relay to");
                     client.reset_on_close();
-                    record.flag(failure.flag());
+                    failure.note(&mut record);
                     record.complete();
                     return;
                 }

@@ -279,7 +279,7 @@ impl Outgoing {
         failure: &Failure,
         mut record: Record,
     ) -> Response<Body> {
-        record.flag(failure.flag());
+        failure.note(&mut record);
         self.body.bar();
         let given = Given {
             endpoint: self.progress.endpoint,
