@@ -179,7 +179,10 @@ fn connections_that_rest_end_like_others() {
     let begin = Instant::now();
     assert_eq!(tired.rest().unwrap(), "");
     let took = begin.elapsed();
-    assert!(took >= Duration::from_millis(2300), "before its time: {took:?}");
+    assert!(
+        took >= Duration::from_millis(2300),
+        "before its time: {took:?}"
+    );
     let mut drained = mesh.client();
     drained.send(GET);
     assert!(drained.response().ends_with("ok"));
