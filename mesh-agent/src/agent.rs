@@ -16,11 +16,17 @@ use crate::intercept::succession::{Places, Successor};
 use crate::model::{CapturePolicy, Topology};
 use crate::pod::{self, Pods};
 use crate::process::{Identity, Process};
+use crate::proxy::Settings;
 use crate::sys::memory;
 
 /// `mesh-agent run`: serves until it is told to end, and leaves nothing behind.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let process = Process::start(&args.process, capture_defaults(args), Topology::default())?;
+    let settings = Settings {
+        one_hop: args.one_hop == Switch::On,
+        ..Settings::default()
+    };
+    let capture = capture_defaults(args);
+    let process = Process::start(&args.process, capture, Topology::default(), settings)?;
     let node = args.node.clone().map_or_else(host_name, Ok)?;
     let (interceptor, reason) =
         choose(args).map_err(|e| match nix::unistd::geteuid().is_root() {

@@ -14,7 +14,7 @@ use crate::cli::GatewayArgs;
 use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 use crate::pod::Reports;
 use crate::process::{Identity, Process};
-use crate::proxy::{GatewayProxy, Handle, Workers};
+use crate::proxy::{GatewayProxy, Handle, Settings, Workers};
 use crate::ready::{NotReady, Ready};
 
 /// `mesh-agent gateway`: serves until it is told to end.
@@ -24,7 +24,12 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         trusted_proxies: args.trusted_proxies,
         ..Topology::default()
     };
-    let process = Process::start(&args.process, CapturePolicy::default(), topology)?;
+    let process = Process::start(
+        &args.process,
+        CapturePolicy::default(),
+        topology,
+        Settings::default(),
+    )?;
     let gateway = Gateway {
         pod,
         bind: args.bind,

@@ -54,11 +54,13 @@ pub(crate) struct Identity {
 }
 
 impl Process {
-    /// Starts what both kinds of process need. `capture` and `topology` are what the annotations of a pod start from.
+    /// Starts what both kinds of process need. `capture` and `topology` are what the annotations of a pod start from,
+    /// `settings` what the proxy does.
     pub(crate) fn start(
         args: &ProcessArgs,
         capture: CapturePolicy,
         topology: Topology,
+        settings: Settings,
     ) -> anyhow::Result<Self> {
         let log = log::start(&args.log, args.log_format)?;
         raise_descriptor_limit();
@@ -93,8 +95,8 @@ impl Process {
         ));
 
         let count = args.workers.map_or_else(default_workers, usize::from);
-        let workers = Workers::start(count, Arc::clone(&world), Settings::default())
-            .context("starting the workers")?;
+        let workers =
+            Workers::start(count, Arc::clone(&world), settings).context("starting the workers")?;
         Ok(Self {
             runtime,
             workers: Arc::new(workers),

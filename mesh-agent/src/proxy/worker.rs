@@ -1,7 +1,7 @@
 //! One thread of the proxy: what it accepts, what its connections share, and how they come to an end.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -9,12 +9,13 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::model::Snapshot;
+use crate::intercept::capture::Capture;
+use crate::model::{PodId, Snapshot};
 use crate::proxy::dns::Resolver;
 use crate::proxy::http::forward::Outgoing;
 use crate::proxy::http::slots::Slots;
@@ -48,7 +49,17 @@ pub(super) struct Command {
     pub(super) connector: Connector,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) alive: mpsc::Sender<Infallible>,
+    pub(super) shared: Shared,
+}
+
+/// What all threads share of a served pod or gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// Counts what the listeners take, and what is passed on within the process.
     pub(super) accepted: Arc<Accepted>,
+    /// What of the connections to the pod is caught; nothing while its interception is not in force.
+    pub(super) caught: Arc<ArcSwapOption<Capture>>,
+    /// What is remembered of clusters.
     pub(super) clusters: Arc<Clusters>,
 }
 
@@ -72,6 +83,8 @@ pub(super) struct Worker {
     pub(super) spares: Rc<Spares>,
     pub(super) timers: Rc<Timers>,
     chance: RefCell<fastrand::Rng>,
+    /// The pods that are served here, those that come in place of others last.
+    pods: RefCell<HashMap<PodId, Weak<Site>>>,
     server_first: RefCell<HashSet<SocketAddr>>,
     /// Of which generation of the world.
     endpoints: RefCell<(u64, Rc<HashSet<SocketAddr>>)>,
@@ -105,6 +118,7 @@ pub(super) fn run(
         spares: Rc::default(),
         timers: Rc::default(),
         chance: RefCell::new(fastrand::Rng::new()),
+        pods: RefCell::default(),
         server_first: RefCell::default(),
         endpoints: RefCell::default(),
     });
@@ -123,8 +137,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         connector,
         phase: mut orders,
         alive,
-        accepted,
-        clusters,
+        shared,
     } = command;
     let (phase, local_phase) = watch::channel(Phase::Serving);
     let site = Rc::new(Site::new(
@@ -132,10 +145,10 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         who,
         connector,
         local_phase,
-        accepted,
+        shared,
         alive,
-        clusters,
     ));
+    worker.learn_pod(&site);
     spawn_local(sweep(Rc::downgrade(&site)));
     for Socket { listener, hop } in sockets {
         match TcpListener::from_std(listener) {
@@ -256,6 +269,26 @@ async fn sweep(site: Weak<Site>) {
 }
 
 impl Worker {
+    fn learn_pod(&self, site: &Rc<Site>) {
+        if let Who::Pod { pod, .. } = &site.who {
+            let mut pods = self.pods.borrow_mut();
+            pods.retain(|_, site| site.strong_count() > 0);
+            pods.insert(pod.clone(), Rc::downgrade(site));
+        }
+    }
+
+    /// The pod of this node that a connection to this address would come to, by way of its interception and this process;
+    /// `None` where that is not certain.
+    pub(super) fn neighbour(&self, address: SocketAddr) -> Option<Rc<Site>> {
+        if !self.settings.one_hop {
+            return None;
+        }
+        let world = self.world.load();
+        let pod = world.pods_by_address.get(&address.ip())?;
+        let site = self.pods.borrow().get(&pod.id)?.upgrade()?;
+        site.catches(address).then_some(site)
+    }
+
     /// Whether the server there is known to speak first.
     pub(super) fn speaks_first(&self, destination: SocketAddr) -> bool {
         self.server_first.borrow().contains(&destination)
