@@ -280,6 +280,10 @@ fn standing(args: &RunArgs, node: Arc<str>) -> Standing {
         topology: Topology::default(),
         settings: Settings {
             splice: args.fast_path == Switch::Off,
+            one_hop: match args.one_hop {
+                Some(choice) => choice == Switch::On,
+                None => !args.process.kubernetes,
+            },
             ..Settings::default()
         },
     }

@@ -121,6 +121,12 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = Switch::Off, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
     pub fast_path: Switch,
 
+    /// Whether what one pod of this node says to another passes the proxy once, for both of them, and comes to the server's
+    /// pod from within: rules of the kernel between the two pods do not see it. Off: twice, over the pods' network
+    /// [default: on; off with --kubernetes, where a NetworkPolicy may forbid what one pod says to another]
+    #[arg(long, value_enum, env = "MESH_AGENT_ONE_HOP", verbatim_doc_comment)]
+    pub one_hop: Option<Switch>,
+
     /// The port, inside each pod, for the connections that the pod opens
     #[arg(long, default_value_t = 15001, value_name = "PORT")]
     pub outbound_port: u16,

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::intercept::{Enrolment, InterceptError, Interceptor, Mode, PodListeners};
+use crate::intercept::capture::Capture;
+use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, PodListeners};
 use crate::model::{CapturePolicy, NetnsPlace, PodId, Snapshot};
 use crate::netns::{NetNs, NetNsId};
 use crate::proxy::{Accepted, Handle, PodProxy, Workers};
@@ -310,6 +311,7 @@ impl Pods {
         let listeners = self.listen(wanted)?;
         let handle = self.serve(wanted, &listeners)?;
         let enrolment = self.interceptor.enrol(&wanted.target(&listeners))?;
+        handle.catch(Some(capture(wanted, self.interceptor.listen(), &listeners)));
         Ok(Enrolled {
             pod: wanted.pod.clone(),
             netns: Arc::clone(&wanted.netns),
@@ -350,6 +352,7 @@ impl Pods {
             }
         };
         let (drain, runtime) = (self.drain, self.runtime.clone());
+        let ports = self.interceptor.listen();
         let enrolled = &mut self.enrolled[index];
         if let Some((handle, listeners)) = fresh {
             enrolled.accepted = handle.accepted();
@@ -361,10 +364,11 @@ impl Pods {
                 runtime.spawn(handle.drain(drain));
             }
         }
-        let Service::Serving { listeners, .. } = &enrolled.service else {
+        let Service::Serving { listeners, handle } = &enrolled.service else {
             return Ok(());
         };
         enrolled.enrolment.update(&wanted.target(listeners))?;
+        handle.catch(Some(capture(wanted, ports, listeners)));
         enrolled.addresses.clone_from(&wanted.addresses);
         enrolled.policy = wanted.policy.clone();
         Ok(())
@@ -377,6 +381,9 @@ impl Pods {
             return;
         }
         info!(pod = %enrolled.pod, "leaving the mesh");
+        if let Service::Serving { handle, .. } = &enrolled.service {
+            handle.catch(None);
+        }
         if let Err(e) = enrolled.enrolment.stop_steering() {
             error!(pod = %enrolled.pod, error = chain(&e), "the steering of the pod could not be stopped");
         }
@@ -537,6 +544,11 @@ impl Enrolled {
             accepted: Arc::clone(&self.accepted),
         }
     }
+}
+
+/// What of the connections to a pod is caught once it is enrolled so.
+fn capture(wanted: &Wanted, ports: ListenSpec, listeners: &PodListeners) -> Capture {
+    Capture::new(&wanted.addresses, &wanted.policy, ports, listeners)
 }
 
 fn withdraw(pod: &PodId, enrolment: Box<dyn Enrolment>) {

@@ -73,7 +73,7 @@ pub enum Part {
 
 impl ValueEnum for Part {
     fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [Part; 14] = [
+        const ALL: [Part; 17] = [
             Part::Decide,
             Part::Memory,
             Part::Bulk,
@@ -85,6 +85,9 @@ impl ValueEnum for Part {
             Part::Subject(Subject::Iptables),
             Part::Subject(Subject::Ebpf),
             Part::Subject(Subject::FastPath),
+            Part::Subject(Subject::BothPods),
+            Part::Subject(Subject::BothPodsTwice),
+            Part::Subject(Subject::BothPodsFast),
             Part::Subject(Subject::Envoy),
             Part::Subject(Subject::Nginx),
             Part::Subject(Subject::Haproxy),

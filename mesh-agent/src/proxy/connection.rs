@@ -127,14 +127,14 @@ pub(super) async fn inbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
     }
 }
 
-/// Serves a connection of a pod to itself, which never left the process. Boxed: the way here leads through the
-/// outbound side, whose future would otherwise contain itself.
-pub(super) fn inbound_from_self(
+/// Serves a connection to the pod that never left the process: from the pod itself, or from another one of this node.
+/// Boxed: the way here leads through the outbound side, whose future would otherwise contain itself.
+pub(super) fn inbound_within(
     site: Rc<Site>,
     client: Stream,
+    peer: SocketAddr,
     address: SocketAddr,
 ) -> Pin<Box<dyn Future<Output = ()>>> {
-    let peer = SocketAddr::new(address.ip(), 0);
     Box::pin(serve_inbound(site, client, peer, address))
 }
 

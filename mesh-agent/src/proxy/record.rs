@@ -75,6 +75,8 @@ pub struct Stats {
     pub flags: Vec<(Flag, u64)>,
     /// Connections opened to endpoints and applications.
     pub upstream_connections: u64,
+    /// Those of them that went from pod to pod without leaving the process.
+    pub passed_on: u64,
     /// Tries after the first.
     pub retries: u64,
 }
@@ -133,6 +135,7 @@ pub(super) struct Counters {
     hops: [HopCounters; HOPS],
     flags: [Counter; FLAGS.len()],
     pub(super) upstream_connections: Counter,
+    pub(super) passed_on: Counter,
     pub(super) retries: Counter,
 }
 
@@ -230,6 +233,7 @@ impl Counters {
             gateway,
             flags,
             upstream_connections,
+            passed_on,
             retries,
         } = stats;
         for (hop, total) in [outbound, inbound, gateway].into_iter().enumerate() {
@@ -252,6 +256,7 @@ impl Counters {
             }
         }
         *upstream_connections += self.upstream_connections.get();
+        *passed_on += self.passed_on.get();
         *retries += self.retries.get();
     }
 }

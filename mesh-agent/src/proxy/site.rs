@@ -9,10 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
+use crate::intercept::capture::Capture;
 use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode, Topology};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
@@ -20,10 +22,10 @@ use crate::proxy::phase::{Phase, Progress, Until};
 use crate::proxy::record::Hop;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::Offer;
-use crate::proxy::upstream::clusters::{Clusters, Local};
+use crate::proxy::upstream::clusters::Local;
 use crate::proxy::upstream::pool::{Key, Limits, Pool};
 use crate::proxy::upstream::{self, ConnectError, Connector};
-use crate::proxy::worker::Worker;
+use crate::proxy::worker::{Shared, Worker};
 use crate::route::{
     self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Request, Secure,
     StreamDecision, StreamScope,
@@ -58,8 +60,10 @@ pub(super) struct Site {
     phase: Rc<Progress>,
     /// The pod as last seen: it may be gone from the world before its connections are.
     last: RefCell<Option<Arc<Pod>>>,
-    /// Counts what the listeners take.
+    /// Counts what the listeners take, and what is passed on within the process.
     pub(super) accepted: Arc<Accepted>,
+    /// What of the connections to the pod is caught; nothing while its interception is not in force.
+    caught: Arc<ArcSwapOption<Capture>>,
     /// Each copy of a request that is on its way to a mirror holds one.
     mirrors: Rc<()>,
     /// What is remembered of clusters.
@@ -73,7 +77,7 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// So many copies of requests may be on their way to mirrors.
 const MIRRORS: usize = 128;
 
-/// How much a pod's call to itself may have on the way.
+/// How much a connection within the process may have on the way.
 const PIPE: usize = 64 * 1024;
 
 impl Who {
@@ -91,10 +95,14 @@ impl Site {
         who: Who,
         connector: Connector,
         phase: Rc<Progress>,
-        accepted: Arc<Accepted>,
+        shared: Shared,
         alive: mpsc::Sender<Infallible>,
-        clusters: Arc<Clusters>,
     ) -> Self {
+        let Shared {
+            accepted,
+            caught,
+            clusters,
+        } = shared;
         Self {
             worker: Rc::clone(worker),
             who,
@@ -103,6 +111,7 @@ impl Site {
             phase,
             last: RefCell::default(),
             accepted,
+            caught,
             mirrors: Rc::default(),
             clusters: Local::new(clusters),
             _alive: alive,
@@ -324,7 +333,7 @@ impl Site {
         };
         let opened = async {
             let stream = match key.source == Source::Pod && self.is_own(address.ip()) {
-                true => self.call_self(address),
+                true => self.take_in(SocketAddr::new(address.ip(), 0), address),
                 false => {
                     self.connect_beyond(address, key.source, reach, Some(pool))
                         .await?
@@ -345,7 +354,7 @@ impl Site {
     }
 
     /// Opens a connection, whoever may be behind the address; as `pool` says, where a cluster or the owner of the app has
-    /// something to say.
+    /// something to say. What would come back to this process, as a connection to a pod of this node, never leaves it.
     pub(super) async fn connect_beyond(
         &self,
         address: SocketAddr,
@@ -354,6 +363,11 @@ impl Site {
         pool: Option<&ConnectionPool>,
     ) -> Result<Stream, ConnectError> {
         self.worker.counters.upstream_connections.add(1);
+        if source == Source::Pod
+            && let Some(stream) = self.pass_on(address)
+        {
+            return Ok(stream);
+        }
         let limit = pool.map_or(self.worker.settings.connect_timeout, |pool| {
             pool.connect_timeout
         });
@@ -390,10 +404,33 @@ impl Site {
         }
     }
 
-    fn call_self(self: &Rc<Self>, address: SocketAddr) -> Stream {
+    /// A connection to a pod of this node whose interception would catch it: that pod's inbound side has it at once, as
+    /// from this one. `None` where it has to go by the kernel.
+    fn pass_on(&self, address: SocketAddr) -> Option<Stream> {
+        let neighbour = self.worker.neighbour(address)?;
+        // What a pod says to itself goes its own way.
+        if neighbour.who.pod() == self.who.pod() {
+            return None;
+        }
+        let own = self.connector.source_towards(address)?;
+        self.worker.counters.passed_on.add(1);
+        neighbour.accepted.count_passed_on();
+        // There is no port at which it left.
+        Some(neighbour.take_in(SocketAddr::new(own, 0), address))
+    }
+
+    /// Whether a connection to this address would come to the pod's inbound side just now.
+    pub(super) fn catches(&self, address: SocketAddr) -> bool {
+        let caught = self.caught.load();
+        let caught = caught.as_ref().is_some_and(|it| it.is_sure_of(address));
+        caught && !self.is_draining()
+    }
+
+    /// Serves a connection to the pod that never left the process, and gives the client's end of it.
+    fn take_in(self: &Rc<Self>, peer: SocketAddr, address: SocketAddr) -> Stream {
         let (near, far) = Stream::pipe(PIPE);
         let open = self.worker.counters.open(Hop::Inbound);
-        let serving = connection::inbound_from_self(Rc::clone(self), far, address);
+        let serving = connection::inbound_within(Rc::clone(self), far, peer, address);
         self.spawn(async move {
             serving.await;
             drop(open);

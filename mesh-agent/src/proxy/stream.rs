@@ -1,5 +1,5 @@
-//! The byte streams that the proxy carries: a TCP connection, a pipe within the process for a pod that calls itself, and
-//! TLS over either. A stream can be looked into before anybody reads from it.
+//! The byte streams that the proxy carries: a TCP connection, a pipe within the process to a pod of this node, and TLS
+//! over either. A stream can be looked into before anybody reads from it.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::sys::pipe::Pipe;
+use crate::proxy::stream::pipe::Pipe;
+use crate::sys::pipe::Pipe as KernelPipe;
 use crate::sys::socket;
 
 pub(super) use crate::proxy::stream::timed::{Activity, Busy, Heads, Timed};
 
 mod head;
+mod pipe;
 mod timed;
 
 /// How much of a stream is looked at before it is given up as unreadable.
@@ -41,7 +43,7 @@ pub(super) struct Stream {
 #[derive(Debug)]
 enum Kind {
     Tcp(TcpStream),
-    Local(DuplexStream),
+    Local(Pipe),
     /// What is read ends in an error unless the peer has said that it ends: an end of TCP alone may be anybody's doing.
     Tls(Box<TlsStream<Stream>>),
 }
@@ -57,7 +59,7 @@ impl Stream {
 
     /// Both ends of a pipe within the process.
     pub(super) fn pipe(capacity: usize) -> (Self, Self) {
-        let (one, other) = tokio::io::duplex(capacity);
+        let (one, other) = pipe::pipe(capacity);
         let local = |end| Self {
             seen: BytesMut::new(),
             kind: Kind::Local(end),
@@ -108,7 +110,7 @@ impl Stream {
                 }
             }
             Kind::Tls(stream) => stream.get_ref().0.reset_on_close(),
-            Kind::Local(_) => {}
+            Kind::Local(pipe) => pipe.reset_on_close(),
         }
     }
 
@@ -130,7 +132,7 @@ impl Stream {
     pub(super) fn poll_fill(
         &self,
         cx: &mut Context<'_>,
-        pipe: &mut Pipe,
+        pipe: &mut KernelPipe,
     ) -> Poll<io::Result<usize>> {
         let Kind::Tcp(stream) = &self.kind else {
             return Poll::Ready(Ok(0));
@@ -148,7 +150,7 @@ impl Stream {
     pub(super) fn poll_drain(
         &self,
         cx: &mut Context<'_>,
-        pipe: &mut Pipe,
+        pipe: &mut KernelPipe,
     ) -> Poll<io::Result<usize>> {
         let Kind::Tcp(stream) = &self.kind else {
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));

@@ -1,7 +1,7 @@
 //! One thread of the proxy: what it accepts, what its connections share, and how they come to an end.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -9,13 +9,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalRuntime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 
-use crate::model::Snapshot;
+use crate::intercept::capture::Capture;
+use crate::model::{PodId, Snapshot};
 use crate::proxy::dns::Resolver;
 use crate::proxy::http::forward::Outgoing;
 use crate::proxy::http::slots::Slots;
@@ -41,7 +42,17 @@ pub(super) struct Command {
     pub(super) connector: Connector,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) alive: mpsc::Sender<Infallible>,
+    pub(super) shared: Shared,
+}
+
+/// What all threads share of a served pod or gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// Counts what the listeners take, and what is passed on within the process.
     pub(super) accepted: Arc<Accepted>,
+    /// What of the connections to the pod is caught; nothing while its interception is not in force.
+    pub(super) caught: Arc<ArcSwapOption<Capture>>,
+    /// What is remembered of clusters.
     pub(super) clusters: Arc<Clusters>,
 }
 
@@ -69,6 +80,8 @@ pub(super) struct Worker {
     rested: Cell<u32>,
     given_back: Cell<Option<Instant>>,
     chance: RefCell<fastrand::Rng>,
+    /// The pods that are served here, those that come in place of others last.
+    pods: RefCell<HashMap<PodId, Weak<Site>>>,
     server_first: RefCell<HashSet<SocketAddr>>,
     /// Of which generation of the world.
     endpoints: RefCell<(u64, Rc<HashSet<SocketAddr>>)>,
@@ -110,6 +123,7 @@ pub(super) fn run(
         rested: Cell::new(0),
         given_back: Cell::new(None),
         chance: RefCell::new(fastrand::Rng::new()),
+        pods: RefCell::default(),
         server_first: RefCell::default(),
         endpoints: RefCell::default(),
     });
@@ -127,8 +141,7 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         connector,
         phase: mut orders,
         alive,
-        accepted,
-        clusters,
+        shared,
     } = command;
     let phase = Progress::new();
     let site = Rc::new(Site::new(
@@ -136,10 +149,10 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         who,
         connector,
         Rc::clone(&phase),
-        accepted,
+        shared,
         alive,
-        clusters,
     ));
+    worker.learn_pod(&site);
     spawn_local(sweep(Rc::downgrade(&site)));
     for Socket { listener, hop } in sockets {
         match TcpListener::from_std(listener) {
@@ -274,6 +287,26 @@ impl Worker {
             self.given_back.set(Some(Instant::now()));
             memory::give_back();
         }
+    }
+
+    fn learn_pod(&self, site: &Rc<Site>) {
+        if let Who::Pod { pod, .. } = &site.who {
+            let mut pods = self.pods.borrow_mut();
+            pods.retain(|_, site| site.strong_count() > 0);
+            pods.insert(pod.clone(), Rc::downgrade(site));
+        }
+    }
+
+    /// The pod of this node that a connection to this address would come to, by way of its interception and this process;
+    /// `None` where that is not certain.
+    pub(super) fn neighbour(&self, address: SocketAddr) -> Option<Rc<Site>> {
+        if !self.settings.one_hop {
+            return None;
+        }
+        let world = self.world.load();
+        let pod = world.pods_by_address.get(&address.ip())?;
+        let site = self.pods.borrow().get(&pod.id)?.upgrade()?;
+        site.catches(address).then_some(site)
     }
 
     /// Whether the server there is known to speak first.

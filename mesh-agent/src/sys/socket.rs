@@ -124,6 +124,20 @@ pub fn upstream(
     })?
 }
 
+/// Which address the proxy's connections to `destination` would have inside `netns`, as the routes there say. Nothing is
+/// sent.
+pub fn source_towards(netns: &NetNs, destination: SocketAddr) -> io::Result<IpAddr> {
+    netns.run(|| {
+        let domain = Domain::for_address(destination);
+        let socket = as_proxy(|| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)))?;
+        socket.set_mark(PROXY_MARK)?;
+        socket.connect(&destination.into())?;
+        let own = socket.local_addr()?.as_socket();
+        let own = own.ok_or_else(|| io::Error::other("not an IP socket"))?;
+        Ok(own.ip().to_canonical())
+    })?
+}
+
 /// Lets what is written to an accepted connection take the short way to an application of this node, in the eBPF mode: it
 /// speaks HTTP.
 pub fn permit_fast_path(accepted: impl AsFd) -> io::Result<()> {

@@ -226,7 +226,7 @@ fn section(what: &str, work: Work, transfers: &[(Subject, u32, Transfer)]) -> Re
             middle(&|transfer| Some(transfer.proxy? * 1e3), 0),
             middle(&|transfer| Some(transfer.client * 1e3), 0),
             middle(&|transfer| Some(all(transfer) / transfer.took), 1),
-            match subject.is_agent() {
+            match subject.agent().is_some() {
                 true => format!("{:.1}", goal(work)),
                 false => String::new(),
             },

@@ -290,7 +290,7 @@ fn section(kind: Kind, seconds: u32, outcomes: &[(Subject, u32, Outcome)]) -> Re
             middle(&|outcome| Some(outcome.rate), 0),
             middle(&|outcome| Some(outcome.mean), 0),
             middle(&|outcome| outcome.proxy, 1),
-            match subject.is_agent() {
+            match subject.agent().is_some() {
                 true => format!("{GOAL:.1} of Envoy"),
                 false => String::new(),
             },

@@ -48,7 +48,7 @@ pub(super) fn measure(screen: Screen, bench: &Bench<'_>) -> Result<Section> {
     let mut found: Vec<(Subject, u32, Found)> = Vec::new();
     for round in 1..=bench.options.rounds.min(3) {
         for (subject, client) in &bench.clients {
-            if !subject.is_agent() {
+            if subject.agent().is_none() {
                 continue;
             }
             let mut agent = bench.start(*subject, client, Work::Small, 1)?;

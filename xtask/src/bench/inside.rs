@@ -174,7 +174,7 @@ impl<'a> Bench<'a> {
                 );
             }
         }
-        if subject.is_agent() {
+        if let Some(agent) = subject.agent() {
             let manifests = self.folder.join(format!("manifests-{}", subject.name()));
             fs::create_dir(&manifests)?;
             let pod = |name: &str, pod: &Pod, labels: &str| {
@@ -201,12 +201,11 @@ impl<'a> Bench<'a> {
                 "apiVersion: v1\nkind: Service\nmetadata:\n  name: user-app-svc\nspec:\n  clusterIP: {SERVICE_IP}\n  clusterIPs:\n  - {SERVICE_IP}\n  \
                  selector:\n    app: user-app\n  ports:\n{ports}"
             );
-            // The others stand at the client's end only; so does the agent here.
-            let server = pod(
-                "server",
-                &self.server,
-                "{app: user-app, mesh-agent.io/enrol: \"false\"}",
+            let server = format!(
+                "{{app: user-app, mesh-agent.io/enrol: \"{}\"}}",
+                agent.both_pods
             );
+            let server = pod("server", &self.server, &server);
             let client = pod("client", client, "{app: client}");
             fs::write(
                 manifests.join("all.yaml"),
@@ -401,36 +400,25 @@ impl<'a> Bench<'a> {
         workers: u32,
     ) -> Result<Option<Running>> {
         let log = self.folder.join(format!("{}.log", subject.name()));
+        if let Some(agent) = subject.agent() {
+            let mut command = self.world.node().command(&self.agent);
+            let manifests = self.folder.join(format!("manifests-{}", subject.name()));
+            command.arg("run").arg("--manifests").arg(manifests);
+            command.args(["--mode", agent.mode, "--fast-path", agent.fast_path]);
+            command.args(["--one-hop", agent.one_hop, "--node", "node1"]);
+            command
+                .args(["--workers", &workers.to_string()])
+                .env("NO_COLOR", "1");
+            return Ok(Some(Running::start(subject.name(), command, &log)?));
+        }
         let mut command = match subject {
-            Subject::Direct => return Ok(None),
-            Subject::Iptables | Subject::Ebpf | Subject::FastPath => {
-                let mut command = self.world.node().command(&self.agent);
-                command
-                    .arg("run")
-                    .arg("--manifests")
-                    .arg(self.folder.join(format!("manifests-{}", subject.name())));
-                command
-                    .args([
-                        "--mode",
-                        if subject == Subject::Iptables {
-                            "iptables"
-                        } else {
-                            "ebpf"
-                        },
-                        "--fast-path",
-                        if subject == Subject::FastPath {
-                            "on"
-                        } else {
-                            "off"
-                        },
-                        "--node",
-                        "node1",
-                        "--workers",
-                        &workers.to_string(),
-                    ])
-                    .env("NO_COLOR", "1");
-                return Ok(Some(Running::start(subject.name(), command, &log)?));
-            }
+            Subject::Direct
+            | Subject::Iptables
+            | Subject::Ebpf
+            | Subject::FastPath
+            | Subject::BothPods
+            | Subject::BothPodsTwice
+            | Subject::BothPodsFast => return Ok(None),
             Subject::Envoy => client.command_as(
                 PROXY_UID,
                 PROXY_UID,
@@ -539,11 +527,12 @@ pub(super) fn load_average() -> Option<f64> {
 /// Why a subject cannot be measured here.
 fn lacking(subject: Subject, tools: &Tools) -> Option<String> {
     match subject {
-        Subject::Direct | Subject::Iptables => None,
-        Subject::Nginx => nginx()
-            .is_err()
-            .then(|| "nginx is not installed".to_owned()),
-        Subject::Ebpf | Subject::FastPath => tools.without_ebpf.clone(),
+        Subject::Direct | Subject::Nginx | Subject::Iptables => None,
+        Subject::Ebpf
+        | Subject::FastPath
+        | Subject::BothPods
+        | Subject::BothPodsTwice
+        | Subject::BothPodsFast => tools.without_ebpf.clone(),
         Subject::Envoy => tools
             .envoy
             .is_none()

@@ -53,6 +53,18 @@ pub enum Subject {
     #[value(name = "fast-path")]
     #[serde(rename = "fast-path")]
     FastPath,
+    /// The agent, eBPF mode, at the server's end as well: one pass for both
+    #[value(name = "both-pods")]
+    #[serde(rename = "both-pods")]
+    BothPods,
+    /// Likewise, a pass for each
+    #[value(name = "both-pods-twice")]
+    #[serde(rename = "both-pods-twice")]
+    BothPodsTwice,
+    /// Likewise, one pass and the fast path
+    #[value(name = "both-pods-fast")]
+    #[serde(rename = "both-pods-fast")]
+    BothPodsFast,
     /// Envoy behind the chains
     Envoy,
     /// nginx behind the chains
@@ -61,13 +73,29 @@ pub enum Subject {
     Haproxy,
 }
 
+/// How the agent is started for a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentRun {
+    /// `--mode`.
+    pub mode: &'static str,
+    /// `--fast-path`.
+    pub fast_path: &'static str,
+    /// `--one-hop`.
+    pub one_hop: &'static str,
+    /// Whether the server's pod is in the mesh too. The other proxies stand at the client's end only.
+    pub both_pods: bool,
+}
+
 impl Subject {
     /// All, in the order of the report.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Direct,
         Self::Iptables,
         Self::Ebpf,
         Self::FastPath,
+        Self::BothPods,
+        Self::BothPodsTwice,
+        Self::BothPodsFast,
         Self::Envoy,
         Self::Nginx,
         Self::Haproxy,
@@ -80,6 +108,9 @@ impl Subject {
             Self::Iptables => "iptables",
             Self::Ebpf => "ebpf",
             Self::FastPath => "fast-path",
+            Self::BothPods => "both-pods",
+            Self::BothPodsTwice => "both-pods-twice",
+            Self::BothPodsFast => "both-pods-fast",
             Self::Envoy => "envoy",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
@@ -93,17 +124,48 @@ impl Subject {
             Self::Iptables => "mesh-agent, iptables",
             Self::Ebpf => "mesh-agent, eBPF",
             Self::FastPath => "mesh-agent, eBPF, fast path",
+            Self::BothPods => "eBPF, both pods, one pass",
+            Self::BothPodsTwice => "eBPF, both pods, two passes",
+            Self::BothPodsFast => "eBPF, both pods, fast path",
             Self::Envoy => "Envoy, same chains",
             Self::Nginx => "nginx, same chains",
             Self::Haproxy => "HAProxy, same chains",
         }
     }
 
-    /// Whether it is the agent.
-    pub fn is_agent(self) -> bool {
+    /// How the agent is started; `None` where it is none of ours.
+    pub fn agent(self) -> Option<AgentRun> {
+        let ebpf = AgentRun {
+            mode: "ebpf",
+            fast_path: "off",
+            one_hop: "on",
+            both_pods: false,
+        };
         match self {
-            Self::Iptables | Self::Ebpf | Self::FastPath => true,
-            Self::Direct | Self::Envoy | Self::Nginx | Self::Haproxy => false,
+            Self::Iptables => Some(AgentRun {
+                mode: "iptables",
+                ..ebpf
+            }),
+            Self::Ebpf => Some(ebpf),
+            Self::FastPath => Some(AgentRun {
+                fast_path: "on",
+                ..ebpf
+            }),
+            Self::BothPods => Some(AgentRun {
+                both_pods: true,
+                ..ebpf
+            }),
+            Self::BothPodsTwice => Some(AgentRun {
+                both_pods: true,
+                one_hop: "off",
+                ..ebpf
+            }),
+            Self::BothPodsFast => Some(AgentRun {
+                both_pods: true,
+                fast_path: "on",
+                ..ebpf
+            }),
+            Self::Direct | Self::Envoy | Self::Nginx | Self::Haproxy => None,
         }
     }
 
@@ -114,9 +176,13 @@ impl Subject {
             Self::Direct => {
                 marked.is_none() && response.header("x-envoy-upstream-service-time").is_none()
             }
-            Self::Iptables | Self::Ebpf | Self::FastPath | Self::Envoy => {
-                response.header("x-envoy-upstream-service-time").is_some()
-            }
+            Self::Iptables
+            | Self::Ebpf
+            | Self::FastPath
+            | Self::BothPods
+            | Self::BothPodsTwice
+            | Self::BothPodsFast
+            | Self::Envoy => response.header("x-envoy-upstream-service-time").is_some(),
             Self::Nginx => marked == Some("nginx"),
             Self::Haproxy => marked == Some("haproxy"),
         }
@@ -129,10 +195,7 @@ impl Subject {
 
     /// Whether it is a proxy that is not ours.
     pub fn is_foreign(self) -> bool {
-        match self {
-            Self::Direct | Self::Iptables | Self::Ebpf | Self::FastPath => false,
-            Self::Envoy | Self::Nginx | Self::Haproxy => true,
-        }
+        matches!(self, Self::Envoy | Self::Nginx | Self::Haproxy)
     }
 
     /// Whether it can do that. nginx as it is packaged carries neither plain TCP nor HTTP/2 to servers.
@@ -150,7 +213,13 @@ impl Subject {
         let file = self.configuration(folder).display().to_string();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         match self {
-            Self::Direct | Self::Iptables | Self::Ebpf | Self::FastPath => None,
+            Self::Direct
+            | Self::Iptables
+            | Self::Ebpf
+            | Self::FastPath
+            | Self::BothPods
+            | Self::BothPodsTwice
+            | Self::BothPodsFast => None,
             Self::Envoy => Some((
                 match work {
                     Work::Stream => envoy_stream(server),

@@ -35,7 +35,7 @@ pub(super) fn measure(screen: Screen, bench: &Bench<'_>) -> Result<Section> {
     let mut runs: Vec<(Subject, u32, Run)> = Vec::new();
     for round in 1..=bench.options.rounds {
         for (subject, client) in &bench.clients {
-            if !subject.is_agent() {
+            if subject.agent().is_none() {
                 continue;
             }
             for turn in 0..2 {
