@@ -261,7 +261,8 @@ impl Outgoing {
             headers::set_upgrade(&mut head.headers, upgrade);
             record.complete();
             let limit = self.timeouts.whole.map(|whole| self.started + whole);
-            upgrade::spawn(connection, client_side, server_side, lease, limit);
+            let peer = self.facts.client(connection);
+            upgrade::spawn(connection, peer, (client_side, server_side), lease, limit);
             return Response::from_parts(head, Body::Empty);
         }
         if !whole && self.asker.is_http1() {
