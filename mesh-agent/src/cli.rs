@@ -115,8 +115,8 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = FailChoice::Refuse, verbatim_doc_comment)]
     pub on_agent_loss: FailChoice,
 
-    /// Whether connections within the node go without TCP, in the eBPF mode (Linux 6.3). Much faster; but an application
-    /// that blocks in recv may be told EAGAIN where TCP would tell of a reset. A pod's annotation
+    /// Whether connections within the node go without TCP, in the eBPF mode (Linux 6.3). Much faster; but nginx may
+    /// hang in an upload, and an application that blocks in recv may be told EAGAIN where TCP would tell of a reset. A pod's annotation
     /// `mesh-agent.io/fast-path: off` takes the pod out
     #[arg(long, value_enum, default_value_t = Switch::Off, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
     pub fast_path: Switch,
