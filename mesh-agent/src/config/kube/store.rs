@@ -204,18 +204,21 @@ impl Store {
 
     /// Everything that is wrong within objects, and with the feeds.
     pub(super) fn rejected(&self) -> Vec<Rejected> {
-        let troubles = self.feeds.iter().filter_map(|(feed, progress)| {
-            let why = progress.trouble.as_ref()?;
-            Some(Rejected {
-                severity: Severity::Warning,
-                code: None,
-                object: feed.to_string(),
-                ..document::about_file(
-                    "".as_ref(),
-                    format!("the API server cannot be followed: {why}"),
-                    "until it can, what it said last holds",
-                )
-            })
+        let troubles = self.feeds.values();
+        let mut troubles: Vec<&String> = troubles
+            .filter_map(|progress| progress.trouble.as_ref())
+            .collect();
+        // A server that is away is so for all of them.
+        troubles.sort();
+        troubles.dedup();
+        let troubles = troubles.into_iter().map(|why| Rejected {
+            severity: Severity::Warning,
+            code: None,
+            ..document::about_file(
+                "".as_ref(),
+                format!("the API server cannot be followed: {why}"),
+                "until it can, what it said last holds",
+            )
         });
         let wrong = self.wrong.values().flatten().cloned();
         wrong.chain(troubles).collect()
@@ -261,6 +264,11 @@ impl Store {
     fn apply(&mut self, feed: &Feed, id: &ObjectId, json: &Json, options: &CompileOptions) -> bool {
         let version = version(json);
         let before = self.entries.get(id);
+        // A gateway's own Pod is in both, and one that has just come to this node may be for a moment.
+        let in_full = before.is_some_and(|entry| entry.feed == Feed::PodsHere);
+        if in_full && *feed == Feed::PodsElsewhere {
+            return false;
+        }
         if before.is_some_and(|entry| entry.feed == *feed && entry.version == version) {
             return false;
         }
