@@ -97,6 +97,11 @@ fn check_answer(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
 }
 
 fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
+    let family = request.upstream.family.unwrap_or(request.family);
+    if let Some(other) = outcome.seen.iter().find(|seen| seen.family != family) {
+        let (pod, over) = (&other.pod, other.family.name());
+        wrong.push(format!("{pod} got it over {over}, not {}", family.name()));
+    }
     if request.is_stream() {
         if let (Some(to), Ok(answer)) = (&request.to, &outcome.answer) {
             let pod = answer.body.split_whitespace().nth(1).unwrap_or_default();
