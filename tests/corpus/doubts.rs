@@ -128,6 +128,11 @@ fn shares() -> Result<()> {
         ("{get: /, times: 100, shares: {b-v1: 0.9, c: 0.1}}", ""),
         ("{get: /, times: 100, shares: {b: 0.5}}", "b got 90 of 100"),
         ("{get: /, times: 100, shares: {a: 0}}", ""),
+        ("{get: /, times: 100, counts: {c: [5, 10]}}", ""),
+        (
+            "{get: /, times: 100, counts: {c: [11, 30]}}",
+            "c got 10 of 100, not 11 to 30",
+        ),
         ("{get: /, times: 100, shares: {c: 0}}", "c got 10 of 100"),
         ("{get: /, times: 100, sticky: true}", "to b-v1 and to c"),
         ("{get: /, times: 100, statuses: {200: 100}}", ""),

@@ -94,6 +94,8 @@ pub struct Request {
     pub mirrored: BTreeMap<String, usize>,
     /// With `times`: each pod's part of the whole.
     pub shares: BTreeMap<String, f64>,
+    /// With `times`: how many came to each pod, from and to.
+    pub counts: BTreeMap<String, [usize; 2]>,
     /// With `times`: all to the same pod.
     pub sticky: bool,
     /// With `times`: how many connections the servers saw.
@@ -203,6 +205,7 @@ impl Request {
             || self.sticky
             || self.connections.is_some()
             || !self.shares.is_empty()
+            || !self.counts.is_empty()
             || !self.statuses.is_empty();
         ensure!(told, "a request of which nothing is expected: {self:?}");
         Ok(())
