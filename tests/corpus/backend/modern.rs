@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Book, Seen};
 use crate::corpus::ask::secured::pair;
+use crate::corpus::case::Family;
 use crate::corpus::keys::keys;
 use crate::corpus::scenery::{HTTP2, SECURE, SECURE_MUTUAL, SECURE_TCP};
 use crate::servers::any;
@@ -53,6 +54,7 @@ struct Servant {
     who: String,
     book: Book,
     peer: u16,
+    family: Family,
     tls: Vec<(String, String)>,
 }
 
@@ -83,6 +85,7 @@ impl Modern {
                         who: who.clone(),
                         book: book.clone(),
                         peer: 0,
+                        family: Family::default(),
                         tls: Vec::new(),
                     };
                     tokio::spawn(async move {
@@ -141,6 +144,7 @@ async fn accept(listener: TcpListener, served: &Served, servant: &Servant) -> io
         stream.set_nodelay(true)?;
         let (served, mut servant) = (served.clone(), servant.clone());
         servant.peer = peer.port();
+        servant.family = Family::of(&stream.local_addr()?);
         tokio::spawn(async move {
             match served {
                 Served::Http2 => serve(stream, true, servant).await,
@@ -186,7 +190,7 @@ async fn introduce(
 ) -> io::Result<()> {
     let mut buffer = [0; 4096];
     if stream.read(&mut buffer).await? > 0 {
-        let mut line = format!("secured {}", servant.who);
+        let mut line = format!("secured {} {}", servant.who, servant.family.name());
         for (name, value) in &servant.tls {
             line += &format!(" {name}={value}");
         }
@@ -250,6 +254,7 @@ async fn answer(
             _ => "http1",
         },
         peer: servant.peer,
+        family: servant.family,
         tls: servant.tls,
     });
     if let Some(delay) = reply.delay {
