@@ -1,9 +1,9 @@
 //! Servers that speak HTTP/2, and servers in TLS.
 
+use std::future::pending;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -20,7 +20,6 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Book, Seen};
@@ -28,14 +27,11 @@ use crate::corpus::ask::secured::pair;
 use crate::corpus::case::Family;
 use crate::corpus::keys::keys;
 use crate::corpus::scenery::{HTTP2, SECURE, SECURE_MUTUAL, SECURE_TCP};
-use crate::servers::any;
+use crate::servers::{Background, any};
 
 /// The servers of one pod, on a thread.
 #[derive(Debug)]
-pub struct Modern {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
+pub struct Modern(#[expect(dead_code, reason = "they stop when it is dropped")] Background);
 
 /// What is served at a port.
 #[derive(Clone)]
@@ -73,42 +69,24 @@ impl Modern {
             listener.set_nonblocking(true)?;
             listeners.push((listener, served));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (stop, stopped) = oneshot::channel();
         let (who, book) = (pod.name.clone(), book.clone());
-        let thread = thread::spawn(move || {
-            runtime.block_on(async {
-                for (listener, served) in listeners {
-                    let servant = Servant {
-                        who: who.clone(),
-                        book: book.clone(),
-                        peer: 0,
-                        family: Family::default(),
-                        tls: Vec::new(),
-                    };
-                    tokio::spawn(async move {
-                        let result = accept(listener, &served, &servant).await;
-                        eprintln!("a server ended: {result:?}");
-                    });
-                }
-                let _ = stopped.await;
-            });
-        });
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
+        Background::start(move || async move {
+            for (listener, served) in listeners {
+                let servant = Servant {
+                    who: who.clone(),
+                    book: book.clone(),
+                    peer: 0,
+                    family: Family::default(),
+                    tls: Vec::new(),
+                };
+                tokio::spawn(async move {
+                    let result = accept(listener, &served, &servant).await;
+                    eprintln!("a server ended: {result:?}");
+                });
+            }
+            pending::<()>().await;
         })
-    }
-}
-
-impl Drop for Modern {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        .map(Self)
     }
 }
 
