@@ -27,7 +27,7 @@ impl Case {
     }
 
     fn tell(&mut self, feed: &Feed, told: Told) {
-        self.0.take(feed, told, &self.1);
+        self.0.take(feed, told, Instant::now(), &self.1);
     }
 
     /// The objects that are in force now, of those that have changed.
