@@ -17,7 +17,7 @@ pub use crate::model::balance::{
 };
 pub use crate::model::cluster::{
     Cluster, ClusterKey, ConnectionPool, Discovery, Endpoint, Keepalive, Locality, NamedEndpoint,
-    OutlierDetection, ProxyProtocol, TrafficPolicy, UpstreamHttp,
+    OutlierDetection, ProxyProtocol, TrafficPolicy, Tunnel, UpstreamHttp,
 };
 pub use crate::model::endpoints::{Endpoints, Group, HashTable, Members, Plan, Tier, Viewpoint};
 pub use crate::model::gateway::{

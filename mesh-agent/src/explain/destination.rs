@@ -253,6 +253,9 @@ fn facts(cluster: &Cluster, facts: &mut Facts) {
         ProxyProtocol::V2 => "V2".to_owned(),
     });
     facts.add_some("proxyProtocol", proxied);
+    let tunnel = policy.tunnel.as_ref();
+    let through = tunnel.map(|tunnel| format!("CONNECT {}, where it is not HTTP", tunnel.target));
+    facts.add_some("tunnel", through);
 }
 
 fn balancer(balancer: &Balancer) -> String {

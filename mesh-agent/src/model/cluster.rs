@@ -119,8 +119,17 @@ pub struct TrafficPolicy {
     pub tls: Option<Arc<ClientTls>>,
     /// `proxyProtocol`.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// `tunnel`: the endpoints are proxies, which connections that are not HTTP go through.
+    pub tunnel: Option<Tunnel>,
     /// Which HTTP is spoken.
     pub http: UpstreamHttp,
+}
+
+/// `tunnel`, by CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// `targetHost` and `targetPort`, as a proxy is asked for them.
+    pub target: Arc<str>,
 }
 
 /// Which HTTP is spoken to the endpoints: `connectionPool.http.h2UpgradePolicy` and `useClientProtocol`.

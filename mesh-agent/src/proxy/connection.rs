@@ -30,6 +30,7 @@ use crate::sys::socket;
 mod announced;
 mod relay;
 mod secure;
+mod tunnel;
 mod way;
 
 /// What is known of a connection once it is accepted.

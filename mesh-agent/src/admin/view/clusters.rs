@@ -73,6 +73,7 @@ fn policy(policy: &TrafficPolicy) -> Value {
         outliers,
         tls,
         proxy_protocol,
+        tunnel,
         http,
     } = policy;
     compact([
@@ -85,6 +86,10 @@ fn policy(policy: &TrafficPolicy) -> Value {
             outliers.as_ref().map_or(Value::Null, self::outliers),
         ),
         ("tls", tls.as_deref().map_or(Value::Null, self::tls)),
+        (
+            "tunnel",
+            json!(tunnel.as_ref().map(|tunnel| &*tunnel.target)),
+        ),
         (
             "proxyProtocol",
             match proxy_protocol {

@@ -16,7 +16,7 @@ use crate::config::object::service::Distribution;
 use crate::config::object::{DestinationRule, MeshConfig};
 use crate::model::{
     Balancer, ConnectionPool, Failover, Keepalive, LocalityPolicy, OutlierDetection, ProxyProtocol,
-    RouteHash, TrafficPolicy, UpstreamHttp,
+    RouteHash, TrafficPolicy, Tunnel, UpstreamHttp,
 };
 
 /// How a cluster's endpoints are talked to, and whether there is a choice of them.
@@ -66,6 +66,7 @@ struct Layer<'p> {
     outliers: Option<&'p OutlierDetection>,
     tls: Option<&'p Tls>,
     proxy_protocol: Option<ProxyProtocol>,
+    tunnel: Option<&'p Tunnel>,
     retry_budget: Option<(f64, u32)>,
 }
 
@@ -198,6 +199,7 @@ fn layer(policy: &Policy, port: u16) -> (Layer<'_>, bool) {
         None => {
             let layer = Layer {
                 proxy_protocol: policy.proxy_protocol,
+                tunnel: policy.tunnel.as_ref(),
                 retry_budget: policy.retry_budget,
                 ..Layer::of(&policy.blocks)
             };
@@ -222,6 +224,7 @@ fn merge<'p>(top: Option<&'p Policy>, own: Option<&'p Policy>, port: u16) -> Opt
         outliers: own.outliers.or(blocks.outliers),
         tls: own.tls.or(blocks.tls),
         proxy_protocol: own.proxy_protocol.or(top.proxy_protocol),
+        tunnel: own.tunnel.or(top.tunnel),
         retry_budget: own.retry_budget.or(top.retry_budget),
     })
 }
@@ -277,6 +280,7 @@ fn policy_of(
             .tls
             .and_then(|tls| client_tls(tls, service.vouched, secrets, audience)),
         proxy_protocol: layer.proxy_protocol,
+        tunnel: layer.tunnel.cloned(),
         http: layer.pool.map(|pool| pool.http).unwrap_or_default(),
         // What the mesh has a say in.
         ..TrafficPolicy::default()
@@ -366,6 +370,7 @@ impl<'p> Layer<'p> {
             outliers: blocks.outliers.as_deref(),
             tls: blocks.tls.as_deref(),
             proxy_protocol: None,
+            tunnel: None,
             retry_budget: None,
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::model::Cluster;
-use crate::proxy::connection::Connection;
+use crate::proxy::connection::{Connection, tunnel};
 use crate::proxy::record::{Flag, Hop, Record};
 use crate::proxy::respond::Failure;
 use crate::proxy::site::Choice;
@@ -90,6 +90,12 @@ impl Connection {
                 if let Some(known) = &known {
                     known.report(address, Outcome::of_connecting(&connected));
                 }
+                let connected = match (connected, &cluster.policy.tunnel) {
+                    (Ok(stream), Some(through)) => {
+                        tunnel::dig(stream, through, address, pool.connect_timeout).await
+                    }
+                    (connected, _) => connected,
+                };
                 (address, connected)
             }
             Target::Original => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use super::fakes::*;
-use crate::model::Protocol;
+use crate::model::{Protocol, Tunnel};
 use crate::proxy::record::Flag;
 
 fn reset(client: &Client) {
@@ -52,6 +52,60 @@ fn servers_that_speak_first_get_through() {
             assert_eq!(client.until("\r\n").unwrap(), "250 HELO x\r\n");
         }
     }
+}
+
+/// A proxy that answers like this, with what its destination says right behind, and then echoes lines.
+fn proxy(answer: &'static str) -> Server {
+    Server::start(move |client| {
+        let asked = client.until("\r\n\r\n").unwrap_or_default();
+        client.heard(&asked);
+        client.send(answer);
+        while let Some(line) = client.until("\r\n") {
+            client.send(line);
+        }
+    })
+}
+
+#[test]
+fn a_proxy_is_asked_for_the_destination_first() {
+    let through = |server: &Server, protocol| {
+        let mut plan = Plan::outbound(protocol, &[server.address]);
+        plan.policy.tunnel = Some(Tunnel {
+            target: "example.com:443".into(),
+        });
+        plan.policy.pool.connect_timeout = Duration::from_millis(500);
+        plan.start()
+    };
+    for answer in [
+        "HTTP/1.1 200 OK\r\n\r\nhello\r\n",
+        "HTTP/1.0 200\r\nx: y\r\n\r\nhello\r\n",
+    ] {
+        let server = proxy(answer);
+        let mesh = through(&server, Protocol::Tcp);
+        let mut client = mesh.client();
+        assert_eq!(client.until("\r\n").unwrap(), "hello\r\n");
+        client.send("and on\r\n");
+        assert_eq!(client.until("\r\n").unwrap(), "and on\r\n");
+        assert_eq!(
+            server.heard(),
+            ["CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n"]
+        );
+    }
+    for answer in [
+        "HTTP/1.1 403 No\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "SSH-2.0 200 \r\n\r\n",
+        // Never an end: it is waited for no longer than for a connection.
+        "HTTP/1.1 200 OK\r\n",
+    ] {
+        let mesh = through(&proxy(answer), Protocol::Tcp);
+        assert!(mesh.client().rest().is_err(), "{answer}");
+        mesh.expect_flag(Flag::ConnectFailure);
+    }
+    // What is HTTP is not tunnelled.
+    let server = Server::saying("ok");
+    let answer = through(&server, Protocol::Http).ask("GET / HTTP/1.1\r\nHost: web\r\n\r\n");
+    assert!(answer.ends_with("ok"), "{answer}");
 }
 
 #[test]

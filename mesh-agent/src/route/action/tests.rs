@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::config::fixture::{pod, service, sound_world};
 use crate::model::{
@@ -9,7 +11,7 @@ use crate::model::{
     RedirectPath, RedirectPort,
 };
 use crate::route::fixture;
-use crate::route::tests::Told;
+use crate::route::tests::{Seeded, Told};
 
 fn key(host: &str) -> ClusterKey {
     ClusterKey {
@@ -93,6 +95,38 @@ fn destinations_by_weight() {
     // No weight, no share.
     let dropped = forward(&[("a", 0), ("b", 3)]);
     assert_eq!(told(&dropped, &[0]), "b");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Every draw belongs to one destination, each has as many as its weight, and what chance draws comes near that.
+    #[test]
+    fn weights_converge(weights in prop::collection::vec(0..200_u32, 2..7), seed in any::<u64>()) {
+        let total: u32 = weights.iter().sum();
+        prop_assume!(total > 0);
+        let hosts = ["a", "b", "c", "d", "e", "f"];
+        let shares: Vec<_> = hosts.into_iter().zip(weights.iter().copied()).collect();
+        let forward = forward(&shares);
+        let hits = |pick: &mut dyn Pick, times: u32| {
+            let mut hits = vec![0_u32; weights.len()];
+            for _ in 0..times {
+                hits[destination(&forward, pick).0] += 1;
+            }
+            hits
+        };
+        let mut each = Told((0..u64::from(total)).collect());
+        prop_assert_eq!(&hits(&mut each, total), &weights);
+        let times = 4_000;
+        let drawn = hits(&mut Seeded(fastrand::Rng::with_seed(seed)), times);
+        for (drawn, weight) in drawn.iter().zip(&weights) {
+            let share = f64::from(*weight) / f64::from(total);
+            let deviation = (f64::from(times) * share * (1.0 - share)).sqrt();
+            let off = (f64::from(*drawn) - f64::from(times) * share).abs();
+            // Missed once in some hundred million times.
+            prop_assert!(off <= 6.0 * deviation + 1e-9, "{drawn} of {times} at {share}");
+        }
+    }
 }
 
 #[test]

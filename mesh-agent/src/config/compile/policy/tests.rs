@@ -72,6 +72,8 @@ fn words(policy: &TrafficPolicy) -> String {
     let tls = policy.tls.as_ref();
     words.extend(tls.map(|tls| format!("tls {}", tls.server_name.as_deref().unwrap_or("auto"))));
     words.extend(policy.proxy_protocol.map(|version| format!("{version:?}")));
+    let tunnel = policy.tunnel.as_ref();
+    words.extend(tunnel.map(|tunnel| format!("through {}", tunnel.target)));
     words.join(", ")
 }
 
@@ -84,6 +86,12 @@ fn blocks_replace_one_another_whole() {
     let all = "random, pool 1, budget 1, outliers 1, tls top, V1";
     let cases = [
         ("nothing is said", String::new(), String::new(), ["", "", "", ""]),
+        (
+            "a subset's tunnel stands for the rule's",
+            "tunnel: {targetHost: a.com, targetPort: 1}".to_owned(),
+            "tunnel: {targetHost: b.com, targetPort: 2}".to_owned(),
+            ["through a.com:1", "through a.com:1", "through b.com:2", "through b.com:2"],
+        ),
         (
             "a subset has what the rule has",
             top.to_owned(),

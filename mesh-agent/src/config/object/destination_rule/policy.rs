@@ -1,13 +1,14 @@
 //! `trafficPolicy`: four blocks, again by port, and what stands beside them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::crd::Number;
 use crate::config::crd::destination_rule::{
     ConnectionPool, LoadBalancer as WrittenBalancer, OutlierDetection as WrittenOutliers,
     PortPolicy, ProxyProtocol as WrittenProxyProtocol, RetryBudget, Tls as WrittenTls,
-    TrafficPolicy, Tunnel,
+    TrafficPolicy, Tunnel as WrittenTunnel,
 };
 use crate::config::object::destination_rule::{
     LoadBalancer, Pool, Tls, balancer, outliers, pool, tls,
@@ -15,7 +16,7 @@ use crate::config::object::destination_rule::{
 use crate::config::object::{self, duration, name};
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problems};
-use crate::model::{OutlierDetection, ProxyProtocol};
+use crate::model::{OutlierDetection, ProxyProtocol, Tunnel};
 
 /// `trafficPolicy` of a rule or a subset.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +27,8 @@ pub struct Policy {
     pub ports: BTreeMap<u16, Blocks>,
     /// `proxyProtocol`.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// `tunnel`.
+    pub tunnel: Option<Tunnel>,
     /// `retryBudget`: percent of the active requests, and the least number.
     pub retry_budget: Option<(f64, u32)>,
 }
@@ -89,16 +92,14 @@ pub(super) fn read(
             "fill it, or remove it",
         );
     }
-    if let Some(tunnel) = &tunnel {
-        check_tunnel(tunnel, &path.key("tunnel"), problems);
-        if proxy_protocol.is_some() {
-            problems.error(
-                &path.key("proxyProtocol"),
-                "tunnel and proxyProtocol cannot stand in one policy",
-                "keep one of them",
-            );
-        }
+    if tunnel.is_some() && proxy_protocol.is_some() {
+        problems.error(
+            &path.key("proxyProtocol"),
+            "tunnel and proxyProtocol cannot stand in one policy",
+            "keep one of them",
+        );
     }
+    let tunnel = tunnel.and_then(|written| read_tunnel(&written, &path.key("tunnel"), problems));
     let blocks = read_blocks(blocks, for_some, Code::Ist0128, path, problems);
     let mut ports = BTreeMap::new();
     for (index, settings) in port_level_settings.into_iter().enumerate() {
@@ -110,6 +111,7 @@ pub(super) fn read(
     Policy {
         blocks,
         ports,
+        tunnel,
         proxy_protocol: proxy_protocol.and_then(|written| {
             read_proxy_protocol(&written, &path.key("proxyProtocol"), problems)
         }),
@@ -193,18 +195,20 @@ impl WrittenBlocks {
     }
 }
 
-fn check_tunnel(tunnel: &Tunnel, path: &Path, problems: &mut Problems) {
-    let Tunnel {
+fn read_tunnel(written: &WrittenTunnel, path: &Path, problems: &mut Problems) -> Option<Tunnel> {
+    let WrittenTunnel {
         protocol,
         target_host,
         target_port,
-    } = tunnel;
-    if !matches!(protocol.as_str(), "" | "CONNECT" | "POST") {
-        problems.error(
+    } = written;
+    match protocol.as_str() {
+        "" | "CONNECT" => {}
+        "POST" => problems.unsupported(&path.key("protocol"), "a tunnel by POST"),
+        other => problems.error(
             &path.key("protocol"),
-            format!("\"{protocol}\" is no protocol of a tunnel"),
+            format!("\"{other}\" is no protocol of a tunnel"),
             "write CONNECT or POST",
-        );
+        ),
     }
     if target_host.contains('*') || !name::is_host(target_host) {
         problems.error(
@@ -213,8 +217,14 @@ fn check_tunnel(tunnel: &Tunnel, path: &Path, problems: &mut Problems) {
             "write a fully qualified name or an IP address",
         );
     }
-    object::port_number(*target_port, &path.key("targetPort"), problems);
-    problems.unsupported(path, "a tunnel");
+    let port = object::port_number(*target_port, &path.key("targetPort"), problems)?;
+    let target = match target_host.parse() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        Ok(IpAddr::V4(_)) | Err(_) => format!("{target_host}:{port}"),
+    };
+    Some(Tunnel {
+        target: target.into(),
+    })
 }
 
 fn read_proxy_protocol(

@@ -935,28 +935,41 @@ fn a_rule_for_some_clients_is_for_its_own_namespace() {
 }
 
 #[test]
-fn a_tunnel_is_checked_and_not_dug() {
-    let unsupported = "E tunnel: a tunnel is not supported yet";
+fn a_tunnel_leads_to_one_place() {
     check_policies(&[
         (
-            "{tunnel: {targetHost: a.com, targetPort: 443, protocol: CONNECT}}",
-            &[unsupported],
+            "{tunnel: {targetHost: a.com, targetPort: 443, protocol: POST}}",
+            &["E tunnel.protocol: a tunnel by POST is not supported yet"],
         ),
         (
             "{tunnel: {targetHost: '*.com', targetPort: 0, protocol: GET}, proxyProtocol: {version: V2}}",
             &[
+                "E proxyProtocol: tunnel and proxyProtocol cannot stand in one policy",
                 "E tunnel.protocol: \"GET\" is no protocol of a tunnel",
                 "E tunnel.targetHost: \"*.com\" is no host",
                 "E tunnel.targetPort: 0 is no port number",
-                unsupported,
-                "E proxyProtocol: tunnel and proxyProtocol cannot stand in one policy",
             ],
+        ),
+        (
+            "{tunnel: {targetHost: a.com}}",
+            &["E tunnel.targetPort: a port number is missing"],
         ),
         (
             "{proxyProtocol: {version: V3}}",
             &["E proxyProtocol.version: \"V3\" is no version of the PROXY protocol"],
         ),
     ]);
+    for (written, target) in [
+        (
+            "targetHost: a.com, targetPort: 443, protocol: CONNECT",
+            "a.com:443",
+        ),
+        ("targetHost: 10.0.0.1, targetPort: 80", "10.0.0.1:80"),
+        ("targetHost: 'fd00::1', targetPort: 80", "[fd00::1]:80"),
+    ] {
+        let tunnel = policy(&format!("{{tunnel: {{{written}}}}}")).tunnel;
+        assert_eq!(tunnel.map(|tunnel| tunnel.target).as_deref(), Some(target));
+    }
 }
 
 #[test]
