@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build, envoy,
+    build, envoy, helm,
     privilege::Privilege,
     screen::{Screen, Step},
     toolchain::Choice,
@@ -54,6 +54,7 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
     )?;
     let mesh = build_mesh(screen)?;
     let envoy = envoy::pinned(screen);
+    let helm = helm::pinned(screen);
 
     let mut counts = Counts::default();
     screen.heading("Unit and documentation tests");
@@ -78,6 +79,10 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
     command.arg(match &envoy {
         Ok(path) => format!("MESH_ENVOY={}", path.display()),
         Err(reason) => format!("MESH_WITHOUT_ENVOY={reason:#}"),
+    });
+    command.arg(match &helm {
+        Ok(path) => format!("MESH_HELM={}", path.display()),
+        Err(reason) => format!("MESH_WITHOUT_HELM={reason:#}"),
     });
     command.arg(&mesh).args(filter);
     counts.add(run_command(screen, &mut command)?);
