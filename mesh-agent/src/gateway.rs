@@ -237,12 +237,14 @@ fn doors(snapshot: &Snapshot, pod: &PodId) -> (Vec<Door>, BTreeMap<u16, u16>) {
     let Some(pod) = snapshot.pods.get(pod) else {
         return (Vec::new(), BTreeMap::new());
     };
-    let ports = snapshot.gateway(pod).map(|gateway| &gateway.ports);
+    let Some(gateway) = snapshot.gateway(pod) else {
+        return (Vec::new(), BTreeMap::new());
+    };
     let mut doors: Vec<Door> = Vec::new();
     let mut crowded = BTreeMap::new();
-    for (number, port) in ports.into_iter().flatten() {
+    for (number, port) in &gateway.ports {
         let at = Place {
-            port: target_port(snapshot, &pod.id, *number).unwrap_or(*number),
+            port: gateway.target(*number),
             bind: port.bind,
         };
         match doors.iter().find(|door| door.at.meets(&at)) {
@@ -269,24 +271,6 @@ impl Place {
         };
         self.port == other.port && same
     }
-}
-
-/// The container port behind port `port` of the Services that have `pod` as an endpoint.
-fn target_port(snapshot: &Snapshot, pod: &PodId, port: u16) -> Option<u16> {
-    let mut behind: Vec<_> = snapshot
-        .clusters
-        .values()
-        .filter(|cluster| cluster.key.port == port && cluster.key.subset.is_none())
-        .filter_map(|cluster| {
-            let endpoint = cluster
-                .endpoints
-                .iter()
-                .find(|endpoint| endpoint.pod.as_ref() == Some(pod))?;
-            Some((&cluster.key, endpoint.address.port()))
-        })
-        .collect();
-    behind.sort();
-    behind.first().map(|(_, target)| *target)
 }
 
 fn clones(listeners: &[TcpListener]) -> anyhow::Result<Vec<TcpListener>> {
@@ -362,8 +346,15 @@ mod tests {
     use crate::config::fixture::{istio, pod, service, world};
 
     fn check(manifests: &[String], expected: &[(&str, u16)], crowded: &[(u16, u16)]) {
-        let text = pod("edge/gw", "10.0.0.1", "app=gw") + &manifests.concat();
-        let (snapshot, _) = world(&text);
+        let ready = pod("edge/gw", "10.0.0.1", "app=gw") + &manifests.concat();
+        // No gateway is ready before it listens.
+        for text in [ready.replace("\"True\"", "\"False\""), ready] {
+            check_one(&text, expected, crowded);
+        }
+    }
+
+    fn check_one(text: &str, expected: &[(&str, u16)], crowded: &[(u16, u16)]) {
+        let (snapshot, _) = world(text);
         let id = PodId {
             namespace: "edge".into(),
             name: "gw".into(),

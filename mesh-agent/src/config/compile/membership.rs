@@ -118,6 +118,11 @@ fn as_istio(object: &Object, namespace: &Labels) -> bool {
     }
 }
 
+/// Whether a Pod is not in the mesh whatever its namespace says: it wants so, or cannot be.
+pub(super) fn stays_out(object: &Object, pod: &Pod) -> bool {
+    Own::of(&object.labels, &object.annotations, ENROL) == Own::No || never(pod).is_some()
+}
+
 /// Why a Pod is never in the mesh, whoever asks.
 fn never(pod: &Pod) -> Option<&'static str> {
     if pod.host_network {
