@@ -5,6 +5,7 @@
 
 mod agent;
 mod analysis;
+mod cluster;
 mod corpus;
 mod ebpf;
 mod flows;
@@ -92,6 +93,8 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(one_hop::tests());
     tests.extend(corpus::tests());
     tests.extend(analysis::tests());
+    // Last: from its first test on, the cluster runs until the end.
+    tests.extend(cluster::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -12,9 +12,11 @@ mod layout;
 mod part;
 mod process;
 mod programs;
+mod reserved;
 mod up;
 
 use std::{
+    io::{self, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -22,6 +24,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+
+pub use self::reserved::Reserved;
 
 use self::{layout::Layout, part::Part};
 use crate::{debian, privilege::Privilege, screen::Screen, workspace};
@@ -72,6 +76,9 @@ pub enum Action {
     Down {
         #[command(flatten)]
         place: Place,
+        /// Not before standard input ends
+        #[arg(long, hide = true)]
+        at_end: bool,
     },
 }
 
@@ -125,19 +132,13 @@ pub fn run(screen: Screen, action: &Action) -> Result<ExitCode> {
         }
         Action::Stop { place, kill, part } => down::stop(&place.known()?, *part, *kill)?,
         Action::Start { place, part } => up::start(&place.known()?, *part)?,
-        Action::Down { place } => match down::run(&place.folder)? {
-            true => screen.good("the cluster is gone"),
-            false => screen.note(&format!(
-                "There is no cluster in {}",
-                place.folder.display()
-            )),
-        },
+        Action::Down { place, at_end } => take_down(screen, &place.folder, *at_end)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Sees to it that this machine has everything that a cluster takes, and returns the folder with Kubernetes' programs.
-pub fn prepare(screen: Screen) -> Result<PathBuf> {
+fn prepare(screen: Screen) -> Result<PathBuf> {
     let missing = part::missing_packages();
     if !missing.is_empty() {
         debian::install(screen, &missing, "30 s, 300 MB on disk")
@@ -176,6 +177,18 @@ fn bring_up(screen: Screen, folder: &Path, programs: &Path) -> Result<()> {
         "cargo xtask cluster down --in {}",
         layout.folder.display()
     ));
+    Ok(())
+}
+
+fn take_down(screen: Screen, folder: &Path, at_end: bool) -> Result<()> {
+    if at_end {
+        // Nothing is ever written; whatever ends the reading means that nobody is left.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+    }
+    match down::run(folder)? {
+        true => screen.good("the cluster is gone"),
+        false => screen.note(&format!("There is no cluster in {}", folder.display())),
+    }
     Ok(())
 }
 

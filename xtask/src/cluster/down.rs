@@ -37,8 +37,8 @@ pub fn run(folder: &Path) -> Result<bool> {
         .collect();
     process::kill_all(&left)?;
     remove_groups(&layout)?;
-    remove_bridge(&layout)?;
-    layout.before.restore();
+    let same_network = remove_bridge(&layout)?;
+    layout.before.restore(same_network);
     remove(&folder)?;
     Ok(true)
 }
@@ -104,10 +104,11 @@ fn remove_group(group: &Path) -> io::Result<()> {
     }
 }
 
-fn remove_bridge(layout: &Layout) -> Result<()> {
+/// Whether it was here. If not, this is another network namespace than that of the cluster, which is gone with all in it.
+fn remove_bridge(layout: &Layout) -> Result<bool> {
     let bridge = layout.bridge();
     if !Path::new("/sys/class/net").join(&bridge).exists() {
-        return Ok(());
+        return Ok(false);
     }
     let output = Command::new("ip")
         .args(["link", "delete", &bridge])
@@ -119,7 +120,7 @@ fn remove_bridge(layout: &Layout) -> Result<()> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The folder's last file is the one that says that it is a cluster's, so that this can be done again after it failed.

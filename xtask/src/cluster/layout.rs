@@ -221,9 +221,13 @@ impl Before {
         }
     }
 
-    /// Sets everything back. What somebody has begun to use in the meantime stays.
-    pub fn restore(&self) {
+    /// Sets everything back; what is of the network only where that is still the same. What somebody has begun to use in the
+    /// meantime stays.
+    pub fn restore(&self, same_network: bool) {
         for (name, value) in &self.sysctls {
+            if name.starts_with("net/") && !same_network {
+                continue;
+            }
             let path = Path::new("/proc/sys").join(name);
             if fs::read_to_string(&path).is_ok_and(|now| now != *value) {
                 let _ = fs::write(path, value.trim());

@@ -135,6 +135,8 @@ fn kubernetes(layout: &Layout, part: Part) -> Command {
     let mut command = Command::new(layout.programs.join(part.program()));
     command.arg("--kubeconfig").arg(layout.kubeconfig());
     command.arg("--feature-gates=IPv6DualStack=true");
+    // Who is alone needs no election, and would end when the API server is away.
+    command.arg("--leader-elect=false");
     command
 }
 
