@@ -204,8 +204,7 @@ fn api_server(layout: &Layout) -> Command {
         "--authorization-mode=RBAC",
         "--allow-privileged=true",
         "--kubelet-preferred-address-types=InternalIP",
-        // Priorities of requests crash when built with this Go.
-        "--feature-gates=APIPriorityAndFairness=false,IPv6DualStack=true",
+        "--feature-gates=IPv6DualStack=true",
     ]);
     command.arg(format!("--service-cluster-ip-range={SERVICES}"));
     command.arg(format!(
