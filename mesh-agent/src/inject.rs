@@ -5,10 +5,8 @@
 
 use std::fmt;
 
+use crate::config::compile::ENROL;
 use crate::config::yaml::{self, Location, Node, Value};
-
-/// The label that asks.
-pub const LABEL: &str = "mesh-agent.io/enrol";
 
 /// A text with the label in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +47,7 @@ pub enum InjectError {
     Syntax(#[from] yaml::SyntaxError),
     /// The label would not stand where it should.
     #[error(
-        "line {line}: the labels of {name} are written in a way that nothing can be added to; write {LABEL}: \"true\" there by hand"
+        "line {line}: the labels of {name} are written in a way that nothing can be added to; write {ENROL}: \"true\" there by hand"
     )]
     Odd {
         /// The workload.
@@ -129,7 +127,7 @@ fn templates<'a>(document: &'a Node, found: &mut Vec<Template<'a>>) {
 /// What is to become of a workload.
 fn judge(template: &Node) -> Outcome {
     let metadata = template.get("metadata");
-    let word = |place: &str| metadata?.get(place)?.get(LABEL);
+    let word = |place: &str| metadata?.get(place)?.get(ENROL);
     let words = [word("labels"), word("annotations")];
     let says = |wanted: &str| words.iter().flatten().any(|node| is(node, wanted));
     let host = template
@@ -157,11 +155,11 @@ fn edit(template: &Node, lines: &Lines<'_>) -> Option<(usize, String)> {
     let labels = metadata
         .and_then(|metadata| metadata.get("labels"))
         .filter(|node| own(node));
-    let label = [LABEL, "true"];
+    let label = [ENROL, "true"];
     match (metadata, labels) {
         (_, Some(labels)) => into(labels, &label, lines),
-        (Some(metadata), None) => into(metadata, &["labels", LABEL, "true"], lines),
-        (None, None) => into(template, &["metadata", "labels", LABEL, "true"], lines),
+        (Some(metadata), None) => into(metadata, &["labels", ENROL, "true"], lines),
+        (None, None) => into(template, &["metadata", "labels", ENROL, "true"], lines),
     }
 }
 
@@ -262,7 +260,7 @@ fn plain(node: &Node) -> serde_json::Value {
         Value::String(text) => Json::String(text.to_string()),
         Value::Sequence(items) => items.iter().map(plain).collect(),
         Value::Mapping(entries) => {
-            let fields = entries.iter().filter(|(key, _)| *key.name != *LABEL);
+            let fields = entries.iter().filter(|(key, _)| *key.name != *ENROL);
             let fields = fields.map(|(key, value)| (key.name.to_string(), plain(value)));
             let nothing = |value: &Json| {
                 value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty)

@@ -30,15 +30,7 @@ pub struct NetNsId {
 impl NetNs {
     /// Opens the namespace that is mounted, or shown by `/proc/PID/ns/net`, at `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        Ok(Self {
-            file,
-            id: NetNsId {
-                device: metadata.dev(),
-                inode: metadata.ino(),
-            },
-        })
+        Self::of(File::open(path)?)
     }
 
     /// The namespace that a descriptor is of, as somebody else has opened it. An error where it is of something else.
@@ -50,7 +42,10 @@ impl NetNs {
                 "the descriptor is not of a namespace",
             ));
         }
-        let file = File::from(descriptor);
+        Self::of(File::from(descriptor))
+    }
+
+    fn of(file: File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
             file,

@@ -44,8 +44,6 @@ pub struct Pods {
     drain: Duration,
     enrolled: Vec<Enrolled>,
     failures: HashMap<PodId, String>,
-    /// The uids of those that should be enrolled.
-    uids: HashMap<PodId, Arc<str>>,
     finder: Finder,
     newcomers: Newcomers,
     reports: Reports,
@@ -122,7 +120,6 @@ impl Pods {
             drain,
             enrolled: Vec::new(),
             failures: HashMap::new(),
-            uids: HashMap::new(),
             finder: Finder::new(found::host_proc()),
             newcomers: Newcomers::default(),
             reports: Reports::default(),
@@ -168,7 +165,7 @@ impl Pods {
                 }
             }
         }
-        self.publish();
+        self.publish(|pod| snapshot.pods.get(pod)?.uid.clone());
         // A Pod may outlive its namespace, or come before it; that is no reason not to be ready for the others.
         self.failures.keys().all(|pod| missing.contains(pod))
     }
@@ -229,19 +226,16 @@ impl Pods {
             withdraw(&enrolled.pod, enrolled.enrolment);
         }
         self.failures.clear();
-        self.publish();
+        self.publish(|_| None);
     }
 
     /// The pods that should be enrolled, as their namespaces are found.
     fn take_census(&mut self, snapshot: &Snapshot) -> Census {
         let mut census = Census::default();
-        self.uids.clear();
         for pod in snapshot.pods.values() {
             let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else {
                 continue;
             };
-            let uid = pod.uid.iter().cloned();
-            self.uids.extend(uid.map(|uid| (pod.id.clone(), uid)));
             let opened = match &local.netns {
                 NetnsPlace::Path(path) => NetNs::open(path).map_err(|e| {
                     let why = format!(
@@ -444,7 +438,8 @@ impl Pods {
         self.failures.insert(pod.clone(), why);
     }
 
-    fn publish(&self) {
+    /// `uid` knows the pods that are in the world.
+    fn publish(&self, uid: impl Fn(&PodId) -> Option<Arc<str>>) {
         let mode = self.interceptor.mode();
         let mut reports: Vec<_> = self
             .enrolled
@@ -456,7 +451,7 @@ impl Pods {
             mode: mode.to_string(),
             state: format!("failed: {why}"),
             outside: Some(why.clone()),
-            uid: self.uids.get(pod).cloned(),
+            uid: uid(pod),
             accepted: Arc::default(),
         }));
         reports.sort_by(|a, b| a.pod.cmp(&b.pod));

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::secured::{Handshake, Line, settings};
 use super::backend::{ID, Seen, header, read_headers};
+use super::case::Family;
 use super::request::Request;
 use super::value::Text;
 use crate::http::read_chunks;
@@ -306,6 +307,10 @@ impl Answer {
     pub fn pod(&self) -> Option<Seen> {
         let mut words = self.body.split_whitespace().skip(1);
         let pod = words.next()?;
+        let family = match words.next()? {
+            "IPv6" => Family::Ipv6,
+            _ => Family::Ipv4,
+        };
         let tls = words.filter_map(|word| word.split_once('='));
         Some(Seen {
             pod: pod.to_owned(),
@@ -316,6 +321,7 @@ impl Answer {
             body: String::new(),
             version: "stream",
             peer: 0,
+            family,
             tls: tls
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),

@@ -12,6 +12,7 @@ use anyhow::Result;
 use mesh_tests::Pod;
 
 use self::modern::Modern;
+use super::case::Family;
 use super::request::Reply;
 use super::scenery::{ADMIN, HTTP, TCP, TLS};
 use crate::http::read_chunks;
@@ -36,6 +37,8 @@ pub struct Seen {
     pub version: &'static str,
     /// The port that the connection came from.
     pub peer: u16,
+    /// Of the address that it came to.
+    pub family: Family,
     /// What is known of the TLS that it came in.
     pub tls: Vec<(String, String)>,
 }
@@ -134,7 +137,8 @@ impl Backend {
 fn introduce(mut stream: TcpStream, who: &str, word: &str) -> io::Result<String> {
     let mut buffer = [0; 4096];
     if stream.read(&mut buffer)? > 0 {
-        stream.write_all(format!("{word} {who}\n").as_bytes())?;
+        let family = Family::of(&stream.local_addr()?);
+        stream.write_all(format!("{word} {who} {}\n", family.name()).as_bytes())?;
         while stream.read(&mut buffer)? > 0 {}
     }
     Ok("fin".to_owned())
@@ -143,9 +147,11 @@ fn introduce(mut stream: TcpStream, who: &str, word: &str) -> io::Result<String>
 fn serve(stream: TcpStream, who: &str, book: &Book) -> io::Result<String> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.port();
+    let family = Family::of(&stream.local_addr()?);
     let mut stream = BufReader::new(stream);
     while let Some(mut seen) = read_request(&mut stream, who)? {
         seen.peer = peer;
+        seen.family = family;
         let upgrade = header(&seen.headers, "upgrade").is_some_and(|value| value == "websocket");
         let reply = book.note(seen.clone());
         if let Some(delay) = reply.delay {
@@ -228,6 +234,7 @@ fn read_request(stream: &mut impl BufRead, who: &str) -> io::Result<Option<Seen>
         body: String::from_utf8_lossy(&body).into_owned(),
         version: "http1",
         peer: 0,
+        family: Family::default(),
         tls: Vec::new(),
     }))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -27,17 +28,23 @@ pub struct Topic {
     /// Why the decision alone has nothing to say about any of them.
     #[serde(default, rename = "not-decided")]
     pub not_decided: Option<String>,
+    /// Each case is played in each of them; IPv4 where nothing is said.
+    #[serde(default)]
+    families: Vec<Family>,
     pub cases: Vec<Case>,
 }
 
 /// A configuration, and what it does to some requests.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
     pub name: String,
     /// The rows of the reference that it rests on; for the reader.
     #[serde(default)]
     pub row: Option<String>,
+    /// What is dialled, and what Services have first; the file's where it says nothing.
+    #[serde(default)]
+    family: Option<Family>,
     /// `spec.http` of a VirtualService for [`HOST`], in the mesh and at the gateway.
     #[serde(default)]
     http: Option<Value>,
@@ -69,7 +76,7 @@ pub struct Case {
 }
 
 /// An object, with what all of them have in common left out.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Object {
     pub kind: String,
     #[serde(default)]
@@ -102,6 +109,15 @@ pub enum From {
     Gateway,
 }
 
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    #[default]
+    Ipv4,
+    Ipv6,
+}
+
 /// All files of the folder, by name.
 pub fn load(folder: &Path) -> Result<Vec<Topic>> {
     let mut topics = Vec::new();
@@ -121,6 +137,7 @@ pub fn load(folder: &Path) -> Result<Vec<Topic>> {
         let mut topic: Topic =
             serde_saphyr::from_str(&text).with_context(|| format!("in {}", path.display()))?;
         topic.name = name;
+        topic.spread();
         for case in &mut topic.cases {
             case.complete()
                 .with_context(|| format!("in {}, case {:?}", path.display(), case.name))?;
@@ -131,7 +148,63 @@ pub fn load(folder: &Path) -> Result<Vec<Topic>> {
     Ok(topics)
 }
 
+impl Family {
+    /// Of an address; that of a client of IPv4 at a socket for both is one of IPv4.
+    pub fn of(address: &SocketAddr) -> Self {
+        match address.ip().to_canonical() {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    /// As Kubernetes has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        }
+    }
+
+    pub fn loopback(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::LOCALHOST.into(),
+            Self::Ipv6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+impl Topic {
+    /// Makes of each case one for each family.
+    fn spread(&mut self) {
+        if self.families.is_empty() {
+            self.families.push(Family::Ipv4);
+        }
+        let mut cases = Vec::new();
+        for case in self.cases.drain(..) {
+            if case.family.is_some() {
+                cases.push(case);
+                continue;
+            }
+            for family in &self.families {
+                let mut case = case.clone();
+                case.family = Some(*family);
+                if self.families.len() > 1 && *family == Family::Ipv6 {
+                    case.name += " (IPv6)";
+                }
+                cases.push(case);
+            }
+        }
+        // Services change with the family, so those of one come together.
+        cases.sort_by_key(Case::family);
+        self.cases = cases;
+    }
+}
+
 impl Case {
+    pub fn family(&self) -> Family {
+        self.family.unwrap_or_default()
+    }
+
     /// The objects as an API server has them.
     pub fn manifests(&self) -> Vec<Value> {
         let mut all = self.written();
@@ -207,8 +280,9 @@ impl Case {
         } else {
             vec![From::Client]
         };
+        let family = self.family();
         for request in &mut self.requests {
-            request.complete(&from)?;
+            request.complete(&from, family)?;
         }
         self.written()
             .iter_mut()

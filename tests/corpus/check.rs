@@ -97,6 +97,11 @@ fn check_answer(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
 }
 
 fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
+    let family = request.upstream.family.unwrap_or(request.family);
+    if let Some(other) = outcome.seen.iter().find(|seen| seen.family != family) {
+        let (pod, over) = (&other.pod, other.family.name());
+        wrong.push(format!("{pod} got it over {over}, not {}", family.name()));
+    }
     if request.is_stream() {
         if let (Some(to), Ok(answer)) = (&request.to, &outcome.answer) {
             let pod = answer.body.split_whitespace().nth(1).unwrap_or_default();
@@ -127,7 +132,11 @@ fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
     let expected = request
         .attempts
         .unwrap_or(usize::from(request.to.is_some()));
-    if tries.len() != expected && request.shares.is_empty() && !request.sticky {
+    if tries.len() != expected
+        && request.shares.is_empty()
+        && request.counts.is_empty()
+        && !request.sticky
+    {
         let pods: Vec<&str> = tries.iter().map(|seen| seen.pod.as_str()).collect();
         wrong.push(format!("{} tries {pods:?}, not {expected}", tries.len()));
     }
@@ -211,6 +220,14 @@ pub fn many(request: &Request, outcomes: &[Outcome]) -> Vec<String> {
         if !likely(count, total, *share) {
             wrong.push(format!(
                 "{pod} got {count} of {total}, not a share of {share}"
+            ));
+        }
+    }
+    for (pod, [least, most]) in &request.counts {
+        let count = pods.iter().filter(|own| is(own, pod)).count();
+        if !(least..=most).contains(&&count) {
+            wrong.push(format!(
+                "{pod} got {count} of {total}, not {least} to {most}"
             ));
         }
     }

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::ask::Answer;
 use super::backend::Seen;
-use super::case::{Case, From, Topic};
+use super::case::{Case, Family, From, Topic};
 use super::check::{Outcome, differences, many};
 use super::request::Request;
 use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, NOBODY, objects, target};
@@ -72,7 +72,7 @@ fn told(request: &Request) -> bool {
 /// The world with the objects of a case.
 fn world(case: &Case) -> Result<Snapshot> {
     let options = CompileOptions::default();
-    let mut all = objects(|_| None);
+    let mut all = objects(case.family(), |_| None);
     all.extend(case.manifests());
     let text: Vec<String> = all.iter().map(ToString::to_string).collect();
     let file: Arc<Path> = Path::new("case.yaml").into();
@@ -239,29 +239,26 @@ impl Asked<'_> {
         let decision = route::stream(self.snapshot, &self.client, scope, &flow, &mut Chance);
         Ok(match decision {
             StreamDecision::Forward(cluster) => match self.pick(&cluster) {
-                Some(pod) => self.spoken(&pod),
+                Some(address) => self.spoken(address),
                 None => nothing("no endpoint"),
             },
-            StreamDecision::Passthrough => self.spoken(&self.dialled()),
+            StreamDecision::Passthrough => self.spoken(self.destination),
             StreamDecision::Refuse => nothing("refused"),
         })
     }
 
     /// What a pod says to what is relayed to it as it is.
-    fn spoken(&self, pod: &str) -> Outcome {
+    fn spoken(&self, to: SocketAddr) -> Outcome {
         if !self.request.is_stream() {
             let (path, query) = (self.request.path(), None);
-            return self.passed(pod, None, None, query, path);
+            return self.passed(to, None, None, query, path);
         }
         Outcome {
             answer: Ok(Answer {
-                body: format!("it {pod}\n"),
+                body: format!("it {}\n", self.name_of(to)),
                 ..Answer::default()
             }),
-            seen: vec![Seen {
-                pod: pod.to_owned(),
-                ..sent()
-            }],
+            seen: vec![self.came_to(to)],
         }
     }
 
@@ -300,14 +297,15 @@ impl Asked<'_> {
                 .client
                 .pod()
                 .addresses
-                .first()
+                .iter()
+                .find(|own| own.is_ipv4() == self.destination.is_ipv4())
                 .copied()
                 .context("an address")?,
         };
         let decision = route::decide(self.snapshot, scope, &self.client, &request, &mut Chance);
         Ok(match decision {
             Decision::Routed(routed) => self.routed(&routed, path, query),
-            Decision::Passthrough => self.passed(&self.dialled(), None, None, query, path),
+            Decision::Passthrough => self.passed(self.destination, None, None, query, path),
             Decision::Reply(Reply::NoRoute) => answered(404, "", None),
             Decision::Reply(Reply::Refused) => answered(502, "", None),
             Decision::Reply(Reply::Https(location)) => answered(301, "", Some(location)),
@@ -327,7 +325,7 @@ impl Asked<'_> {
         }
         match (&routed.act, &routed.route.action) {
             (Act::Forward(forwarding), action) => {
-                let Some(pod) = self.pick(&forwarding.cluster) else {
+                let Some(to) = self.pick(&forwarding.cluster) else {
                     return answered(503, "no healthy upstream", None);
                 };
                 let edited = match action {
@@ -339,9 +337,9 @@ impl Asked<'_> {
                     .as_deref()
                     .map(str::to_owned)
                     .or(edited);
-                let mut outcome = self.passed(&pod, host, forwarding.path.clone(), query, path);
+                let mut outcome = self.passed(to, host, forwarding.path.clone(), query, path);
                 for mirror in &forwarding.mirrors {
-                    let copy = self.pick(mirror).map(|pod| Seen { pod, ..sent() });
+                    let copy = self.pick(mirror).map(|to| self.came_to(to));
                     outcome.seen.splice(0..0, copy);
                 }
                 outcome
@@ -358,17 +356,24 @@ impl Asked<'_> {
         }
     }
 
-    /// The pod of one of the endpoints; none where the pod's port is nobody's.
-    fn pick(&self, cluster: &Cluster) -> Option<String> {
-        if cluster.discovery == Discovery::Original {
-            return Some(self.dialled());
+    /// The address of one of the endpoints; none where the pod's port is nobody's.
+    fn pick(&self, cluster: &Cluster) -> Option<SocketAddr> {
+        match (&cluster.discovery, &self.client) {
+            (Discovery::Original, _) | (Discovery::Headless, Client::Pod(_)) => {
+                return Some(self.destination);
+            }
+            _ => {}
         }
         let endpoint = fastrand::choice(&cluster.endpoints)?;
-        (endpoint.address.port() != NOBODY).then(|| self.name_of(endpoint.address))
+        (endpoint.address.port() != NOBODY).then_some(endpoint.address)
     }
 
-    fn dialled(&self) -> String {
-        self.name_of(self.destination)
+    fn came_to(&self, to: SocketAddr) -> Seen {
+        Seen {
+            pod: self.name_of(to),
+            family: Family::of(&to),
+            ..sent()
+        }
     }
 
     fn name_of(&self, address: SocketAddr) -> String {
@@ -378,7 +383,7 @@ impl Asked<'_> {
 
     fn passed(
         &self,
-        pod: &str,
+        to: SocketAddr,
         host: Option<String>,
         rewritten: Option<String>,
         query: Option<&str>,
@@ -386,10 +391,9 @@ impl Asked<'_> {
     ) -> Outcome {
         let query = query.map_or(String::new(), |query| format!("?{query}"));
         let seen = Seen {
-            pod: pod.to_owned(),
             path: rewritten.unwrap_or_else(|| path.to_owned()) + &query,
             host: host.unwrap_or_else(|| self.request.host().to_owned()),
-            ..sent()
+            ..self.came_to(to)
         };
         let status = self.request.status.unwrap_or(200);
         Outcome {
@@ -441,6 +445,7 @@ fn sent() -> Seen {
         body: String::new(),
         version: "decided",
         peer: 0,
+        family: Family::default(),
         tls: Vec::new(),
     }
 }

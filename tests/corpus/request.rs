@@ -1,13 +1,14 @@
 //! One request of a case, and what is expected of it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::case::{From, HOST};
+use super::case::{Family, From, HOST};
 use super::value::{OneOrMore, Text, milliseconds};
 
 /// What is sent, and what must come of it.
@@ -62,6 +63,10 @@ pub struct Request {
     /// Why the decision alone has nothing to say about it.
     pub not_decided: Option<String>,
 
+    /// The case's.
+    #[serde(skip)]
+    pub family: Family,
+
     // --- what must come of it ---
     /// The pod that gets it; `b` stands for `b-v1` and `b-v2`. Nobody where there is none.
     pub to: Option<String>,
@@ -89,6 +94,8 @@ pub struct Request {
     pub mirrored: BTreeMap<String, usize>,
     /// With `times`: each pod's part of the whole.
     pub shares: BTreeMap<String, f64>,
+    /// With `times`: how many came to each pod, from and to.
+    pub counts: BTreeMap<String, [usize; 2]>,
     /// With `times`: all to the same pod.
     pub sticky: bool,
     /// With `times`: how many connections the servers saw.
@@ -124,6 +131,8 @@ pub struct Upstream {
     pub body: Option<String>,
     /// `http1` or `http2`.
     pub version: Option<String>,
+    /// Of the address that it came to; the case's where nothing is said.
+    pub family: Option<Family>,
     pub headers: BTreeMap<String, Value>,
     /// Of the TLS that it came in: `sni`, `alpn`, and the certificate that was `shown`. Absent ones are null.
     pub tls: BTreeMap<String, Value>,
@@ -166,7 +175,8 @@ pub struct Reply {
 
 impl Request {
     /// Fills in what is the same for most.
-    pub fn complete(&mut self, from: &[From]) -> Result<()> {
+    pub fn complete(&mut self, from: &[From], family: Family) -> Result<()> {
+        self.family = family;
         self.from.get_or_insert(OneOrMore(from.to_vec()));
         let verbs = [
             ("GET", self.get.take()),
@@ -195,6 +205,7 @@ impl Request {
             || self.sticky
             || self.connections.is_some()
             || !self.shares.is_empty()
+            || !self.counts.is_empty()
             || !self.statuses.is_empty();
         ensure!(told, "a request of which nothing is expected: {self:?}");
         Ok(())
@@ -206,8 +217,7 @@ impl Request {
 
     /// The Host without its port.
     pub fn name(&self) -> &str {
-        let host = self.host();
-        host.rsplit_once(':').map_or(host, |(name, _)| name)
+        without_port(self.host())
     }
 
     /// Whether something else than HTTP is spoken.
@@ -262,5 +272,16 @@ impl Request {
             title += "...";
         }
         title
+    }
+}
+
+/// A Host without its port; an IPv6 address may have brackets, and has them where it has a port.
+pub fn without_port(host: &str) -> &str {
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return host;
+    }
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
     }
 }

@@ -17,22 +17,25 @@
 //!
 //! Who asks: `client` of namespace `default` with the labels `app: client`, `version: v1`; `guest` of namespace `other`;
 //! and `gateway`: a machine outside, through the ingress gateway. The machine outside is also a server, `outside`.
+//!
+//! Every pod and every Service has an address of each family, written alike: host 12 is 10.97.1.12 and fd97::1:12. The
+//! family of a case is the one that is dialled, and the one that Services have first.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use mesh_tests::OUTSIDE_V4;
+use mesh_tests::{OUTSIDE_V4, OUTSIDE_V6};
 use serde_json::{Value, json};
 
-use super::case::From;
+use super::case::{Family, From};
 use super::keys::keys;
-use super::request::Request;
+use super::request::{Request, without_port};
 
 /// A pod of the world.
 #[derive(Debug)]
 pub struct Backdrop {
     pub name: &'static str,
     pub namespace: &'static str,
-    /// The last byte of its address in 10.97.1.0/24.
+    /// The last part of its addresses, in 10.97.1.0/24 and fd97::1:0/112.
     pub host: u8,
     pub labels: &'static [(&'static str, &'static str)],
     pub ready: bool,
@@ -45,7 +48,7 @@ pub struct Backdrop {
 pub struct Storefront {
     pub name: &'static str,
     pub namespace: &'static str,
-    /// The last byte of its address in 10.96.1.0/24; 0 for a headless one.
+    /// The last part of its addresses, in 10.96.1.0/24 and fd96::/112; 0 for a headless one.
     pub host: u8,
     /// The label `app` of its pods.
     pub app: &'static str,
@@ -234,9 +237,20 @@ const fn service(
 }
 
 impl Backdrop {
-    /// Its address.
-    pub fn ip(&self) -> Ipv4Addr {
+    pub fn ipv4(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 97, 1, self.host)
+    }
+
+    pub fn ipv6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd97, 0, 0, 0, 0, 0, 1, digits(self.host))
+    }
+
+    /// Its address of a family.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::Ipv4 => self.ipv4().into(),
+            Family::Ipv6 => self.ipv6().into(),
+        }
     }
 
     /// As the API server would tell of it; `netns` makes it one of this node.
@@ -261,8 +275,8 @@ impl Backdrop {
             "spec": {"nodeName": "node1", "containers": [{"name": "app", "image": "app"}]},
             "status": {
                 "phase": "Running",
-                "podIP": self.ip(),
-                "podIPs": [{"ip": self.ip()}],
+                "podIP": self.ipv4(),
+                "podIPs": [{"ip": self.ipv4()}, {"ip": self.ipv6()}],
                 "conditions": [{"type": "Ready", "status": ready}],
             },
         })
@@ -270,9 +284,13 @@ impl Backdrop {
 }
 
 impl Storefront {
-    /// Its cluster IP.
-    pub fn ip(&self) -> Option<Ipv4Addr> {
-        (self.host > 0).then(|| Ipv4Addr::new(10, 96, 1, self.host))
+    /// Its cluster IP of a family.
+    pub fn ip(&self, family: Family) -> Option<IpAddr> {
+        let ip = match family {
+            Family::Ipv4 => Ipv4Addr::new(10, 96, 1, self.host).into(),
+            Family::Ipv6 => Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, digits(self.host)).into(),
+        };
+        (self.host > 0).then_some(ip)
     }
 
     /// Its full name.
@@ -287,8 +305,8 @@ impl Storefront {
             .filter(move |pod| pod.labels.contains(&("app", app)))
     }
 
-    /// As the API server would tell of it.
-    pub fn object(&self) -> Value {
+    /// As the API server would tell of it; `first` is the family that it has first.
+    pub fn object(&self, first: Family) -> Value {
         let ports: Vec<Value> = self
             .ports
             .iter()
@@ -296,20 +314,34 @@ impl Storefront {
                 json!({"name": name, "protocol": "TCP", "port": port, "targetPort": target})
             })
             .collect();
-        let ip = self.ip().map_or("None".to_owned(), |ip| ip.to_string());
+        let families = match first {
+            Family::Ipv4 => [Family::Ipv4, Family::Ipv6],
+            Family::Ipv6 => [Family::Ipv6, Family::Ipv4],
+        };
+        let mut ips: Vec<String> = families
+            .iter()
+            .filter_map(|family| self.ip(*family))
+            .map(|ip| ip.to_string())
+            .collect();
+        if ips.is_empty() {
+            ips.push("None".to_owned());
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": self.name, "namespace": self.namespace},
-            "spec": {"clusterIP": ip, "clusterIPs": [ip], "selector": {"app": self.app}, "ports": ports},
+            "spec": {
+                "clusterIP": ips[0], "clusterIPs": ips, "selector": {"app": self.app}, "ports": ports,
+                "ipFamilyPolicy": "RequireDualStack", "ipFamilies": families.map(Family::name),
+            },
         })
     }
 }
 
-/// Everything that is there before any case.
-pub fn objects(netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
+/// Everything that is there before any case of a family.
+pub fn objects(family: Family, netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
     let pods = PODS.iter().map(|pod| pod.object(netns(pod).as_deref()));
-    let services = SERVICES.iter().map(Storefront::object);
+    let services = SERVICES.iter().map(|service| service.object(family));
     let gateway = json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "Gateway",
@@ -323,6 +355,12 @@ pub fn objects(netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
         .chain([gateway])
         .chain(keys().secrets())
         .collect()
+}
+
+/// So that the last part of an IPv6 address reads like that of the IPv4 one.
+fn digits(host: u8) -> u16 {
+    let host = u16::from(host);
+    host / 100 * 0x100 + host / 10 % 10 * 0x10 + host % 10
 }
 
 /// The Service that a name means, as a client of `namespace` would write it.
@@ -339,25 +377,29 @@ fn named(name: &str, namespace: &str) -> Option<&'static Storefront> {
 /// Where someone in the mesh connects to for a request: what it says, or where its Host resolves to.
 pub fn target(request: &Request, from: From) -> IpAddr {
     let name = request.dial.as_deref().unwrap_or(request.host());
-    let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
-    let name = name.to_ascii_lowercase();
+    let name = without_port(name).to_ascii_lowercase();
     if name == "outside" {
-        return OUTSIDE_V4.into();
+        return match request.family {
+            Family::Ipv4 => OUTSIDE_V4.into(),
+            Family::Ipv6 => OUTSIDE_V6.into(),
+        };
     }
-    if let Ok(ip) = name.parse() {
+    if let Ok(ip) = name.trim_matches(['[', ']']).parse() {
         return ip;
     }
     if let Some(pod) = PODS
         .iter()
         .find(|pod| Some(pod.name) == name.strip_prefix("pod "))
     {
-        return pod.ip().into();
+        return pod.ip(request.family);
     }
     let namespace = if from == From::Guest {
         "other"
     } else {
         "default"
     };
-    let service = named(&name, namespace).and_then(Storefront::ip);
-    service.unwrap_or(Ipv4Addr::new(10, 96, 1, 1)).into()
+    named(&name, namespace)
+        .and_then(|service| service.ip(request.family))
+        .or_else(|| SERVICES[0].ip(request.family))
+        .unwrap_or(OUTSIDE_V4.into())
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::combinators::WithTrailers;
 use http_body_util::{BodyExt, Either, Full};
@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_tests::Pod;
 
-use crate::servers::{Server, any};
+use crate::servers::{Background, Server, any};
 
 /// What the applications were told, byte by byte.
 #[derive(Clone, Default)]
@@ -144,48 +144,13 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 }
 
 /// A server that speaks nothing but HTTP/2. It answers with what it got, and gRPC with a trailer.
-pub struct Http2Server {
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Http2Server {
-    /// Listens inside `pod`.
-    pub fn start(pod: &Pod, port: u16) -> Result<Self> {
-        let listener = pod.run(|| TcpListener::bind(any(port)))??;
-        listener.set_nonblocking(true)?;
-        let runtime = runtime()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let thread = thread::spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    result = serve_http2(listener) => eprintln!("the HTTP/2 server ended: {result:?}"),
-                    _ = stopped => {}
-                }
-            });
-        });
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Http2Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// For what is asked over HTTP/2, and answered.
-pub fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting a runtime")
+pub fn http2_server(pod: &Pod, port: u16) -> Result<Background> {
+    let listener = pod.run(|| TcpListener::bind(any(port)))??;
+    listener.set_nonblocking(true)?;
+    Background::start(move || async move {
+        let ended = serve_http2(listener).await;
+        eprintln!("the HTTP/2 server ended: {ended:?}");
+    })
 }
 
 async fn serve_http2(listener: TcpListener) -> io::Result<()> {

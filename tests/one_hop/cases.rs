@@ -11,12 +11,12 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use regex::Regex;
 
-use super::apps::runtime;
 use super::stage::{SERVICES, Stage};
 use crate::agent::eventually;
 use crate::flows::names::APP;
 use crate::flows::talk::echoes;
 use crate::servers::ending;
+use crate::servers::runtime;
 
 /// What was seen, by case.
 pub type Transcript = Vec<(String, String)>;

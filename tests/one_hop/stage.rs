@@ -8,17 +8,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Pod, PodOptions, World, WorldOptions};
 
-use super::apps::{Heard, Http2Server, serve};
+use super::apps::{Heard, http2_server, serve};
 use crate::agent::{Agent, Mode, eventually};
 use crate::flows::names::{APP, APP_VIP, CLIENT};
 use crate::manifests::{Manifests, PodObject, ServiceObject};
+use crate::servers::Background;
 use crate::servers::Server;
 
 /// Dropped from the top: the agent first, the world last.
 pub struct Stage {
     pub agent: Agent,
     servers: Vec<Server>,
-    http2: Option<Http2Server>,
+    http2: Option<Background>,
     manifests: Manifests,
     app_object: PodObject,
     pub client: Pod,
@@ -95,7 +96,7 @@ impl Stage {
         let (client, app) = (pod("client", CLIENT)?, pod("app", APP)?);
         let heard = Heard::default();
         let servers = serve(&app, &heard)?;
-        let http2 = Some(Http2Server::start(&app, 8081)?);
+        let http2 = Some(http2_server(&app, 8081)?);
         let manifests = Manifests::new()?;
         let app_object = annotations
             .iter()

@@ -17,6 +17,7 @@ use crate::model::Snapshot;
 
 pub use crate::config::compile::analysis::analyze;
 pub use crate::config::compile::incremental::Compiler;
+pub use crate::config::compile::membership::ENROL;
 pub(super) use crate::config::compile::secrets::secrets_named;
 
 mod analysis;

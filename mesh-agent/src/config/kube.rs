@@ -14,6 +14,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kube::runtime::events::{Recorder, Reporter};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -37,6 +38,9 @@ mod worker;
 
 /// How many events may wait for the thread. A server that is faster than the compiler waits, and nothing is lost.
 const WAITING: usize = 256;
+
+/// Who writes, to the API server; the Lease of those who may has the same name.
+const WRITER: &str = "mesh-agent";
 
 /// A watched API server. Dropping it ends the watch.
 pub struct Cluster {
@@ -156,6 +160,15 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Where Events are written. `own` is what this process is called.
+fn recorder(client: &kube::Client, own: String) -> Recorder {
+    let reporter = Reporter {
+        controller: WRITER.to_owned(),
+        instance: Some(own),
+    };
+    Recorder::new(client.clone(), reporter)
 }
 
 #[cfg(test)]

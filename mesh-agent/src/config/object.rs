@@ -229,6 +229,16 @@ impl Kind {
         Self::Telemetry,
     ];
 
+    /// Those of Istio that decide how traffic goes.
+    pub const ROUTING: [Self; 6] = [
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::Gateway,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::Sidecar,
+    ];
+
     /// The kind of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)

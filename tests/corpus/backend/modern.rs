@@ -1,9 +1,9 @@
 //! Servers that speak HTTP/2, and servers in TLS.
 
+use std::future::pending;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -20,21 +20,18 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Book, Seen};
 use crate::corpus::ask::secured::pair;
+use crate::corpus::case::Family;
 use crate::corpus::keys::keys;
 use crate::corpus::scenery::{HTTP2, SECURE, SECURE_MUTUAL, SECURE_TCP};
-use crate::servers::any;
+use crate::servers::{Background, any};
 
 /// The servers of one pod, on a thread.
 #[derive(Debug)]
-pub struct Modern {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
+pub struct Modern(#[expect(dead_code, reason = "they stop when it is dropped")] Background);
 
 /// What is served at a port.
 #[derive(Clone)]
@@ -53,6 +50,7 @@ struct Servant {
     who: String,
     book: Book,
     peer: u16,
+    family: Family,
     tls: Vec<(String, String)>,
 }
 
@@ -71,41 +69,24 @@ impl Modern {
             listener.set_nonblocking(true)?;
             listeners.push((listener, served));
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (stop, stopped) = oneshot::channel();
         let (who, book) = (pod.name.clone(), book.clone());
-        let thread = thread::spawn(move || {
-            runtime.block_on(async {
-                for (listener, served) in listeners {
-                    let servant = Servant {
-                        who: who.clone(),
-                        book: book.clone(),
-                        peer: 0,
-                        tls: Vec::new(),
-                    };
-                    tokio::spawn(async move {
-                        let result = accept(listener, &served, &servant).await;
-                        eprintln!("a server ended: {result:?}");
-                    });
-                }
-                let _ = stopped.await;
-            });
-        });
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
+        Background::start(move || async move {
+            for (listener, served) in listeners {
+                let servant = Servant {
+                    who: who.clone(),
+                    book: book.clone(),
+                    peer: 0,
+                    family: Family::default(),
+                    tls: Vec::new(),
+                };
+                tokio::spawn(async move {
+                    let result = accept(listener, &served, &servant).await;
+                    eprintln!("a server ended: {result:?}");
+                });
+            }
+            pending::<()>().await;
         })
-    }
-}
-
-impl Drop for Modern {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        .map(Self)
     }
 }
 
@@ -141,6 +122,7 @@ async fn accept(listener: TcpListener, served: &Served, servant: &Servant) -> io
         stream.set_nodelay(true)?;
         let (served, mut servant) = (served.clone(), servant.clone());
         servant.peer = peer.port();
+        servant.family = Family::of(&stream.local_addr()?);
         tokio::spawn(async move {
             match served {
                 Served::Http2 => serve(stream, true, servant).await,
@@ -186,7 +168,7 @@ async fn introduce(
 ) -> io::Result<()> {
     let mut buffer = [0; 4096];
     if stream.read(&mut buffer).await? > 0 {
-        let mut line = format!("secured {}", servant.who);
+        let mut line = format!("secured {} {}", servant.who, servant.family.name());
         for (name, value) in &servant.tls {
             line += &format!(" {name}={value}");
         }
@@ -250,6 +232,7 @@ async fn answer(
             _ => "http1",
         },
         peer: servant.peer,
+        family: servant.family,
         tls: servant.tls,
     });
     if let Some(delay) = reply.delay {

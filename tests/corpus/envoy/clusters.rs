@@ -32,7 +32,8 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
         })
         .map(|pod| {
             let health = if pod.ready { "HEALTHY" } else { "UNHEALTHY" };
-            let address = json!({"socket_address": {"address": pod.ip(), "port_value": target}});
+            let ip = pod.ip(view.place.family);
+            let address = json!({"socket_address": {"address": ip, "port_value": target}});
             json!({"endpoint": {"address": address}, "health_status": health})
         })
         .collect();

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::case::Family;
 use super::super::scenery::{GATEWAY_NAMESPACE, objects};
 use super::view::{View, array};
 
@@ -132,7 +133,7 @@ fn validation(authorities: &Value, names: &Value) -> Value {
 
 /// What is in a Secret next to the gateway.
 fn secret(view: &View<'_>, name: &str) -> Option<Value> {
-    let standing = objects(|_| None);
+    let standing = objects(Family::default(), |_| None);
     let mut all = view.manifests.iter().chain(&standing);
     let found = all.find(|object| {
         let metadata = &object["metadata"];

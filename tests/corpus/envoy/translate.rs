@@ -17,7 +17,7 @@ pub fn listener(view: &View<'_>, listen: u16) -> Result<(Value, Vec<Value>)> {
     let name = format!("{}{}", view.prefix, view.place.port);
     let mut listener = json!({
         "name": format!("{name}-{listen}"),
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": listen}},
+        "address": {"socket_address": {"address": view.place.family.loopback(), "port_value": listen}},
     });
     let chains = match view.place.kind {
         Kind::Http => {

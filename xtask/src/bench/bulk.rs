@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::{
     cost,
     inside::{Bench, Turn},
-    section::{Rate, Section, median, shares, spread},
+    section::{Rate, Section, cell, median_of, shares, spread},
     subject::{Subject, Work},
 };
 use crate::{http::Response, screen::Screen};
@@ -207,13 +207,9 @@ fn section(what: &str, work: Work, transfers: &[(Subject, u32, Transfer)]) -> Re
     for (place, own) in &rates {
         let subject = Subject::ALL[*place];
         let middle = |value: &dyn Fn(&Transfer) -> Option<f64>, digits: usize| {
-            let mut values: Vec<f64> = transfers
-                .iter()
-                .filter(|(other, _, _)| *other == subject)
-                .filter_map(|(_, _, transfer)| value(transfer))
-                .collect();
-            values.sort_by(f64::total_cmp);
-            median(&values).map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+            let own = transfers.iter().filter(|(other, _, _)| *other == subject);
+            let values = own.filter_map(|(_, _, transfer)| value(transfer));
+            cell(median_of(values), digits)
         };
         let all = |transfer: &Transfer| {
             transfer.server + transfer.client + transfer.proxy.unwrap_or_default()

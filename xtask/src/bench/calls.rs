@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     inside::{Bench, Turn},
-    section::{Rate, Section, median, shares, spread},
+    section::{Rate, Section, cell, median_of, shares, spread},
     subject::{Subject, Work},
 };
 use crate::{http, http::Response, screen::Screen};
@@ -275,13 +275,9 @@ fn section(kind: Kind, seconds: u32, outcomes: &[(Subject, u32, Outcome)]) -> Re
     for (number, own) in &rates {
         let subject = Subject::ALL[*number];
         let middle = |value: &dyn Fn(&Outcome) -> Option<f64>, digits: usize| {
-            let mut values: Vec<f64> = outcomes
-                .iter()
-                .filter(|(other, _, _)| *other == subject)
-                .filter_map(|(_, _, outcome)| value(outcome))
-                .collect();
-            values.sort_by(f64::total_cmp);
-            median(&values).map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+            let own = outcomes.iter().filter(|(other, _, _)| *other == subject);
+            let values = own.filter_map(|(_, _, outcome)| value(outcome));
+            cell(median_of(values), digits)
         };
         rows.push(vec![
             subject.title().to_owned(),

@@ -82,6 +82,18 @@ pub fn spread(shares: Option<(f64, f64, f64)>) -> String {
     )
 }
 
+/// The median of values in whatever order.
+pub fn median_of(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    median(&values)
+}
+
+/// A number for a cell, if there is one.
+pub fn cell(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+}
+
 /// The middle one, or the mean of the two in the middle, of values in order.
 pub fn median(values: &[f64]) -> Option<f64> {
     let middle = values.len() / 2;

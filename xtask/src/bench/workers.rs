@@ -11,7 +11,7 @@ use super::{
     cost,
     inside::{Bench, SERVICE_IP, end},
     load::{self, Shape},
-    section::{Rate, Section, median, shares, spread},
+    section::{Rate, Section, median_of, shares, spread},
     subject::{Subject, Work},
 };
 use crate::screen::Screen;
@@ -103,9 +103,7 @@ fn section(runs: &[(Subject, u32, Run)]) -> Result<Section> {
                 .collect()
         };
         let middle = |workers, value: &dyn Fn(&Run) -> f64| {
-            let mut values: Vec<f64> = of(workers).map(|(_, _, run)| value(run)).collect();
-            values.sort_by(f64::total_cmp);
-            median(&values)
+            median_of(of(workers).map(|(_, _, run)| value(run)))
         };
         let growth = shares(&rates(2), &rates(1));
         for workers in [1, 2] {

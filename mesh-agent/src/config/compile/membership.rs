@@ -12,16 +12,16 @@ use crate::config::{CompileOptions, Membership};
 use crate::model::{Labels, LocalPod, NetnsPlace};
 
 /// Where a Pod's network namespace is; makes it a Pod of this machine.
-const NETNS: &str = "mesh-agent.io/netns";
+pub(super) const NETNS: &str = "mesh-agent.io/netns";
 
 /// Whether a Pod is in the mesh, as a label or an annotation; of a namespace, whether its Pods are unless they say
 /// otherwise.
-const ENROL: &str = "mesh-agent.io/enrol";
+pub const ENROL: &str = "mesh-agent.io/enrol";
 
-/// Istio's words for the same.
-const INJECT: &str = "sidecar.istio.io/inject";
-const INJECTION: &str = "istio-injection";
-const REVISION: &str = "istio.io/rev";
+/// Istio's word for the same, on a Pod; and on a namespace: `enabled` or `disabled`, or which revision of Istio.
+pub(super) const INJECT: &str = "sidecar.istio.io/inject";
+pub(super) const INJECTION: &str = "istio-injection";
+pub(super) const REVISION: &str = "istio.io/rev";
 
 /// What the kubelet calls a Pod that it read from a file: the API server has another uid for it.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";

@@ -338,10 +338,9 @@ fn from_workloads<'a>(
 
 /// One address of a pod, of the family that the Service has first.
 fn address_for(service: &Service, addresses: &[IpAddr]) -> Option<IpAddr> {
-    let wanted = service.addresses.first();
     let same = addresses
         .iter()
-        .find(|address| wanted.is_some_and(|wanted| wanted.is_ipv4() == address.is_ipv4()));
+        .find(|address| service.ipv4_first == Some(address.is_ipv4()));
     same.or(addresses.first()).copied()
 }
 
@@ -390,8 +389,8 @@ fn from_slices<'a>(
         })
         .flatten()
         .collect();
-    if let Some(first) = service.addresses.first() {
-        endpoints.sort_by_key(|(endpoint, _)| endpoint.address.is_ipv4() != first.is_ipv4());
+    if let Some(ipv4) = service.ipv4_first {
+        endpoints.sort_by_key(|(endpoint, _)| endpoint.address.is_ipv4() != ipv4);
     }
     let mut seen_pods: HashSet<(&str, &str)> = HashSet::new();
     let mut seen_addresses = HashSet::new();

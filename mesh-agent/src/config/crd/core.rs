@@ -51,6 +51,7 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIPs")]
     pub cluster_ips: Vec<String>,
     pub ports: Vec<ServicePort>,
+    pub ip_families: Vec<String>,
     pub publish_not_ready_addresses: bool,
     pub internal_traffic_policy: String,
     pub traffic_distribution: String,

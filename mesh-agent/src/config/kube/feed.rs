@@ -32,16 +32,6 @@ pub(super) struct Scope {
     pub(super) metadata: bool,
 }
 
-/// The kinds of Istio that decide how traffic goes.
-const ROUTING: [Kind; 6] = [
-    Kind::VirtualService,
-    Kind::DestinationRule,
-    Kind::Gateway,
-    Kind::ServiceEntry,
-    Kind::WorkloadEntry,
-    Kind::Sidecar,
-];
-
 /// Pods that have ended: their addresses may be another's by now.
 const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
@@ -64,7 +54,7 @@ impl Feed {
             Kind::Namespace,
             Kind::Node,
         ];
-        let kinds = kinds.into_iter().chain(ROUTING).map(Self::All);
+        let kinds = kinds.into_iter().chain(Kind::ROUTING).map(Self::All);
         match name.strip_prefix("Secret ") {
             Some(secret) => Some(Self::Secret(secret.into())),
             None => plain.chain(kinds).find(|feed| feed.to_string() == name),
@@ -100,7 +90,7 @@ impl Scope {
             },
         ];
         scopes.extend(Self::pods(viewer));
-        scopes.extend(ROUTING.map(|kind| Self {
+        scopes.extend(Kind::ROUTING.map(|kind| Self {
             group: "networking.istio.io",
             versions: &["v1", "v1beta1", "v1alpha3"],
             ..Self::core(kind)

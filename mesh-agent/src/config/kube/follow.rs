@@ -175,16 +175,11 @@ fn is_gone(error: &watcher::Error) -> bool {
     }
 }
 
-/// An error with its causes, for people, and with what to do where that is known.
+/// What is at the bottom of an error: the same, whichever feed meets it and whatever it was doing.
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+    let mut bottom = error;
+    while let Some(cause) = bottom.source() {
+        bottom = cause;
     }
-    text
+    bottom.to_string()
 }

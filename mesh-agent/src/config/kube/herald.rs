@@ -9,21 +9,19 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, ResourceExt};
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::kube::lease::{self, Lease};
+use crate::config::kube::{WRITER, recorder};
 use crate::config::object::{Kind, ObjectId};
 use crate::config::{Code, Rejected, Severity};
 
 /// The type of our condition.
 pub(super) const CONDITION: &str = "mesh-agent.io/Accepted";
-
-/// Who writes, to the API server.
-const MANAGER: &str = "mesh-agent";
 
 /// How long what is wrong must have stayed the same before it is said: most mistakes of a rollout mend themselves.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -56,12 +54,8 @@ struct Verdict {
 /// Follows the news until nobody tells any.
 pub(super) async fn follow(client: Client, own: String, mut news: watch::Receiver<News>) {
     let lease = Lease::new(client.clone(), own.clone());
-    let reporter = Reporter {
-        controller: MANAGER.to_owned(),
-        instance: Some(own),
-    };
     let herald = Herald {
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: recorder(&client, own),
         client,
     };
     let mut said: BTreeMap<ObjectId, Verdict> = BTreeMap::new();
@@ -135,12 +129,12 @@ impl Herald {
         let Some(object) = api.get_opt(&id.name).await? else {
             return Ok(());
         };
-        if is_istio(id.kind) {
+        if Kind::ROUTING.contains(&id.kind) {
             if is_said(&object, verdict) {
                 return Ok(());
             }
             let patch = condition(id, &resource, &object, verdict);
-            let params = PatchParams::apply(MANAGER);
+            let params = PatchParams::apply(WRITER);
             match api
                 .patch_status(&id.name, &params, &Patch::Apply(patch))
                 .await
@@ -308,7 +302,7 @@ fn resource(kind: Kind, news: &News) -> Option<ApiResource> {
     let (group, version) = match kind {
         Kind::Service | Kind::Pod | Kind::Secret => ("", "v1"),
         Kind::EndpointSlice => ("discovery.k8s.io", &**news.versions.get(&kind)?),
-        _ if is_istio(kind) => ("networking.istio.io", &**news.versions.get(&kind)?),
+        _ if Kind::ROUTING.contains(&kind) => ("networking.istio.io", &**news.versions.get(&kind)?),
         _ => return None,
     };
     Some(ApiResource::from_gvk(&GroupVersionKind::gvk(
@@ -316,18 +310,6 @@ fn resource(kind: Kind, news: &News) -> Option<ApiResource> {
         version,
         kind.name(),
     )))
-}
-
-fn is_istio(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::VirtualService
-            | Kind::DestinationRule
-            | Kind::Gateway
-            | Kind::ServiceEntry
-            | Kind::WorkloadEntry
-            | Kind::Sidecar
-    )
 }
 
 #[cfg(test)]

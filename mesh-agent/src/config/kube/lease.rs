@@ -1,4 +1,4 @@
-//! Who of all the agents of a cluster writes: the one that holds a Lease (`coordination.k8s.io/v1`).
+//! Who of all the agents of a cluster writes: the one that holds a Lease (`coordination.k8s.io/v1`) of their namespace.
 //!
 //! Two holders at a time are possible for as long as clocks differ, and do no harm: both would write the same.
 
@@ -10,8 +10,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
 
-/// The name of the Lease, in the agents' namespace.
-const NAME: &str = "mesh-agent";
+use crate::config::kube::WRITER;
 
 /// How long a Lease holds that is not renewed.
 const HOLDS: Duration = Duration::from_secs(30);
@@ -51,10 +50,10 @@ impl Lease {
     /// Takes or renews the Lease if it may be had. True where it is ours now.
     pub(super) async fn hold(&self) -> Result<bool, Error> {
         let now = Timestamp::now();
-        let Some(mut lease) = self.api.get_opt(NAME).await? else {
+        let Some(mut lease) = self.api.get_opt(WRITER).await? else {
             let lease = Object {
                 metadata: ObjectMeta {
-                    name: Some(NAME.to_owned()),
+                    name: Some(WRITER.to_owned()),
                     ..ObjectMeta::default()
                 },
                 spec: Some(self.renewed(None, now)),
@@ -68,7 +67,10 @@ impl Lease {
         let before = lease.spec.take().filter(|_| step == Step::Renew);
         lease.spec = Some(self.renewed(before, now));
         // Its resourceVersion is in it: who comes second is told so.
-        won(self.api.replace(NAME, &PostParams::default(), &lease).await)
+        won(self
+            .api
+            .replace(WRITER, &PostParams::default(), &lease)
+            .await)
     }
 
     fn renewed(&self, before: Option<LeaseSpec>, now: Timestamp) -> LeaseSpec {

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType};
 use tokio::time::Instant;
 
-/// Who says so, to the API server.
-const CONTROLLER: &str = "mesh-agent";
+use crate::config::kube::recorder;
 
 /// How often the pods are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -42,11 +41,7 @@ struct Seen {
 
 /// Looks at the pods again and again, and says what it sees. `own` is what this node is called.
 pub async fn tell(client: Client, own: String, look: impl Fn() -> Vec<Outsider>) {
-    let reporter = Reporter {
-        controller: CONTROLLER.to_owned(),
-        instance: Some(own),
-    };
-    let recorder = Recorder::new(client, reporter);
+    let recorder = recorder(&client, own);
     let mut seen = BTreeMap::new();
     let mut tick = tokio::time::interval(LOOK);
     loop {

@@ -5,12 +5,13 @@
 //! crash or a full disk is passed over. Nothing waits for the disk to have it all: what is lost by a power failure, the
 //! server tells again. The file may hold keys of Secrets, and is for its owner alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
 use crate::config::kube::feed::Feed;
@@ -39,14 +40,22 @@ pub(super) struct Saved {
 
 impl Saved {
     /// Opens the log in a directory, and reads what holds of it into `take`.
-    pub(super) fn open(directory: &Path, take: impl FnMut(Feed, Json)) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path, mut take: impl FnMut(Feed, Json)) -> io::Result<Self> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(directory)?;
         let path = directory.join(FILE);
-        let held = match File::open(&path) {
-            Ok(file) => lines(file, take)?,
+        let read = each_that_holds(&path, |line| {
+            let line: Line<'_> = serde_json::from_slice(line)?;
+            if let (Some(feed), Some(object)) = (Feed::named(&line.feed), line.object)
+                && let Ok(object) = serde_json::from_str(object.get())
+            {
+                take(feed, object);
+            }
+            Ok(())
+        });
+        let held = match read {
             Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(e),
+            held => held?,
         };
         let mut saved = Self {
             file: None,
@@ -104,29 +113,12 @@ impl Saved {
     fn rewrite(&mut self) -> io::Result<()> {
         let new = self.path.with_extension("new");
         let mut to = create(&new, true)?;
-        let mut last: HashMap<(String, String, String), (u64, usize)> = HashMap::new();
-        each_line(File::open(&self.path)?, |at, line| {
-            if let Some((key, gone)) = key(line) {
-                match gone {
-                    true => last.remove(&key),
-                    false => last.insert(key, (at, line.len())),
-                };
-            }
+        let held = each_that_holds(&self.path, |line| {
+            to.write_all(line)?;
+            to.write_all(b"\n")
         })?;
-        let mut offsets: Vec<(u64, usize)> = last.into_values().collect();
-        offsets.sort_unstable();
-        let mut wanted = offsets.into_iter().peekable();
-        let mut size = 0;
-        let mut outcome = Ok(());
-        each_line(File::open(&self.path)?, |at, line| {
-            if outcome.is_ok() && wanted.next_if(|(wanted, _)| *wanted == at).is_some() {
-                outcome = to.write_all(line).and_then(|()| to.write_all(b"\n"));
-                size += line.len() as u64 + 1;
-            }
-        })?;
-        outcome?;
         fs::rename(&new, &self.path)?;
-        self.compact = size;
+        self.compact = held;
         self.append_to()
     }
 
@@ -152,52 +144,45 @@ fn create(path: &Path, anew: bool) -> io::Result<File> {
     }
 }
 
-/// Reads what holds of a log, and how many bytes that is.
-fn lines(file: File, mut take: impl FnMut(Feed, Json)) -> io::Result<u64> {
-    let mut last: HashMap<(String, String, String), Json> = HashMap::new();
-    let mut sizes: HashMap<(String, String, String), u64> = HashMap::new();
-    each_line(file, |_, line| {
-        let Some((key, gone)) = key(line) else {
-            return;
-        };
-        let object = (!gone).then(|| serde_json::from_slice::<Json>(line));
-        match object {
-            Some(Ok(mut json)) => {
-                sizes.insert(key.clone(), line.len() as u64 + 1);
-                last.insert(key, json["object"].take());
-            }
-            Some(Err(_)) | None => {
-                sizes.remove(&key);
-                last.remove(&key);
-            }
-        }
-    })?;
-    for ((feed, _, _), json) in last {
-        if let Some(feed) = Feed::named(&feed) {
-            take(feed, json);
-        }
-    }
-    Ok(sizes.values().sum())
+/// A line. An object that is gone has none in it.
+#[derive(serde::Deserialize)]
+struct Line<'a> {
+    feed: String,
+    namespace: String,
+    name: String,
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
 }
 
-/// Which object a line is about, and whether it says that the object is gone. `None` for a line that was cut.
-fn key(line: &[u8]) -> Option<((String, String, String), bool)> {
-    #[derive(serde::Deserialize)]
-    struct Line<'a> {
-        feed: String,
-        namespace: String,
-        name: String,
-        #[serde(borrow)]
-        object: Option<&'a serde_json::value::RawValue>,
-    }
-    let line: Line<'_> = serde_json::from_slice(line).ok()?;
-    let gone = line.object.is_none_or(|object| object.get() == "null");
-    Some(((line.feed, line.namespace, line.name), gone))
+/// Hands over each line of a log that holds, in order. Says how many bytes they are.
+fn each_that_holds(path: &Path, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+    let mut last: HashMap<(String, String, String), u64> = HashMap::new();
+    each_line(path, |at, line| {
+        // One that was cut says nothing.
+        if let Ok(line) = serde_json::from_slice::<Line<'_>>(line) {
+            let key = (line.feed, line.namespace, line.name);
+            match line.object {
+                Some(_) => last.insert(key, at),
+                None => last.remove(&key),
+            };
+        }
+        Ok(())
+    })?;
+    let holding: HashSet<u64> = last.into_values().collect();
+    let mut held = 0;
+    each_line(path, |at, line| {
+        if holding.contains(&at) {
+            held += line.len() as u64 + 1;
+            take(line)?;
+        }
+        Ok(())
+    })?;
+    Ok(held)
 }
 
 /// Hands over each line with its place in the file.
-fn each_line(file: File, mut take: impl FnMut(u64, &[u8])) -> io::Result<()> {
-    let mut reader = BufReader::new(file);
+fn each_line(path: &Path, mut take: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut reader = BufReader::new(File::open(path)?);
     let mut line = Vec::new();
     let mut at = 0;
     loop {
@@ -206,7 +191,7 @@ fn each_line(file: File, mut take: impl FnMut(u64, &[u8])) -> io::Result<()> {
         if read == 0 {
             return Ok(());
         }
-        take(at, line.strip_suffix(b"\n").unwrap_or(&line));
+        take(at, line.strip_suffix(b"\n").unwrap_or(&line))?;
         at += read as u64;
     }
 }

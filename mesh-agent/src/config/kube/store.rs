@@ -1,8 +1,9 @@
-//! What the API server said last of every object, and which of it is in force. No I/O and no clock.
+//! What the API server said last of every object, and which of it is in force. No I/O, and no clock but what it is handed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
@@ -14,6 +15,10 @@ use crate::config::kube::lean;
 use crate::config::object::{Kind, Object, ObjectId};
 use crate::config::problem::Severity;
 use crate::config::{CompileOptions, Rejected};
+
+/// How long a feed that has failed is in trouble, unless it fails again: the watch tries anew at least twice in that time,
+/// and a watch that works again has nothing to say until something changes.
+const TROUBLED: Duration = Duration::from_secs(65);
 
 /// What one feed has to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +71,8 @@ struct Progress {
     /// Whether it has been listed once.
     listed: bool,
     list: Option<List>,
-    trouble: Option<String>,
+    /// Why it cannot be followed, and when that was last said.
+    trouble: Option<(String, Instant)>,
 }
 
 /// A list that is not complete.
@@ -113,6 +119,7 @@ impl Store {
         &mut self,
         feed: &Feed,
         told: Told,
+        now: Instant,
         options: &CompileOptions,
     ) -> Vec<(ObjectId, Option<Json>)> {
         let progress = self.feeds.entry(feed.clone()).or_default();
@@ -142,7 +149,7 @@ impl Store {
             Told::Failing(why) => {
                 // What was listed of a list that broke off counts for nothing.
                 progress.list = None;
-                progress.trouble = Some(why);
+                progress.trouble = Some((why, now));
             }
             Told::Version(version) => drop(self.versions.insert(feed.kind(), version)),
         }
@@ -165,18 +172,25 @@ impl Store {
         gone
     }
 
-    /// Whether any feed says that it cannot be followed.
-    pub(super) fn has_trouble(&self) -> bool {
-        self.feeds
-            .values()
-            .any(|progress| progress.trouble.is_some())
+    /// Why a feed cannot be followed, if there is one that cannot.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        let mut troubles = self.troubles();
+        troubles.next()
     }
 
-    /// The trouble of a feed is over as far as anyone knows.
-    pub(super) fn forgive(&mut self, feed: &Feed) {
-        if let Some(progress) = self.feeds.get_mut(feed) {
-            progress.trouble = None;
+    /// Lets go of troubles that have not come again. True where there were such.
+    pub(super) fn calm(&mut self, now: Instant) -> bool {
+        let mut calmed = false;
+        for progress in self.feeds.values_mut() {
+            let over = |(_, said): &mut (String, Instant)| now >= *said + TROUBLED;
+            calmed |= progress.trouble.take_if(over).is_some();
         }
+        calmed
+    }
+
+    fn troubles(&self) -> impl Iterator<Item = &str> {
+        let feeds = self.feeds.values();
+        feeds.filter_map(|progress| Some(progress.trouble.as_ref()?.0.as_str()))
     }
 
     /// The objects that have had another version in force since this was last asked.
@@ -204,18 +218,16 @@ impl Store {
 
     /// Everything that is wrong within objects, and with the feeds.
     pub(super) fn rejected(&self) -> Vec<Rejected> {
-        let troubles = self.feeds.iter().filter_map(|(feed, progress)| {
-            let why = progress.trouble.as_ref()?;
-            Some(Rejected {
-                severity: Severity::Warning,
-                code: None,
-                object: feed.to_string(),
-                ..document::about_file(
-                    "".as_ref(),
-                    format!("the API server cannot be followed: {why}"),
-                    "until it can, what it said last holds",
-                )
-            })
+        // A server that is away is so for all of them.
+        let troubles: BTreeSet<&str> = self.troubles().collect();
+        let troubles = troubles.into_iter().map(|why| Rejected {
+            severity: Severity::Warning,
+            code: None,
+            ..document::about_file(
+                "".as_ref(),
+                format!("the API server cannot be followed: {why}"),
+                "until it can, what it said last holds",
+            )
         });
         let wrong = self.wrong.values().flatten().cloned();
         wrong.chain(troubles).collect()
@@ -261,6 +273,11 @@ impl Store {
     fn apply(&mut self, feed: &Feed, id: &ObjectId, json: &Json, options: &CompileOptions) -> bool {
         let version = version(json);
         let before = self.entries.get(id);
+        // A gateway's own Pod is in both, and one that has just come to this node may be for a moment.
+        let in_full = before.is_some_and(|entry| entry.feed == Feed::PodsHere);
+        if in_full && *feed == Feed::PodsElsewhere {
+            return false;
+        }
         if before.is_some_and(|entry| entry.feed == *feed && entry.version == version) {
             return false;
         }

@@ -28,10 +28,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How often it is said what is still waited for.
 const REMIND: Duration = Duration::from_secs(10);
 
-/// How long a feed that has failed is in trouble, unless it fails again: the watch tries anew at least twice in that time,
-/// and a watch that works again has nothing to say until something changes.
-const TROUBLED: Duration = Duration::from_secs(65);
-
 /// Everything that the thread owns.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -48,8 +44,6 @@ pub(super) struct Worker {
     started: bool,
     /// The first and the last event that no world has been made of.
     unmade: Option<(Instant, Instant)>,
-    /// Since when feeds are in trouble.
-    troubled: Vec<(Feed, Instant)>,
 }
 
 impl Worker {
@@ -70,7 +64,6 @@ impl Worker {
             news,
             started: false,
             unmade: None,
-            troubled: Vec::new(),
         }
     }
 
@@ -100,7 +93,7 @@ impl Worker {
         };
         let (store, options) = (&mut self.store, self.maker.options());
         let opened = Saved::open(&directory, |feed, json| {
-            store.take(&feed, Told::Changed(json), options);
+            store.take(&feed, Told::Changed(json), Instant::now(), options);
         });
         match opened {
             Ok(saved) => self.saved = Some(saved),
@@ -127,14 +120,16 @@ impl Worker {
                 .min(remind.saturating_duration_since(now));
             match tokio::time::timeout(wait, inbox.recv()).await {
                 Ok(Some((feed, told))) => {
-                    self.take(feed, told);
+                    self.take(&feed, told);
                     continue;
                 }
                 Ok(None) => return,
                 Err(_) => {}
             }
             let now = Instant::now();
-            self.calm(now);
+            if self.store.calm(now) {
+                self.touch(now);
+            }
             if !self.started {
                 let patient = may_serve && now >= begun + PATIENCE;
                 if self.store.is_whole() || patient {
@@ -175,31 +170,25 @@ impl Worker {
         Some((last + SETTLED).min(first + RESTLESS))
     }
 
-    fn take(&mut self, feed: Feed, told: Told) {
+    fn take(&mut self, feed: &Feed, told: Told) {
         let now = Instant::now();
-        if let Feed::Secret(name) = &feed
+        if let Feed::Secret(name) = feed
             && !self.names.borrow().contains(name)
         {
             // It was on its way when the last Gateway that names it went.
             return;
         }
-        self.troubled.retain(|(troubled, _)| *troubled != feed);
-        let failing = match &told {
-            Told::Failing(why) => Some(why.clone()),
-            _ => None,
-        };
-        let had_trouble = self.store.has_trouble();
-        let news = self.store.take(&feed, told, self.maker.options());
+        if let Told::Failing(why) = &told {
+            tracing::debug!(%feed, why, "the API server cannot be followed");
+        }
+        let had_trouble = self.store.trouble().is_some();
+        let news = self.store.take(feed, told, now, self.maker.options());
         for (id, json) in &news {
             if let Some(saved) = &mut self.saved {
-                saved.note(&feed, id, json.as_ref());
+                saved.note(feed, id, json.as_ref());
             }
         }
-        if let Some(why) = failing {
-            tracing::debug!(%feed, why, "the API server cannot be followed");
-            self.troubled.push((feed, now));
-        }
-        if !news.is_empty() || had_trouble != self.store.has_trouble() {
+        if !news.is_empty() || had_trouble != self.store.trouble().is_some() {
             self.touch(now);
         }
     }
@@ -207,22 +196,6 @@ impl Worker {
     fn touch(&mut self, now: Instant) {
         let (_, last) = self.unmade.get_or_insert((now, now));
         *last = now;
-    }
-
-    /// Forgives what has not failed again.
-    fn calm(&mut self, now: Instant) {
-        let mut calmed = false;
-        self.troubled.retain(|(feed, since)| {
-            let still = now < *since + TROUBLED;
-            if !still {
-                self.store.forgive(feed);
-                calmed = true;
-            }
-            still
-        });
-        if calmed {
-            self.touch(now);
-        }
     }
 
     /// Puts the first world in force: the whole one, or what was saved of it. A gateway waits for its Secrets too.
@@ -292,13 +265,9 @@ impl Worker {
 
     fn remind(&self) {
         let missing: Vec<String> = self.store.missing().map(ToString::to_string).collect();
-        let troubles = self.store.rejected();
-        let why = troubles
-            .iter()
-            .find(|trouble| trouble.message.contains("followed"));
         tracing::warn!(
             missing = missing.join(", "),
-            why = why.map(|why| why.message.as_str()),
+            why = self.store.trouble(),
             "waiting for the API server; nothing is served until it has said everything"
         );
     }

@@ -3,19 +3,14 @@
 
 use crate::config::compile::analysis::Findings;
 use crate::config::compile::analysis::services::SYSTEM;
+use crate::config::compile::membership::{ENROL, INJECTION, REVISION};
 use crate::config::object::{Kind, Object};
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Severity};
 use crate::config::{CompileOptions, Inputs, Membership};
 
-/// Our label: `true` or `false`.
-const ENROL: &str = "mesh-agent.io/enrol";
-
-/// Istio's label: `enabled` or `disabled`.
-const INJECTION: &str = "istio-injection";
-
 /// Labels with which Istio takes a namespace in by other ways.
-const OTHERS: [&str; 2] = ["istio.io/rev", "istio.io/dataplane-mode"];
+const OTHERS: [&str; 2] = [REVISION, "istio.io/dataplane-mode"];
 
 /// Whether a namespace says anything about its Pods, in our words or, where they count, in Istio's.
 fn asks(object: &Object, istio: bool) -> bool {

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::config::object::Body;
 
 const SERVICES: Feed = Feed::All(Kind::Service);
 
@@ -26,7 +27,7 @@ impl Case {
     }
 
     fn tell(&mut self, feed: &Feed, told: Told) {
-        self.0.take(feed, told, &self.1);
+        self.0.take(feed, told, Instant::now(), &self.1);
     }
 
     /// The objects that are in force now, of those that have changed.
@@ -97,6 +98,39 @@ fn a_pod_that_moves_between_feeds_is_never_lost() {
     assert_eq!(case.changes(), [("a".to_owned(), true)]);
     case.tell(&Feed::PodsHere, gone());
     assert_eq!(case.changes(), [("a".to_owned(), false)]);
+}
+
+#[test]
+fn what_is_known_in_full_is_not_replaced_by_its_metadata() {
+    // A gateway's own Pod is in both feeds, in whichever order they tell of it.
+    for elsewhere_first in [true, false] {
+        let mut case = Case::new();
+        let elsewhere = (Feed::PodsElsewhere, Told::Changed(pod(1)));
+        let mut full = pod(1);
+        full["status"] = json!({"podIP": "10.0.0.1"});
+        let mut both = vec![(Feed::PodsHere, Told::Changed(full)), elsewhere];
+        if elsewhere_first {
+            both.reverse();
+        }
+        for (feed, told) in both {
+            case.tell(&feed, told);
+        }
+        let changes = case.0.changes();
+        let object = changes[0].1.as_ref().expect("it is in force");
+        let Body::Pod(pod) = &object.body else {
+            panic!("a Pod");
+        };
+        assert!(!pod.partial);
+    }
+}
+
+#[test]
+fn a_server_that_is_away_is_told_of_once() {
+    let mut case = Case::new();
+    for feed in [SERVICES, Feed::PodsHere] {
+        case.tell(&feed, Told::Failing("refused".to_owned()));
+    }
+    assert_eq!(case.0.rejected().len(), 1);
 }
 
 #[test]
