@@ -166,9 +166,21 @@ impl Agent {
 
     /// Starts a gateway inside `pod`, as the Pod object `name` (`NAMESPACE/NAME`), and waits until it is ready.
     pub fn gateway(world: &World, manifests: &Path, pod: &Pod, name: &str) -> Result<Self> {
+        Self::gateway_with(world, manifests, pod, name, &[])
+    }
+
+    /// Likewise with some more flags.
+    pub fn gateway_with(
+        world: &World,
+        manifests: &Path,
+        pod: &Pod,
+        name: &str,
+        flags: &[&str],
+    ) -> Result<Self> {
         let mut command = pod.command(binary()?);
         command.arg("gateway").arg("--manifests").arg(manifests);
         command.args(["--pod", name, "--admin", &ADMIN.to_string()]);
+        command.args(flags);
         let mut gateway = Self {
             process: Running::start("gateway", command, &world.log("gateway"))?,
             place: pod.clone(),

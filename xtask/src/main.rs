@@ -11,8 +11,11 @@ mod ebpf;
 mod envoy;
 mod exec;
 mod forward;
+mod helm;
 mod http;
+mod image;
 mod privilege;
+mod pypi;
 mod run;
 mod scratch;
 mod screen;
@@ -57,6 +60,8 @@ enum Verb {
         #[arg(long)]
         release: bool,
     },
+    /// Build what a container image of the agent is made of: one static binary, and a Dockerfile
+    Image,
     /// Show the walkthrough on a network of its own (as root, or through sudo)
     Run(demo::Options),
     /// Enter a pod of the demo that runs: client, user-app-v1, user-app-v2, istio-ingressgateway, node, outside
@@ -138,6 +143,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Build { release } => {
             let built = build::run(screen, arguments.toolchain, *release)?;
             screen.good(&built.agent.display().to_string());
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Image => {
+            let folder = image::run(screen, arguments.toolchain)?;
+            image::tell(screen, &folder);
             Ok(ExitCode::SUCCESS)
         }
         Verb::Run(options) => run::run(screen, arguments.toolchain, options),

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build, cluster, envoy,
+    build, cluster, envoy, helm,
     privilege::Privilege,
     screen::{Screen, Step},
     toolchain::Choice,
@@ -55,6 +55,7 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
     let mesh = build_mesh(screen)?;
     let envoy = envoy::pinned(screen);
     let cluster = wants_cluster(&mesh, filter)?.then(|| cluster::Reserved::new(screen));
+    let helm = helm::pinned(screen);
 
     let mut counts = Counts::default();
     screen.heading("Unit and documentation tests");
@@ -89,6 +90,10 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
         }
         None => {}
     }
+    command.arg(match &helm {
+        Ok(path) => format!("MESH_HELM={}", path.display()),
+        Err(reason) => format!("MESH_WITHOUT_HELM={reason:#}"),
+    });
     command.arg(&mesh).args(filter);
     counts.add(run_command(screen, &mut command)?);
     println!("\n{counts}");

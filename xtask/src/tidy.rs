@@ -33,10 +33,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("explain", &["config", "model", "proxy", "report", "route"]),
     // Of `config` it takes the reader of YAML.
     ("inject", &["config"]),
-    ("intercept", &["model", "netns", "sys"]),
+    ("intercept", &["model", "netns", "node", "sys"]),
     ("log", &[]),
     ("model", &[]),
     ("netns", &["sys"]),
+    ("node", &[]),
     (
         "pod",
         &[

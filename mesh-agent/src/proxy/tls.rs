@@ -59,11 +59,6 @@ pub(super) enum Unusable {
         /// Why.
         unfit: Unfit,
     },
-    /// The system has no list of authorities.
-    #[error(
-        "the system has no authorities that a server could be checked by; name some in caCertificates"
-    )]
-    NoAuthorities,
     /// They do not go together.
     #[error("{0}")]
     Settings(String),
