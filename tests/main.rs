@@ -5,6 +5,7 @@
 
 mod agent;
 mod analysis;
+mod cluster;
 mod corpus;
 mod deploy;
 mod ebpf;
@@ -94,6 +95,8 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(corpus::tests());
     tests.extend(analysis::tests());
     tests.extend(plain(deploy::tests()));
+    // Last: from its first test on, the cluster runs until the end.
+    tests.extend(cluster::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

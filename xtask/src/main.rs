@@ -4,6 +4,8 @@
 mod bench;
 mod build;
 mod check;
+mod cluster;
+mod debian;
 mod demo;
 mod ebpf;
 mod envoy;
@@ -77,6 +79,9 @@ enum Verb {
     },
     /// Measure what the mesh costs, beside no mesh and other proxies (as root, or through sudo)
     Bench(bench::Options),
+    /// A real Kubernetes of one node on this machine, from Debian's packages (as root, or through sudo)
+    #[command(subcommand)]
+    Cluster(cluster::Action),
     /// Check formatting, lints, dependencies, and the rules that the compiler does not know
     Check,
     /// The demo itself, once everything is built
@@ -158,6 +163,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Test { filter } => test::run(screen, arguments.toolchain, filter.as_deref()),
         Verb::Bench(options) => bench::run(screen, arguments.toolchain, options),
         Verb::BenchInside { options, tools } => bench::run_inside(screen, options, tools),
+        Verb::Cluster(action) => cluster::run(screen, action),
         Verb::Check => check::run(screen),
     }
 }
