@@ -321,7 +321,7 @@ impl Object {
 /// An object of Istio or of Kubernetes with a `spec`, which may be null.
 pub fn istio(kind: &str, name: &str, namespace: &str, spec: Value) -> Value {
     let version = match kind {
-        "Service" | "Pod" | "Secret" | "Namespace" | "Node" => "v1",
+        "Service" | "Pod" | "Secret" | "Namespace" | "Node" | "ConfigMap" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
             "security.istio.io/v1"

@@ -12,6 +12,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, Unexpected, Visito
 pub mod core;
 pub mod destination_rule;
 pub mod gateway;
+pub mod mesh_config;
 pub mod proxy_config;
 pub mod security;
 pub mod service_entry;

@@ -9,12 +9,13 @@ use crate::config::CompileOptions;
 use crate::config::crd::core::{
     EndpointSliceBody, Metadata, PodSpec, PodStatus, SecretBody, ServiceSpec,
 };
+use crate::config::crd::mesh_config::ConfigMapBody;
 use crate::config::document::group::{Group, group};
 use crate::config::document::part::{check_top, part, whole};
 use crate::config::object::{
-    self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, Object, ObjectId, Pod,
-    Secret, Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry, WorkloadPolicy,
-    duration,
+    self, Age, Body, Context, DestinationRule, EndpointSlice, Gateway, Kind, MeshConfig, Object,
+    ObjectId, Pod, Secret, Service, ServiceEntry, Sidecar, Source, VirtualService, WorkloadEntry,
+    WorkloadPolicy, duration, mesh_config,
 };
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Problems, Rejected, Severity};
@@ -182,6 +183,12 @@ impl Reader<'_> {
         };
         match group(&version, &kind) {
             Group::List(implied) => self.take_items(source, implied.as_ref()),
+            Group::Known(Kind::ConfigMap) if !self.is_mesh_config(node) => {
+                self.documents.push(Document {
+                    outcome: Outcome::Ignored(kind),
+                    rejected: Vec::new(),
+                });
+            }
             Group::Known(known) => {
                 let position = self.documents.len();
                 let document = read_object(known, source, position, self.options);
@@ -209,6 +216,15 @@ impl Reader<'_> {
                 rejected: Vec::new(),
             }),
         }
+    }
+
+    /// Whether a ConfigMap is that of the mesh's configuration.
+    fn is_mesh_config(&self, node: &Node) -> bool {
+        let Metadata {
+            name, namespace, ..
+        } = name_only(node);
+        let id = id_of(Kind::ConfigMap, &namespace, &name);
+        name == mesh_config::NAME && *id.namespace == *self.options.root_namespace
     }
 
     fn take_items(&mut self, list: Written<'_>, implied: Option<&(String, String)>) {
@@ -417,6 +433,11 @@ fn read_body(
             Some(Body::Secret(Secret::read(body, problems)))
         }
         Kind::Namespace => Some(Body::Namespace),
+        Kind::ConfigMap => {
+            let body: ConfigMapBody = whole(node, problems)?;
+            let config = MeshConfig::read(&body, context, problems);
+            Some(Body::MeshConfig(Box::new(config)))
+        }
         Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication

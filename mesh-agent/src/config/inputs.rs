@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::config::object::{Body, Kind, Object, ObjectId, Secret};
 use crate::config::object::{
-    DestinationRule, EndpointSlice, Gateway, Node, Pod, Service, ServiceEntry, Sidecar,
+    DestinationRule, EndpointSlice, Gateway, MeshConfig, Node, Pod, Service, ServiceEntry, Sidecar,
     VirtualService, WorkloadEntry, WorkloadPolicy,
 };
 
@@ -139,6 +139,17 @@ impl Inputs {
             Body::WorkloadEntry(entry) => Some(entry),
             _ => None,
         })
+    }
+
+    /// The mesh's configuration; without one, what Istio has by default.
+    pub fn mesh_config(&self) -> &MeshConfig {
+        static DEFAULT: LazyLock<MeshConfig> = LazyLock::new(MeshConfig::default);
+        let mut found = self.of_kind(Kind::ConfigMap);
+        let config = found.find_map(|object| match &object.body {
+            Body::MeshConfig(config) => Some(&**config),
+            _ => None,
+        });
+        config.unwrap_or(&DEFAULT)
     }
 
     /// The Sidecars, oldest first.

@@ -20,6 +20,7 @@ use crate::model::Labels;
 pub use crate::config::object::destination_rule::DestinationRule;
 pub use crate::config::object::endpoint_slice::EndpointSlice;
 pub use crate::config::object::gateway::Gateway;
+pub use crate::config::object::mesh_config::MeshConfig;
 pub use crate::config::object::node::Node;
 pub use crate::config::object::pod::Pod;
 pub use crate::config::object::secret::Secret;
@@ -34,6 +35,7 @@ pub mod destination_rule;
 pub mod duration;
 pub mod endpoint_slice;
 pub mod gateway;
+pub mod mesh_config;
 pub mod name;
 pub mod node;
 pub mod pod;
@@ -82,6 +84,8 @@ pub enum Kind {
     RequestAuthentication,
     /// `telemetry.istio.io`.
     Telemetry,
+    /// Core: of all of them that of the mesh's configuration.
+    ConfigMap,
 }
 
 /// Which object it is.
@@ -154,6 +158,7 @@ pub enum Body {
     /// Its labels are all that is looked at.
     Namespace,
     WorkloadPolicy(WorkloadPolicy),
+    MeshConfig(Box<MeshConfig>),
 }
 
 impl Ord for Age {
@@ -210,7 +215,7 @@ impl Object {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Service,
         Self::Pod,
         Self::EndpointSlice,
@@ -227,6 +232,7 @@ impl Kind {
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::Telemetry,
+        Self::ConfigMap,
     ];
 
     /// Those of Istio that decide how traffic goes.
@@ -263,6 +269,7 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::Telemetry => "Telemetry",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 }

@@ -350,6 +350,15 @@ fn pool(pool: &ConnectionPool) -> String {
     }
     let longest = pool.max_connection_duration;
     parts.extend(longest.map(|longest| format!("maxConnectionDuration {}", time(longest))));
+    parts.extend(pool.keepalive.map(|_| "tcpKeepalive".to_owned()));
+    parts.extend(pool.http2_keepalive.map(|(interval, timeout)| {
+        let (interval, timeout) = (time(interval), time(timeout));
+        format!("http2KeepAlive every {interval}, {timeout} to answer")
+    }));
+    let budget = pool.retry_budget;
+    parts.extend(
+        budget.map(|(percent, least)| format!("retryBudget {percent} %, {least} at least")),
+    );
     parts.join(", ")
 }
 

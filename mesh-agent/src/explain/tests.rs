@@ -541,6 +541,8 @@ fn policies() {
             policy.pool.max_connections = Some(100);
             policy.pool.connect_timeout = Duration::from_millis(250);
             policy.pool.http_idle_timeout = Duration::from_secs(60);
+            policy.pool.http2_keepalive = Some((Duration::from_secs(5), Duration::from_secs(1)));
+            policy.pool.retry_budget = Some((20.0, 3));
             policy.outliers = Some(OutlierDetection::default());
             policy.http = UpstreamHttp::Http2;
         },
@@ -548,7 +550,8 @@ fn policies() {
     );
     assert_eq!(
         fact(&facts, "connectionPool"),
-        "connects within 250ms, maxConnections 100, http idleTimeout 60s"
+        "connects within 250ms, maxConnections 100, http idleTimeout 60s, http2KeepAlive every 5s, 1s to answer, \
+         retryBudget 20 %, 3 at least"
     );
     assert_eq!(
         fact(&facts, "outlierDetection"),

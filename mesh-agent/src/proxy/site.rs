@@ -168,6 +168,7 @@ impl Site {
             streams: streams.unwrap_or(settings.http2_streams).max(1),
             requests: policy.and_then(|policy| policy.max_requests_per_connection),
             age: policy.and_then(|policy| policy.max_connection_duration),
+            pings: policy.and_then(|policy| policy.http2_keepalive),
         }
     }
 

@@ -214,7 +214,11 @@ fn cluster(
         backends,
         names,
     } = *behind;
-    let Manner { policy, original } = manner;
+    let Manner {
+        policy,
+        original,
+        upgraded,
+    } = manner;
     let wanted = wanted.filter(|wanted| !wanted.is_empty());
     let fits = |labels: &Option<Arc<Labels>>| {
         let labels = labels.as_deref();
@@ -236,7 +240,10 @@ fn cluster(
         .is_some_and(|outliers| outliers.min_health_percent > 0);
     Cluster {
         key: key.clone(),
-        protocol,
+        protocol: match protocol {
+            Protocol::Http if upgraded => Protocol::Http2,
+            protocol => protocol,
+        },
         endpoints: match original {
             true => Endpoints::default(),
             false => {

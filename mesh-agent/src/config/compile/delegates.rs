@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::config::Inputs;
+use crate::config::object::name::ExportTo;
 use crate::config::object::virtual_service::{Action, Block, Delegate, Mirrors, Rule};
 use crate::config::object::{Object, VirtualService};
 use crate::config::path::Path;
@@ -23,8 +24,8 @@ pub(super) struct Ruled<'a> {
 /// A VirtualService with the rules that it has once its delegates are asked.
 pub(super) type Resolved<'a> = (&'a Object, &'a VirtualService, Arc<[Ruled<'a>]>);
 
-/// VirtualServices by namespace and name.
-type Known<'a> = HashMap<(&'a str, &'a str), (&'a Object, &'a VirtualService)>;
+/// VirtualServices by namespace and name, with whom they are for.
+type Known<'a> = HashMap<(&'a str, &'a str), (&'a Object, &'a VirtualService, &'a ExportTo)>;
 
 /// So many match blocks one VirtualService may get from its delegates: each of theirs goes with each of its own, and that
 /// must not fill the memory.
@@ -36,11 +37,13 @@ pub(super) type Tell<'t> = &'t mut dyn FnMut(&Object, Problem);
 /// Resolves every VirtualService that has hosts, the oldest first. What cannot be had is left out and told.
 pub(super) fn resolve<'a>(inputs: &'a Inputs, tell: Tell<'_>) -> Vec<Resolved<'a>> {
     let services = inputs.virtual_services();
+    let default = inputs.mesh_config().virtual_services.as_ref();
     let known: Known<'_> = services
         .iter()
         .map(|(object, service)| {
             let id = &object.id;
-            ((&*id.namespace, &*id.name), (*object, *service))
+            let export = service.export.or(default);
+            ((&*id.namespace, &*id.name), (*object, *service, export))
         })
         .collect();
     let rooted = services
@@ -118,7 +121,7 @@ fn find<'a>(
     let found = known.get(&(&**namespace, &**name)).copied();
     let (what, remedy, there) = match found {
         None => ("is not there", "check the name, or add it", None),
-        Some((other, service)) if !service.hosts.is_empty() => {
+        Some((other, service, _)) if !service.hosts.is_empty() => {
             let place = other.place(&Path::of("spec.hosts"), "its hosts are here");
             (
                 "has hosts and is no delegate",
@@ -126,7 +129,7 @@ fn find<'a>(
                 Some(place),
             )
         }
-        Some((other, service)) if !service.export.allows(namespace, &object.id.namespace) => {
+        Some((other, _, export)) if !export.allows(namespace, &object.id.namespace) => {
             let place = other.place(&Path::of("spec.exportTo"), "its exportTo is here");
             (
                 "is not exported to this namespace",
@@ -134,7 +137,7 @@ fn find<'a>(
                 Some(place),
             )
         }
-        Some(found) => return Some(found),
+        Some((other, service, _)) => return Some((other, service)),
     };
     let message = format!("VirtualService {namespace}/{name} {what}, so this rule does nothing");
     let problem = Problem::breach(Code::Ist0101, path, message, remedy);

@@ -5,7 +5,8 @@
 //! world that is in the scope takes its place in a copy of the last world, which shares all the rest. So there is one
 //! compiler and not two, and what has to be right here is the scope and the gathering: that nothing is missing. Where that
 //! cannot be told, or the change is as wide as the world, the whole world is made. That is so for Gateways and what is
-//! bound to them, Sidecars and what is exported to some namespaces only, ServiceEntries, Nodes, Secrets, and wildcards.
+//! bound to them, Sidecars and what is exported to some namespaces only, ServiceEntries, Nodes, Secrets, wildcards, and
+//! the mesh's configuration.
 //!
 //! A test makes random changes and compares each world with one that is made whole.
 
@@ -120,6 +121,10 @@ impl Compiler {
         let (Some(made), Some(mut index)) = (self.made.take(), self.index.take()) else {
             return Err(Everything);
         };
+        // Who sees what is looked up by what was written.
+        if self.inputs.mesh_config().hides() {
+            return Err(Everything);
+        }
         let pairs = changes
             .iter()
             .map(|(id, before)| (before.as_ref(), self.inputs.get(id)));

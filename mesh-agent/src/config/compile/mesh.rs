@@ -141,7 +141,7 @@ impl<'m> Port<'m> {
         let index = &self.mesh.index;
         let mut chain = Chain::new(host);
         let mut wildcards = index.wildcards(host).flatten().copied().peekable();
-        let own = default_route(host, self.number);
+        let own = default_route(host, self.number, &self.mesh.services.retry);
         let mut seen: Audience = Some(Vec::new());
         for binding in index.exact(host) {
             if chain.push(self.routes(*binding).to_vec()) {

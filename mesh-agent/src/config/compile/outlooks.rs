@@ -11,7 +11,7 @@ use crate::config::compile::services::Services;
 use crate::config::compile::sight::Sight;
 use crate::config::compile::streams::{self, Streams};
 use crate::config::object::sidecar::OutboundPolicy;
-use crate::model::{ClusterKey, Outlook, Protocol, StreamMatch, StreamTable, Unknown};
+use crate::model::{ClusterKey, Outlook, Protocol, Retry, StreamMatch, StreamTable, Unknown};
 
 /// Makes the outlook of those who see what `sight` says.
 pub(super) fn outlook(
@@ -30,18 +30,19 @@ pub(super) fn outlook(
         undeclared,
         streams,
         unknown: match sight.unknown {
-            None => match options.outbound_traffic_policy {
+            None => match services.unknown.unwrap_or(options.outbound_traffic_policy) {
                 OutboundTrafficPolicy::AllowAny => Unknown::Allow,
                 OutboundTrafficPolicy::RegistryOnly => Unknown::Refuse,
             },
             Some(OutboundPolicy::AllowAny) => Unknown::Allow,
             Some(OutboundPolicy::RegistryOnly) => Unknown::Refuse,
             Some(OutboundPolicy::Through { host, subset, port }) => {
-                Unknown::Through(route_to(ClusterKey {
+                let key = ClusterKey {
                     host: Arc::clone(host),
                     port: *port,
                     subset: subset.clone(),
-                }))
+                };
+                Unknown::Through(route_to(key, &Retry::default()))
             }
         },
     }

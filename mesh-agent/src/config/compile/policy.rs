@@ -8,15 +8,15 @@ use crate::config::compile::credentials::{Audience, client_tls};
 use crate::config::compile::rules::{Merged, RuleId, Rules};
 use crate::config::compile::secrets::Secrets;
 use crate::config::compile::services::Registered;
-use crate::config::object::DestinationRule;
 use crate::config::object::destination_rule::{
     Blocks, LoadBalancer, LocalitySetting, Method, Policy, Pool, Tls,
 };
 use crate::config::object::node::{HOSTNAME, REGION, SUBZONE, ZONE};
 use crate::config::object::service::Distribution;
+use crate::config::object::{DestinationRule, MeshConfig};
 use crate::model::{
-    Balancer, ConnectionPool, Failover, LocalityPolicy, OutlierDetection, ProxyProtocol, RouteHash,
-    TrafficPolicy, UpstreamHttp,
+    Balancer, ConnectionPool, Failover, Keepalive, LocalityPolicy, OutlierDetection, ProxyProtocol,
+    RouteHash, TrafficPolicy, UpstreamHttp,
 };
 
 /// How a cluster's endpoints are talked to, and whether there is a choice of them.
@@ -25,6 +25,8 @@ pub(super) struct Manner {
     pub(super) policy: Arc<TrafficPolicy>,
     /// `PASSTHROUGH`: the client has dialled the endpoint.
     pub(super) original: bool,
+    /// Where HTTP is declared, HTTP/2 is spoken: the mesh's `h2UpgradePolicy`.
+    pub(super) upgraded: bool,
 }
 
 /// What the way from a server's proxy to its app takes from a DestinationRule.
@@ -37,6 +39,7 @@ pub(super) struct InboundManner {
 /// The policies that were made, each once.
 pub(super) struct Policies<'a> {
     secrets: Secrets<'a>,
+    mesh: &'a MeshConfig,
     known: HashMap<Key<'a>, Manner>,
     inbound: HashMap<(Option<RuleId>, Option<u16>), InboundManner>,
 }
@@ -70,6 +73,7 @@ impl<'a> Policies<'a> {
     pub(super) fn new(inputs: &'a Inputs) -> Self {
         Self {
             secrets: Secrets::new(inputs),
+            mesh: inputs.mesh_config(),
             known: HashMap::new(),
             inbound: HashMap::new(),
         }
@@ -101,13 +105,20 @@ impl<'a> Policies<'a> {
             vouched: service.vouched,
         };
         let made = self.known.entry(key).or_insert_with(|| {
-            let layer = merge(top, own, port).unwrap_or_default();
+            let mesh = self.mesh;
+            let layer = merge(top, own, port).unwrap_or_default().over(mesh);
+            let declared = layer
+                .pool
+                .is_none_or(|pool| pool.http == UpstreamHttp::AsDeclared && !pool.never_upgraded);
             Manner {
                 policy: Arc::new(TrafficPolicy {
                     hash: route_hash(top, own, port),
+                    locality: locality(&layer, service.distribution, mesh),
+                    pool: pool_of(&layer, mesh),
                     ..policy_of(&layer, service, &self.secrets, audience)
                 }),
                 original: is_original(top, own, port),
+                upgraded: mesh.upgrades && declared,
             }
         });
         made.clone()
@@ -127,7 +138,7 @@ impl<'a> Policies<'a> {
                 .map(|policy| layer(policy, port).0)
                 .unwrap_or_default();
             InboundManner {
-                pool: Arc::new(pool_of(&layer)),
+                pool: Arc::new(pool_of(&layer, self.mesh)),
                 http: match layer.pool.map(|pool| pool.http) {
                     Some(UpstreamHttp::AsClient) => UpstreamHttp::AsClient,
                     Some(UpstreamHttp::AsDeclared | UpstreamHttp::Http2) | None => {
@@ -247,10 +258,7 @@ fn policy_of(
             Some(Method::Balanced(balancer)) => balancer.clone(),
             Some(Method::Original) | None => Default::default(),
         },
-        hash: RouteHash::default(),
-        locality: locality(layer, service.distribution),
         node_local: service.node_local,
-        pool: pool_of(layer),
         outliers: layer.outliers.map(|outliers| OutlierDetection {
             // Where the Service itself ranks endpoints, those that are not ready are known, and must not be picked.
             min_health_percent: match service.distribution {
@@ -264,25 +272,44 @@ fn policy_of(
             .and_then(|tls| client_tls(tls, service.vouched, secrets, audience)),
         proxy_protocol: layer.proxy_protocol,
         http: layer.pool.map(|pool| pool.http).unwrap_or_default(),
+        // What the mesh has a say in.
+        ..TrafficPolicy::default()
     }
 }
 
-fn pool_of(layer: &Layer<'_>) -> ConnectionPool {
+/// What nobody says of connecting and of keeping connections alive, the mesh does.
+fn pool_of(layer: &Layer<'_>, mesh: &MeshConfig) -> ConnectionPool {
     let limits = layer.pool.map(|pool| pool.limits.clone());
+    let mut limits = limits.unwrap_or_default();
+    if !layer.pool.is_some_and(|pool| pool.has_connect_timeout)
+        && let Some(timeout) = mesh.connect_timeout
+    {
+        limits.connect_timeout = timeout;
+    }
+    limits.keepalive = match (limits.keepalive, mesh.keepalive) {
+        (Some(own), Some(mesh)) => Some(Keepalive {
+            probes: own.probes.or(mesh.probes),
+            time: own.time.or(mesh.time),
+            interval: own.interval.or(mesh.interval),
+        }),
+        (own, mesh) => own.or(mesh),
+    };
     ConnectionPool {
         retry_budget: layer.retry_budget,
-        ..limits.unwrap_or_default()
+        ..limits
     }
 }
 
 /// The rule's setting stands for all others; else the Service's; else the mesh's, which is to fail over.
 ///
 /// A failover by anything but the Service's own word needs ejection: nothing else would ever tell that a place fails.
-fn locality(layer: &Layer<'_>, distribution: Distribution) -> LocalityPolicy {
+fn locality(layer: &Layer<'_>, distribution: Distribution, mesh: &MeshConfig) -> LocalityPolicy {
     let ejects = layer.outliers.is_some();
-    let setting = layer
+    let own = layer
         .balancer
         .and_then(|balancer| balancer.locality.as_ref());
+    let of_mesh = mesh.locality.as_ref();
+    let setting = own.or(of_mesh.filter(|_| distribution == Distribution::Any));
     match (setting, distribution) {
         (Some(LocalitySetting::Off), _) => LocalityPolicy::Off,
         (Some(LocalitySetting::Distribute(shares)), _) => {
@@ -307,6 +334,15 @@ fn by_labels(labels: &[&str]) -> LocalityPolicy {
 }
 
 impl<'p> Layer<'p> {
+    /// Over the mesh's `defaultTrafficPolicy`: a block that nobody has is the mesh's.
+    fn over(self, mesh: &'p MeshConfig) -> Self {
+        Self {
+            pool: self.pool.or(mesh.pool.as_ref()),
+            outliers: self.outliers.or(mesh.outliers.as_ref()),
+            ..self
+        }
+    }
+
     fn of(blocks: &'p Blocks) -> Self {
         Self {
             balancer: blocks.balancer.as_deref(),

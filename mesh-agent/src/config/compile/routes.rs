@@ -45,13 +45,14 @@ pub(super) struct Place<'a> {
 pub(super) fn bindings(inputs: &Inputs) -> Vec<Binding<'_>> {
     // What cannot be had is told by the analysis.
     let services = delegates::resolve(inputs, &mut |_, _| {});
+    let default = inputs.mesh_config().virtual_services.as_ref();
     let exported = |audience: fn(&ExportTo, &Object) -> Option<Audience>| {
         let bound = services.iter().filter_map(move |(object, service, rules)| {
             Some(Binding {
                 object,
                 service,
                 rules: Arc::clone(rules),
-                exported_to: audience(&service.export, object)?,
+                exported_to: audience(service.export.or(default), object)?,
             })
         });
         bound.collect::<Vec<_>>()
@@ -177,16 +178,17 @@ impl Place<'_> {
 }
 
 /// The route of a Service that no VirtualService has taken.
-pub(super) fn default_route(host: &Arc<str>, port: u16) -> Arc<Route> {
-    route_to(ClusterKey {
+pub(super) fn default_route(host: &Arc<str>, port: u16, retry: &Retry) -> Arc<Route> {
+    let key = ClusterKey {
         host: Arc::clone(host),
         port,
         subset: None,
-    })
+    };
+    route_to(key, retry)
 }
 
 /// The route that sends everything to one cluster.
-pub(super) fn route_to(cluster: ClusterKey) -> Arc<Route> {
+pub(super) fn route_to(cluster: ClusterKey, retry: &Retry) -> Arc<Route> {
     Arc::new(Route {
         origin: None,
         cors: None,
@@ -198,7 +200,7 @@ pub(super) fn route_to(cluster: ClusterKey) -> Arc<Route> {
             rewrite_path: None,
             rewrite_authority: None,
             timeout: None,
-            retry: Retry::default(),
+            retry: retry.clone(),
             fault: Fault::default(),
             mirrors: Vec::new(),
         }),

@@ -74,22 +74,29 @@ impl<'a> Rules<'a> {
             .destination_rules()
             .into_iter()
             .partition(|(_, rule)| rule.selector.is_some());
+        let default = inputs.mesh_config().destination_rules.as_ref();
         let mut known: HashMap<(&str, &str), Vec<RuleId>> = HashMap::new();
         for (object, rule) in some.into_iter().chain(all) {
             let namesakes = known
                 .entry((&*object.id.namespace, &*rule.host))
                 .or_default();
-            rules.add(object, rule, namesakes);
+            rules.add(object, rule, rule.export.or(default), namesakes);
         }
         rules
     }
 
     /// Rules for one host in one namespace are one rule, unless they differ in whom they are for: the subsets of the
     /// younger are added where their names are new, and of the policies the oldest holds, whole.
-    fn add(&mut self, object: &'a Object, rule: &'a DestinationRule, namesakes: &mut Vec<RuleId>) {
+    fn add(
+        &mut self,
+        object: &'a Object,
+        rule: &'a DestinationRule,
+        export: &'a ExportTo,
+        namesakes: &mut Vec<RuleId>,
+    ) {
         let same = namesakes.iter().find(|id| {
             let older = &self.merged[id.0];
-            older.selector == rule.selector.as_ref() && same_audience(older.export, &rule.export)
+            older.selector == rule.selector.as_ref() && same_audience(older.export, export)
         });
         if let Some(id) = same {
             let older = &mut self.merged[id.0];
@@ -104,22 +111,19 @@ impl<'a> Rules<'a> {
         let id = RuleId(self.merged.len());
         namesakes.push(id);
         self.merged.push(Merged {
-            export: &rule.export,
+            export,
             selector: rule.selector.as_ref(),
             policy: rule.policy.as_ref(),
             subsets: rule.subsets.iter().collect(),
             names: rule.subsets.iter().map(|subset| &*subset.name).collect(),
         });
         let (namespace, host) = (&*object.id.namespace, &*rule.host);
-        let names_own = rule
-            .export
-            .namespaces
-            .iter()
-            .any(|name| **name == *namespace);
-        if rule.export.public || rule.export.private || names_own {
+        let mut named = export.namespaces.iter();
+        let names_own = named.any(|name| **name == *namespace);
+        if export.public || export.private || names_own {
             self.own.entry(namespace).or_default().add(host, id);
         }
-        if !is_private(&rule.export, namespace) {
+        if !is_private(export, namespace) {
             self.exported.entry(namespace).or_default().add(host, id);
         } else if namespace == self.root {
             self.root_private.add(host, id);

@@ -14,8 +14,8 @@ use crate::config::object::name::{ExportTo, service_host};
 use crate::config::object::service::{Distribution, Port, Target};
 use crate::config::object::{self, EndpointSlice, Kind, Object, Service};
 use crate::config::problem::Problems;
-use crate::config::{CompileOptions, Inputs};
-use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId, SharedMap};
+use crate::config::{CompileOptions, Inputs, OutboundTrafficPolicy};
+use crate::model::{self, Endpoint, Labels, NamedEndpoint, PodId, Retry, SharedMap};
 
 /// As on Kubernetes' Services: the namespaces whose pods see one, separated by commas.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -35,6 +35,10 @@ pub(super) struct Services<'a> {
     by_host: HashMap<Arc<str>, usize>,
     /// Services of type ExternalName: the names that they stand for.
     pub(super) aliases: BTreeMap<Arc<str>, Alias<'a>>,
+    /// How requests are tried again whose route says nothing of it.
+    pub(super) retry: Retry,
+    /// What the mesh's configuration says of what nobody knows.
+    pub(super) unknown: Option<OutboundTrafficPolicy>,
 }
 
 /// A Service, or a host of a ServiceEntry, with what stands behind it.
@@ -110,6 +114,8 @@ impl<'a> Services<'a> {
         options: &CompileOptions,
     ) -> Self {
         let slices = slices_by_service(inputs);
+        let mesh = inputs.mesh_config();
+        let default = mesh.services.as_ref();
         let mut list: Vec<Registered<'a>> = Vec::new();
         let mut aliases = BTreeMap::new();
         for (object, service) in inputs.services() {
@@ -123,7 +129,7 @@ impl<'a> Services<'a> {
                     let alias = Alias {
                         object,
                         target: Arc::clone(target),
-                        export: exported(object),
+                        export: exported(object).or(default).clone(),
                     };
                     aliases.insert(host, alias);
                 }
@@ -138,6 +144,12 @@ impl<'a> Services<'a> {
             let hosts = entry.hosts.iter();
             list.extend(hosts.map(|host| entries::register(object, entry, host, pods)));
         }
+        for service in &mut list {
+            let export = service.export.or(default);
+            if export != &service.export {
+                service.export = export.clone();
+            }
+        }
         let mut by_host = HashMap::with_capacity(list.len());
         for (index, service) in list.iter().enumerate() {
             // Kubernetes' Services come first, then the older ServiceEntry.
@@ -149,6 +161,8 @@ impl<'a> Services<'a> {
             list,
             by_host,
             aliases,
+            retry: mesh.retry.clone().unwrap_or_default(),
+            unknown: mesh.unknown,
         }
     }
 

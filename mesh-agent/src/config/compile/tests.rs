@@ -304,4 +304,5 @@ fn the_domain_of_the_cluster_can_be_another() {
 }
 
 mod entries;
+mod mesh_wide;
 mod sights;

@@ -28,6 +28,7 @@ pub(super) fn group(version: &str, kind: &str) -> Group {
     match (group, kind) {
         ("", "Service") => Group::Known(Kind::Service),
         ("", "Pod") => Group::Known(Kind::Pod),
+        ("", "ConfigMap") => Group::Known(Kind::ConfigMap),
         ("", "Secret") => Group::Known(Kind::Secret),
         ("", "Node") => Group::Known(Kind::Node),
         ("", "Namespace") => Group::Known(Kind::Namespace),

@@ -300,7 +300,7 @@ fn identity(object: &str) -> Option<ObjectId> {
 /// Where objects of a kind are.
 fn resource(kind: Kind, news: &News) -> Option<ApiResource> {
     let (group, version) = match kind {
-        Kind::Service | Kind::Pod | Kind::Secret => ("", "v1"),
+        Kind::Service | Kind::Pod | Kind::Secret | Kind::ConfigMap => ("", "v1"),
         Kind::EndpointSlice => ("discovery.k8s.io", &**news.versions.get(&kind)?),
         _ if Kind::ROUTING.contains(&kind) => ("networking.istio.io", &**news.versions.get(&kind)?),
         _ => return None,

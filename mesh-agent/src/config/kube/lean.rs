@@ -77,7 +77,8 @@ pub(super) fn lean(kind: Kind, metadata: ObjectMeta, data: Json) -> Json {
         | Kind::AuthorizationPolicy
         | Kind::PeerAuthentication
         | Kind::RequestAuthentication
-        | Kind::Telemetry => {}
+        | Kind::Telemetry
+        | Kind::ConfigMap => {}
     }
     Json::Object(fields)
 }

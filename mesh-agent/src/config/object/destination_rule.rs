@@ -21,6 +21,12 @@ pub use crate::config::object::destination_rule::policy::{Blocks, Policy};
 pub use crate::config::object::destination_rule::pool::Pool;
 pub use crate::config::object::destination_rule::tls::{KeyMaterial, Tls, TlsOrigin};
 
+pub(in crate::config::object) use crate::config::object::destination_rule::locality::read as read_locality;
+pub(in crate::config::object) use crate::config::object::destination_rule::outliers::read as read_outliers;
+pub(in crate::config::object) use crate::config::object::destination_rule::pool::{
+    read as read_pool, read_keepalive,
+};
+
 mod balancer;
 mod locality;
 mod outliers;

@@ -15,6 +15,8 @@ pub struct ExportTo {
     pub private: bool,
     /// The namespaces named.
     pub namespaces: Vec<Arc<str>>,
+    /// Nothing is written, and what is here is Istio's default; the mesh may have another.
+    pub unsaid: bool,
 }
 
 /// The name of a gateway that a VirtualService is bound to.
@@ -27,6 +29,14 @@ pub enum GatewayName {
 }
 
 impl ExportTo {
+    /// This, or the mesh's default where there is one and nothing was written.
+    pub fn or<'e>(&'e self, default: Option<&'e Self>) -> &'e Self {
+        match default {
+            Some(default) if self.unsaid => default,
+            Some(_) | None => self,
+        }
+    }
+
     /// Whether clients of `client` may use an object of namespace `own`.
     pub fn allows(&self, own: &str, client: &str) -> bool {
         self.public
@@ -38,6 +48,7 @@ impl ExportTo {
     pub fn read(written: &[String], path: &Path, problems: &mut Problems) -> Self {
         let mut export = Self {
             public: written.is_empty(),
+            unsaid: written.is_empty(),
             ..Self::default()
         };
         for (index, name) in written.iter().enumerate() {

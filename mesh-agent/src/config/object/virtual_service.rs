@@ -18,6 +18,8 @@ use crate::model::{
     Retry, TextMatch,
 };
 
+pub(in crate::config::object) use crate::config::object::virtual_service::retry::read as read_retries;
+
 mod answer;
 mod block;
 mod cors;

@@ -52,6 +52,10 @@ impl Outgoing {
         let address = self.choose(connection, resolved.as_deref());
         let address = address.ok_or_else(|| unbegun(Failure::NoEndpoint))?;
         self.progress.endpoint = Some(address);
+        // As with Envoy: what nobody can take is copied to nobody either.
+        for copy in std::mem::take(&mut self.copies) {
+            copy.mirror(connection);
+        }
         let key = self.key(connection, address);
         let key = key.ok_or_else(|| unbegun(Failure::no_server_name()))?;
         let idempotent = |head: &Parts| head.method.is_idempotent();

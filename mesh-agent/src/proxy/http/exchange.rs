@@ -60,9 +60,6 @@ impl Outgoing {
         mut record: Record,
         busy: Busy,
     ) -> Response<Body> {
-        for copy in std::mem::take(&mut self.copies) {
-            copy.mirror(connection);
-        }
         let mut deadline = Deadline::after(
             self.timeouts.whole,
             self.started,

@@ -275,6 +275,64 @@ async fn a_refused_stream_is_tried_again() {
     );
 }
 
+/// Speaks just enough HTTP/2 to answer every request with a 200 and nothing more. Notes each ping, which it answers or not, and
+/// the end of the connection.
+fn pinged(answers: bool) -> Server {
+    use std::io::{Read, Write};
+    Server::start(move |client| {
+        let mut preface = [0; 24];
+        client.stream.read_exact(&mut preface).unwrap();
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        client.stream.write_all(&settings).unwrap();
+        let mut frame = [0; 9];
+        while client.stream.read_exact(&mut frame).is_ok() {
+            let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
+            let mut payload = vec![0; length];
+            client.stream.read_exact(&mut payload).unwrap();
+            let reply = match (frame[3], frame[4]) {
+                // HEADERS: `:status: 200` is the eighth of HPACK's static table.
+                (1, _) => [&[0, 0, 1, 1, 5][..], &frame[5..9], &[0x88]].concat(),
+                (4, 0) => vec![0, 0, 0, 4, 1, 0, 0, 0, 0],
+                (6, 0) => {
+                    client.heard("ping");
+                    match answers {
+                        true => [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &payload].concat(),
+                        false => continue,
+                    }
+                }
+                _ => continue,
+            };
+            client.stream.write_all(&reply).unwrap();
+        }
+        client.heard("end");
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_servers_are_asked_whether_they_are_there_where_the_policy_says_so() {
+    let mesh_to = |server: &Server| {
+        let mut plan = Plan::outbound(Protocol::Http2, &[server.address]);
+        let often = Duration::from_millis(50);
+        plan.policy.pool.http2_keepalive = Some((often, Duration::from_millis(500)));
+        plan.start()
+    };
+    let get = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+    let there = pinged(true);
+    let mesh = mesh_to(&there);
+    assert!(mesh.ask(get).starts_with("HTTP/1.1 200 "));
+    eventually(|| there.heard().len() >= 3);
+    assert!(there.heard().iter().all(|heard| heard == "ping"));
+    assert!(mesh.ask(get).starts_with("HTTP/1.1 200 "));
+    assert_eq!(there.accepted(), 1);
+    // One that does not say so is left, and the next request has a connection of its own.
+    let gone = pinged(false);
+    let mesh = mesh_to(&gone);
+    assert!(mesh.ask(get).starts_with("HTTP/1.1 200 "));
+    eventually(|| gone.heard().last().is_some_and(|heard| heard == "end"));
+    assert!(mesh.ask(get).starts_with("HTTP/1.1 200 "));
+    assert_eq!(gone.accepted(), 2);
+}
+
 #[tokio::test]
 async fn draining_lets_streams_end_and_opens_no_more() {
     let server = Http2Server::start().await;

@@ -121,6 +121,28 @@ fn a_mirror_that_fails_or_sleeps_is_not_noticed() {
 }
 
 #[test]
+fn what_nobody_can_take_is_not_copied() {
+    let mirror = Server::saying("discarded");
+    let nobody = Plan {
+        endpoints: Vec::new(),
+        ..mirroring(&mirror, &[("v2", &mirror, Share::ALL)])
+    };
+    let mesh = nobody.start();
+    for _ in 0..3 {
+        assert!(mesh.ask(GET).ends_with("no healthy upstream"));
+    }
+    // A server that refuses is one that could have.
+    let refuses = Plan {
+        endpoints: vec![refusing()],
+        ..mirroring(&mirror, &[("v2", &mirror, Share::ALL)])
+    };
+    let mesh = refuses.start();
+    assert!(mesh.ask(GET).starts_with("HTTP/1.1 503 "));
+    eventually(|| !mirror.heard().is_empty());
+    assert_eq!(mirror.heard().len(), 1);
+}
+
+#[test]
 fn a_mirror_that_does_not_read_loses_its_copy_alone() {
     let size = 32 * 1024 * 1024;
     let server = Server::start(move |client| {

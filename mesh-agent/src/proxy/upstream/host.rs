@@ -23,6 +23,10 @@ use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::lease::{Lease, Line, Next, Sender};
 use crate::proxy::upstream::pool::{Limits, Load, LocalExecutor, Version};
 
+/// How often a server that owes an answer is asked whether it is still there, where nobody says otherwise, and how long it
+/// has to say so.
+const PINGS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
 /// The connections that can be used for one another.
 #[derive(Debug)]
 pub(in crate::proxy) struct Host {
@@ -216,11 +220,15 @@ impl Host {
                 Sender::Http1(Line { sender, said })
             }
             Version::Http2 => {
+                let pings = self.limits.get().pings;
+                let (interval, patience) = pings.unwrap_or(PINGS);
                 let (sender, connection) = http2::Builder::new(LocalExecutor)
                     .timer(TokioTimer::new())
                     .adaptive_window(true)
-                    .keep_alive_interval(Duration::from_secs(30))
-                    .keep_alive_timeout(Duration::from_secs(10))
+                    .keep_alive_interval(interval)
+                    .keep_alive_timeout(patience)
+                    // Who asks for it is to have it on connections that nobody uses, too.
+                    .keep_alive_while_idle(pings.is_some())
                     .max_header_list_size(60 * 1024)
                     .handshake(TokioIo::new(stream))
                     .await?;

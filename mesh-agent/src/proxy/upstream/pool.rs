@@ -51,6 +51,8 @@ pub(in crate::proxy) struct Limits {
     pub(in crate::proxy) requests: Option<u32>,
     /// How long one may be used.
     pub(in crate::proxy) age: Option<Duration>,
+    /// How often an HTTP/2 server is asked whether it is still there, and how long it has to say so.
+    pub(in crate::proxy) pings: Option<(Duration, Duration)>,
 }
 
 /// Counts one more, until it is dropped.

@@ -7,7 +7,7 @@ use crate::config::Inputs;
 use crate::config::compile::analysis::registry::{Known, Registry};
 use crate::config::compile::analysis::{Findings, some};
 use crate::config::compile::hosts::HostIndex;
-use crate::config::object::name::GatewayName;
+use crate::config::object::name::{ExportTo, GatewayName};
 use crate::config::object::virtual_service::Target;
 use crate::config::object::{DestinationRule, Object, VirtualService};
 use crate::config::path::Path;
@@ -23,6 +23,7 @@ pub(super) fn check(inputs: &Inputs, registry: &Registry<'_>, findings: &mut Fin
     let subsets = Subsets {
         registry,
         rules: &rules.collect(),
+        export: inputs.mesh_config().destination_rules.as_ref(),
     };
     let services = inputs.virtual_services();
     let split = split_in_the_mesh(&services);
@@ -128,6 +129,8 @@ fn check_port(target: &Target, known: &Known<'_>) -> Option<Problem> {
 struct Subsets<'c, 'a> {
     registry: &'c Registry<'a>,
     rules: &'c Rules<'a>,
+    /// Whom a rule is for that does not say so, where the mesh does.
+    export: Option<&'c ExportTo>,
 }
 
 impl Subsets<'_, '_> {
@@ -178,7 +181,10 @@ impl Subsets<'_, '_> {
         for namespace in [own, Some(owner), Some(root)].into_iter().flatten() {
             let mut visible = self.rules.covering(host).filter(|(object, rule)| {
                 *object.id.namespace == *namespace
-                    && rule.export.allows(namespace, client.unwrap_or_default())
+                    && rule
+                        .export
+                        .or(self.export)
+                        .allows(namespace, client.unwrap_or_default())
             });
             let Some((_, first)) = visible.next() else {
                 continue;

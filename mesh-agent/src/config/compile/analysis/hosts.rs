@@ -11,6 +11,7 @@ use crate::config::problem::{Code, Problem};
 
 pub(super) fn check(inputs: &Inputs, findings: &mut Findings) {
     // By audience: a VirtualService for fewer clients goes before one for more, and that is no conflict.
+    let default = inputs.mesh_config().virtual_services.as_ref();
     let mut owners: HashMap<(Option<&str>, &str), (&Object, Path)> = HashMap::new();
     for (object, service) in inputs.virtual_services() {
         if !service.gateways.contains(&GatewayName::Mesh) {
@@ -19,7 +20,7 @@ pub(super) fn check(inputs: &Inputs, findings: &mut Findings) {
         for (index, host) in hosts(service) {
             let path = Path::of("spec.hosts").index(index);
             let mut older = None;
-            for audience in audiences(&service.export, &object.id.namespace) {
+            for audience in audiences(service.export.or(default), &object.id.namespace) {
                 let owner = owners
                     .entry((audience, host))
                     .or_insert_with(|| (object, path.clone()));

@@ -18,7 +18,12 @@ const MAX_ALIASES: usize = 16;
 pub(super) fn endpoints(scope: &Scope, view: View<'_>) -> Result<Inputs, Everything> {
     let mut found = Inputs::default();
     // There are few of them, and any may say where a Pod is or what it serves, or stand behind a Service.
-    for kind in [Kind::Node, Kind::WorkloadEntry, Kind::Sidecar] {
+    for kind in [
+        Kind::Node,
+        Kind::WorkloadEntry,
+        Kind::Sidecar,
+        Kind::ConfigMap,
+    ] {
         for object in view.inputs.of_kind(kind) {
             found.insert(Arc::clone(object));
         }
@@ -103,6 +108,8 @@ pub(super) fn routes(scope: &mut Scope, view: View<'_>) -> Result<Inputs, Everyt
         found: Inputs::default(),
         whole: BTreeSet::new(),
     };
+    let configured = view.inputs.of_kind(Kind::ConfigMap);
+    gathered.found.extend(configured.cloned());
     for (_, name) in &scope.names {
         gathered.add_name(name)?;
     }

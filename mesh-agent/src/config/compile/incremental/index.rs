@@ -236,7 +236,8 @@ impl Index {
             | Body::Sidecar(_)
             | Body::Secret(_)
             | Body::Namespace
-            | Body::WorkloadPolicy(_) => {}
+            | Body::WorkloadPolicy(_)
+            | Body::MeshConfig(_) => {}
         }
     }
 

@@ -90,7 +90,8 @@ impl Scope {
             | Body::ServiceEntry(_)
             | Body::WorkloadEntry(_)
             | Body::Sidecar(_)
-            | Body::Secret(_) => return Err(Everything),
+            | Body::Secret(_)
+            | Body::MeshConfig(_) => return Err(Everything),
             // Its Pods may be in the mesh by it.
             Body::Namespace => {
                 if matches!(view.options.membership, Membership::Asked { .. }) {

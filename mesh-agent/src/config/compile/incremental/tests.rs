@@ -70,6 +70,7 @@ const SUBJECTS: &[Subject] = &[
     subject("Gateway", "n2/g2", 5, gateway),
     subject("Sidecar", "n2/side", 5, sidecar),
     subject("Secret", "n1/key", 5, secret),
+    subject("ConfigMap", "istio-system/istio", 5, mesh_config),
 ];
 
 fn pick<'t>(chance: &mut Rng, choices: &[&'t str]) -> &'t str {
@@ -253,6 +254,22 @@ fn rule(chance: &mut Rng) -> String {
         "spec: {{host: {host}, {policy}{subsets}exportTo: {}}}\n",
         export(chance)
     )
+}
+
+fn mesh_config(chance: &mut Rng) -> String {
+    let config = pick(
+        chance,
+        &[
+            "connectTimeout: 1s",
+            "h2UpgradePolicy: UPGRADE",
+            "defaultHttpRetryPolicy: {attempts: 7}",
+            "defaultTrafficPolicy: {connectionPool: {tcp: {maxConnections: 3}}, outlierDetection: {}}",
+            "outboundTrafficPolicy: {mode: REGISTRY_ONLY}",
+            "defaultVirtualServiceExportTo: ['.']",
+            "defaultServiceExportTo: ['.']",
+        ],
+    );
+    format!("data: {{mesh: \"{config}\"}}\n")
 }
 
 /// One of which it matters who asks.
@@ -466,7 +483,7 @@ fn metadata(subject: &Subject, chance: &mut Rng) -> String {
 /// A version of an object.
 fn text(subject: &Subject, chance: &mut Rng) -> String {
     let version = match subject.kind {
-        "Service" | "Pod" | "Node" | "Secret" => "v1",
+        "Service" | "Pod" | "Node" | "Secret" | "ConfigMap" => "v1",
         "EndpointSlice" => "discovery.k8s.io/v1",
         _ => "networking.istio.io/v1",
     };
@@ -545,6 +562,7 @@ const WIDE: &[&[&str]] = &[
     &["n1/x", "n2/y", "n1/w"],
     &["n1/d5", "n1/x", "n2/v5", "n1/g"],
     &["n2/side", "/node", "n1/w", "n1/e1"],
+    &["istio-system/istio", "n1/g"],
 ];
 
 /// Whose turn it may be.

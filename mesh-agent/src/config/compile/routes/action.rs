@@ -73,7 +73,8 @@ fn forward(rule: &Rule, shares: &[Share], place: &Place<'_>, services: &Services
         .map(|share| destination(share, headers, alone, port, services))
         .collect();
     let rewrite = rule.rewrite.as_ref();
-    let mut retry = rule.retry.clone().unwrap_or_default();
+    let retry = rule.retry.as_ref().unwrap_or(&services.retry);
+    let mut retry = retry.clone();
     // What is as long as the whole exchange or longer limits no try.
     retry.per_try_timeout = retry
         .per_try_timeout

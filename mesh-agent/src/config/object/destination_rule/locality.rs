@@ -27,7 +27,7 @@ pub enum LocalitySetting {
 }
 
 /// Reads both settings. `ejects`: `outlierDetection` stands beside the load balancer.
-pub(super) fn read(
+pub(in crate::config::object) fn read(
     locality: Option<LocalityLbSetting>,
     zone_aware: Option<ZoneAwareLbSetting>,
     ejects: bool,

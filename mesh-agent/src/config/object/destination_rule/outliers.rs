@@ -11,7 +11,11 @@ use crate::model::OutlierDetection;
 const LOCAL_FAILURES: u32 = 5;
 
 /// Reads `outlierDetection`. That it is there at all turns detection on.
-pub(super) fn read(written: Written, path: &Path, problems: &mut Problems) -> OutlierDetection {
+pub(in crate::config::object) fn read(
+    written: Written,
+    path: &Path,
+    problems: &mut Problems,
+) -> OutlierDetection {
     let Written {
         consecutive_errors,
         split_external_local_origin_errors,

@@ -18,10 +18,18 @@ pub struct Pool {
     pub limits: ConnectionPool,
     /// `h2UpgradePolicy` and `useClientProtocol`.
     pub http: UpstreamHttp,
+    /// Whether `connectTimeout` is written; else the mesh's holds.
+    pub has_connect_timeout: bool,
+    /// `h2UpgradePolicy: DO_NOT_UPGRADE`: the mesh's does not hold.
+    pub never_upgraded: bool,
 }
 
 /// Reads a pool.
-pub(super) fn read(written: Written, path: &Path, problems: &mut Problems) -> Pool {
+pub(in crate::config::object) fn read(
+    written: Written,
+    path: &Path,
+    problems: &mut Problems,
+) -> Pool {
     let Written { tcp, http } = written;
     if tcp.is_none() && http.is_none() {
         problems.error(
@@ -32,6 +40,7 @@ pub(super) fn read(written: Written, path: &Path, problems: &mut Problems) -> Po
     }
     let mut pool = Pool::default();
     if let Some(tcp) = tcp {
+        pool.has_connect_timeout = tcp.connect_timeout.is_some();
         read_tcp(tcp, &mut pool.limits, &path.key("tcp"), problems);
     }
     if let Some(http) = http {
@@ -68,7 +77,11 @@ fn read_tcp(tcp: TcpSettings, limits: &mut ConnectionPool, path: &Path, problems
 }
 
 /// Istio hands on whole seconds; less than one would be an error in the kernel.
-fn read_keepalive(written: TcpKeepalive, path: &Path, problems: &mut Problems) -> Keepalive {
+pub(in crate::config::object) fn read_keepalive(
+    written: TcpKeepalive,
+    path: &Path,
+    problems: &mut Problems,
+) -> Keepalive {
     let TcpKeepalive {
         probes,
         time: idle,
@@ -130,6 +143,7 @@ fn read_http(http: HttpSettings, pool: &mut Pool, path: &Path, problems: &mut Pr
     }
     limits.http2_keepalive = http2_keep_alive
         .and_then(|written| read_http2_keepalive(written, &path.key("http2KeepAlive"), problems));
+    pool.never_upgraded = h2_upgrade_policy.as_deref() == Some("DO_NOT_UPGRADE");
     pool.http = read_version(
         h2_upgrade_policy.as_deref(),
         use_client_protocol,

@@ -363,6 +363,8 @@ fn a_pool_without_a_number_has_no_limit() {
                 retry_budget: None,
             },
             http: UpstreamHttp::Http2,
+            has_connect_timeout: true,
+            never_upgraded: false,
         }
     );
     let idle = pool("{tcp: {idleTimeout: 0s}, http: {idleTimeout: 5s, useClientProtocol: true}}");
@@ -373,6 +375,7 @@ fn a_pool_without_a_number_has_no_limit() {
     assert_eq!(idle.http, UpstreamHttp::AsClient);
     let kept = pool("{http: {h2UpgradePolicy: DO_NOT_UPGRADE}}");
     assert_eq!(kept.http, UpstreamHttp::AsDeclared);
+    assert!(kept.never_upgraded && !kept.has_connect_timeout);
 }
 
 #[test]

@@ -9,7 +9,11 @@ use crate::config::problem::Problems;
 use crate::model::{Retry, RetryOn};
 
 /// Reads `retries`. Nothing but `attempts: 0`, or nothing at all, is no retry.
-pub(super) fn read(written: &Retries, path: &Path, problems: &mut Problems) -> Retry {
+pub(in crate::config::object) fn read(
+    written: &Retries,
+    path: &Path,
+    problems: &mut Problems,
+) -> Retry {
     let Retries {
         attempts,
         per_try_timeout,

@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     streams: 8,
     requests: None,
     age: None,
+    pings: None,
 };
 
 fn test<F: Future<Output = ()>>(test: impl FnOnce(Rc<Host>) -> F) {
