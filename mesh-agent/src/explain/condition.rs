@@ -104,14 +104,7 @@ fn header(condition: &HeaderMatch, request: Option<&Request<'_>>) -> Failed {
         value,
         inverted,
     } = condition;
-    let name = match subject {
-        HeaderSubject::Header(name) => name.as_str(),
-        HeaderSubject::Method => ":method",
-        HeaderSubject::Path => ":path",
-        HeaderSubject::Authority => ":authority",
-        HeaderSubject::Scheme => ":scheme",
-        HeaderSubject::Claim(name) => name,
-    };
+    let name = subject.name();
     let found: Vec<String> = match (request, subject) {
         (None, _) | (Some(_), HeaderSubject::Claim(_)) => Vec::new(),
         (Some(request), HeaderSubject::Method) => vec![quoted(request.method)],

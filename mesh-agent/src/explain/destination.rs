@@ -286,7 +286,7 @@ fn balancer(balancer: &Balancer) -> String {
 
 fn hashed(key: &HashKey) -> String {
     match key {
-        HashKey::Header(name) => format!("header {name}"),
+        HashKey::Header(name) => format!("header {}", name.name()),
         HashKey::Cookie { name, .. } => format!("cookie {name}"),
         HashKey::SourceAddress => "the client's address".to_owned(),
         HashKey::QueryParameter(name) => format!("query parameter {name}"),

@@ -9,8 +9,8 @@ use super::*;
 use crate::config::fixture::{istio, pod, read, service};
 use crate::model::{
     Abort, Balancer, Cluster, ClusterKey, Cors, Delay, DirectResponse, Failover, HashKey,
-    HeaderEdit, HeaderEdits, LocalityPolicy, Mirror, OutlierDetection, Piece, Redirect,
-    RedirectPath, RedirectPort, Ring, Route, RouteAction, RouteHash, Share, Template,
+    HeaderEdit, HeaderEdits, HeaderSubject, LocalityPolicy, Mirror, OutlierDetection, Piece,
+    Redirect, RedirectPath, RedirectPort, Ring, Route, RouteAction, RouteHash, Share, Template,
     TrafficPolicy, UpstreamHttp, Variable, VirtualHost,
 };
 use crate::report::Style;
@@ -512,7 +512,7 @@ fn fact(facts: &Facts, label: &str) -> String {
 #[test]
 fn policies() {
     let hash = |policy: &mut TrafficPolicy| {
-        let key = HashKey::Header("x-user".parse().expect("a name"));
+        let key = HashKey::Header(HeaderSubject::named("x-user").expect("a name"));
         policy.hash = RouteHash::always(key.clone());
         policy.balancer = Balancer::Hash {
             key,

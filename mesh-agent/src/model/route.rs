@@ -394,6 +394,33 @@ pub struct StreamMatch {
     pub client: ClientMatch,
 }
 
+impl HeaderSubject {
+    /// What is meant by a name; `None` where no header can have it.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            ":method" => Self::Method,
+            ":path" => Self::Path,
+            ":authority" => Self::Authority,
+            ":scheme" => Self::Scheme,
+            // As with Envoy, this is another name for it.
+            _ if name.eq_ignore_ascii_case("host") => Self::Authority,
+            _ => Self::Header(HeaderName::from_bytes(name.as_bytes()).ok()?),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Header(name) => name.as_str(),
+            Self::Method => ":method",
+            Self::Path => ":path",
+            Self::Authority => ":authority",
+            Self::Scheme => ":scheme",
+            Self::Claim(name) => name,
+        }
+    }
+}
+
 impl Destination {
     /// All of it, to a cluster, with nothing done to headers.
     pub fn whole(cluster: ClusterKey) -> Self {

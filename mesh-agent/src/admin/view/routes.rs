@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::model::{
     Abort, ClientMatch, Cors, Destination, DirectResponse, Fault, Forward, HeaderEdits,
-    HeaderMatch, HeaderSubject, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath,
-    RedirectPort, Retry, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch,
-    StreamRoute, StreamTable, TextMatch, VirtualHost,
+    HeaderMatch, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort,
+    Retry, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch, StreamRoute,
+    StreamTable, TextMatch, VirtualHost,
 };
 
 /// The virtual hosts of a table, by domain.
@@ -108,7 +108,7 @@ fn conditions(when: &RouteMatch) -> Value {
     } = when;
     let header = |header: &HeaderMatch| {
         compact([
-            ("name", json!(subject(&header.subject))),
+            ("name", json!(header.subject.name())),
             ("value", text(&header.value)),
             ("without", flag(header.inverted)),
         ])
@@ -125,17 +125,6 @@ fn conditions(when: &RouteMatch) -> Value {
         ("queryParams", query.iter().map(parameter).collect()),
         ("client", self::client(client)),
     ])
-}
-
-fn subject(subject: &HeaderSubject) -> &str {
-    match subject {
-        HeaderSubject::Header(name) => name.as_str(),
-        HeaderSubject::Method => ":method",
-        HeaderSubject::Path => ":path",
-        HeaderSubject::Authority => ":authority",
-        HeaderSubject::Scheme => ":scheme",
-        HeaderSubject::Claim(name) => name,
-    }
 }
 
 fn client(client: &ClientMatch) -> Value {
