@@ -15,13 +15,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::proxy::http::PIECE;
 use crate::proxy::http::ahead::{Heard, Said};
 use crate::proxy::http::upload::RequestBody;
-use crate::proxy::http::{HEAD_LIMIT, PIECE};
 use crate::proxy::stream::Stream;
 use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::lease::{Lease, Line, Next, Sender};
 use crate::proxy::upstream::pool::{Limits, Load, LocalExecutor, Version};
+
+/// The head of an answer of HTTP/1.1 takes no more than this, as with Envoy; beyond it the answer is a 502.
+const ANSWER_HEAD_LIMIT: usize = 80 * 1024;
 
 /// The connections that can be used for one another.
 #[derive(Debug)]
@@ -202,7 +205,7 @@ impl Host {
                 let said = Arc::<Said>::default();
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(PIECE)
-                    .max_header_size(HEAD_LIMIT)
+                    .max_header_size(ANSWER_HEAD_LIMIT)
                     // Old servers fold long headers, and Envoy lets them.
                     .allow_obsolete_multiline_headers_in_responses(true)
                     .handshake(TokioIo::new(Heard::new(stream, Arc::clone(&said))))
