@@ -7,7 +7,7 @@ use crate::model::{
     ClusterKey, RouteAction, Snapshot, StreamMatch, StreamRoute, StreamTable, Unknown,
 };
 use crate::route::{
-    Client, Flow, Mismatch, Pick, StreamDecision, StreamScope, action, gateway, matching,
+    Client, Flow, Mismatch, Pick, Relaying, StreamDecision, StreamScope, action, gateway, matching,
 };
 
 /// What a table has for a connection.
@@ -35,7 +35,10 @@ pub fn stream(
     pick: &mut dyn Pick,
 ) -> StreamDecision {
     let to = |key: &ClusterKey| match client.cluster(snapshot, key) {
-        Some(cluster) => StreamDecision::Forward(Arc::clone(cluster)),
+        Some(cluster) => StreamDecision::Forward(Relaying {
+            cluster: Arc::clone(cluster),
+            conduct: Arc::clone(cluster),
+        }),
         None => StreamDecision::Refuse,
     };
     let unknown = |pick: &mut dyn Pick| match &snapshot.outlook(client.pod()).unknown {
@@ -52,7 +55,17 @@ pub fn stream(
     match (found, scope) {
         (StreamFound::Route(route), _) => {
             let index = action::draw(&route.destinations, route.total_weight, pick);
-            to(&route.destinations[index].cluster)
+            let decided = to(&route.destinations[index].cluster);
+            match (decided, first_of_several(route)) {
+                (StreamDecision::Forward(relaying), Some(first)) => {
+                    let conduct = client.cluster(snapshot, &first);
+                    StreamDecision::Forward(Relaying {
+                        conduct: conduct.map_or(relaying.conduct, Arc::clone),
+                        ..relaying
+                    })
+                }
+                (decided, _) => decided,
+            }
         }
         // A Service without routes of its own has its cluster.
         (StreamFound::Nothing, StreamScope::Service { host, port }) => {
@@ -70,6 +83,17 @@ pub fn stream(
         (_, StreamScope::Gateway { .. }) => StreamDecision::Refuse,
         (StreamFound::NoRoute, StreamScope::Service { .. })
         | (_, StreamScope::Port(_) | StreamScope::Unknown) => unknown(pick),
+    }
+}
+
+/// The first destination, without its subset, where there are several.
+fn first_of_several(route: &StreamRoute) -> Option<ClusterKey> {
+    match route.destinations.as_slice() {
+        [first, _, ..] => Some(ClusterKey {
+            subset: None,
+            ..first.cluster.clone()
+        }),
+        _ => None,
     }
 }
 
