@@ -7,7 +7,7 @@ use crate::explain::condition;
 use crate::explain::hosts::Drawn;
 use crate::explain::{Destination, Explanation, Host, Rule, Teller, Verdict};
 use crate::model::{ClusterKey, RouteAction, StreamMatch, StreamTable, Unknown};
-use crate::route::stream::{self, StreamFound, concerns, mismatch, stream_route, with_stand_ins};
+use crate::route::stream::{self, StreamFound, concerns, judged, stream_route, with_stand_ins};
 use crate::route::{Relaying, StreamDecision, StreamScope};
 
 impl Teller<'_> {
@@ -117,8 +117,7 @@ impl Teller<'_> {
             });
             if takes {
                 let mut taken = false;
-                for route in &table.routes {
-                    let failed = mismatch(&route.when, &self.client, &flow);
+                for (route, failed) in judged(table, &self.client, &flow) {
                     let verdict = match (&failed, taken) {
                         (_, true) => Verdict::NotReached,
                         (None, false) => Verdict::Taken,

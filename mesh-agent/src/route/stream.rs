@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::model::{
     ClusterKey, RouteAction, Snapshot, StreamMatch, StreamRoute, StreamTable, Unknown,
 };
@@ -123,8 +125,8 @@ pub fn stream_route<'a>(
     flow: &Flow<'_>,
 ) -> StreamFound<'a> {
     for table in with_stand_ins(table) {
-        let matches = |route: &&StreamRoute| mismatch(&route.when, client, flow).is_none();
-        if let Some(route) = table.routes.iter().find(matches) {
+        let mut judged = judged(table, client, flow);
+        if let Some((route, _)) = judged.find(|(_, mismatch)| mismatch.is_none()) {
             return StreamFound::Route(route);
         }
         if concerns(table, client) {
@@ -132,6 +134,30 @@ pub fn stream_route<'a>(
         }
     }
     StreamFound::Nothing
+}
+
+/// Every route of a table, and why it is not for this connection.
+///
+/// As with Envoy's chains of filters, the narrowest subnet that has the address decides which names there are: no wider one
+/// is asked for a name that this one has not.
+pub fn judged<'t: 'a, 'a>(
+    table: &'t StreamTable,
+    client: &Client<'a>,
+    flow: &Flow<'a>,
+) -> impl Iterator<Item = (&'t StreamRoute, Option<Mismatch<'a>>)> {
+    let (client, flow) = (*client, *flow);
+    let mut narrowest = None;
+    table.routes.iter().map(move |route| {
+        let mismatch = mismatch(&route.when, &client, &flow);
+        if let None | Some(Mismatch::ServerName { .. }) = mismatch {
+            let length = route.when.subnets.first().map(IpNet::prefix_len);
+            if *narrowest.get_or_insert(length) != length {
+                let found = flow.destination.ip().to_canonical();
+                return (route, Some(Mismatch::WiderSubnet { found }));
+            }
+        }
+        (route, mismatch)
+    })
 }
 
 /// A table, and what stands in for it where it does not concern the client, in order.
@@ -145,8 +171,8 @@ pub fn concerns(table: &StreamTable, client: &Client<'_>) -> bool {
     table.routes.iter().any(is_for)
 }
 
-/// Why a route is not for this connection; `None` where it is.
-pub fn mismatch<'a>(
+/// Why a route, by itself, is not for this connection; `None` where it is.
+fn mismatch<'a>(
     conditions: &'a StreamMatch,
     client: &Client<'a>,
     flow: &Flow<'a>,

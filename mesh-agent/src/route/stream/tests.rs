@@ -172,6 +172,33 @@ fn the_first_route_that_matches_wins() {
 }
 
 #[test]
+fn the_narrowest_subnet_decides_which_names_there_are() {
+    let routes = vec![
+        route(
+            when(&["z.com"], &["10.0.0.1/32"], &[("app", "other")]),
+            &[("gone", 1)],
+        ),
+        route(when(&["x.com"], &["10.0.0.0/30"], &[]), &[("a", 1)]),
+        route(when(&["*.com"], &["10.0.0.0/30"], &[]), &[("gone", 1)]),
+        route(when(&["y.org"], &["10.0.0.0/24"], &[]), &[("b", 1)]),
+        route(when(&["z.org"], &[], &[]), &[("b", 1)]),
+    ];
+    let snapshot = with(world(), table(routes));
+    for (to, name, expected) in [
+        ("10.0.0.1:9000", "x.com", "a"),
+        ("10.0.0.1:9000", "y.com", "refuse"),
+        ("10.0.0.1:9000", "y.org", "passthrough"),
+        ("10.0.0.1:9000", "z.org", "passthrough"),
+        ("10.0.0.4:9000", "y.org", "b"),
+        ("10.0.0.4:9000", "z.org", "passthrough"),
+        ("10.0.1.1:9000", "z.org", "b"),
+    ] {
+        let found = ask(&snapshot, &service_a(), to, Some(name), &[]);
+        assert_eq!(found, expected, "{to} {name}");
+    }
+}
+
+#[test]
 fn a_stand_in_is_asked_where_nothing_concerns_the_client() {
     let for_others = route(when(&[], &[], &[("app", "other")]), &[("gone", 1)]);
     let for_all = route(when(&["x.com"], &[], &[]), &[("b", 1)]);
