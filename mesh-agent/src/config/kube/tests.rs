@@ -135,7 +135,9 @@ async fn the_configuration_of_the_mesh_is_followed() {
     };
     let timeout = |snapshot: &Snapshot| {
         let mut clusters = snapshot.clusters.values();
-        clusters.next().map(|cluster| cluster.policy.pool.connect_timeout)
+        clusters
+            .next()
+            .map(|cluster| cluster.policy.pool.connect_timeout)
     };
     configuration("istio", "istio-system", "3s");
     configuration("other", "istio-system", "4s");
