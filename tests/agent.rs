@@ -148,11 +148,39 @@ impl Agent {
         })
     }
 
+    /// Starts the agent of a cluster's node, whose world is what the API server says. It keeps that in `state`.
+    pub fn of_cluster(node: &Pod, kubeconfig: &Path, state: &Path, mode: Mode) -> Result<Self> {
+        let mut command = node.command(binary()?);
+        command.env("KUBECONFIG", kubeconfig);
+        command.args(["run", "--kubernetes", "--state-dir"]);
+        command.arg(state).args(mode.flags());
+        command.args(["--node", "node1", "--admin", &ADMIN.to_string()]);
+        let log = Path::new(mesh_tests::FILES).join("logs/agent.log");
+        let mut agent = Self {
+            process: Running::start("agent", command, &log)?,
+            place: node.clone(),
+        };
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
     /// Starts a gateway inside `pod`, as the Pod object `name` (`NAMESPACE/NAME`), and waits until it is ready.
     pub fn gateway(world: &World, manifests: &Path, pod: &Pod, name: &str) -> Result<Self> {
+        Self::gateway_with(world, manifests, pod, name, &[])
+    }
+
+    /// Likewise with some more flags.
+    pub fn gateway_with(
+        world: &World,
+        manifests: &Path,
+        pod: &Pod,
+        name: &str,
+        flags: &[&str],
+    ) -> Result<Self> {
         let mut command = pod.command(binary()?);
         command.arg("gateway").arg("--manifests").arg(manifests);
         command.args(["--pod", name, "--admin", &ADMIN.to_string()]);
+        command.args(flags);
         let mut gateway = Self {
             process: Running::start("gateway", command, &world.log("gateway"))?,
             place: pod.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{Pod, PodOptions, World, WorldOptions};
+use nix::sys::signal::Signal;
 
 use crate::agent::{Agent, MESHED, Mode, eventually};
 use crate::http::{self, Connection, Response};
@@ -24,6 +25,8 @@ const SERVICE: &str = include_str!("data/walkthrough/user-app-svc.yaml");
 
 const V1: &str = "user service for v1";
 const V2: &str = "user service for v2";
+/// The gateway's own pod.
+const GATEWAY_POD: &str = "istio-system/istio-ingressgateway";
 /// What an API server would have put into the walkthrough's Service.
 const VIP: [u8; 4] = [10, 96, 0, 20];
 
@@ -37,6 +40,10 @@ pub fn tests() -> Vec<Test> {
         (
             "relabelled_gateway_stays_open",
             relabelled_gateway_stays_open,
+        ),
+        (
+            "leaving_gateway_takes_connections",
+            leaving_gateway_takes_connections,
         ),
     ];
     in_modes("walkthrough", &MESHED, tests)
@@ -91,12 +98,7 @@ impl Stage {
         manifests.write("user-app-gateway.yaml", GATEWAY)?;
         manifests.write("user-app-gateway-virtualservice.yaml", GATEWAY_ROUTES)?;
         let agent = Agent::start(&world, manifests.path(), mode)?;
-        let gateway = Agent::gateway(
-            &world,
-            manifests.path(),
-            &gateway_pod,
-            "istio-system/istio-ingressgateway",
-        )?;
+        let gateway = Agent::gateway(&world, manifests.path(), &gateway_pod, GATEWAY_POD)?;
         Ok(Self {
             gateway,
             agent,
@@ -230,6 +232,31 @@ fn relabelled_gateway_stays_open(mode: Mode) -> Result<()> {
             thread::sleep(Duration::from_millis(20));
         }
     }
+    Ok(())
+}
+
+/// Told to end, a gateway is not ready at once, and goes on as before for as long as it was told to.
+fn leaving_gateway_takes_connections(mode: Mode) -> Result<()> {
+    let mut stage = Stage::build(mode)?;
+    let patience = Duration::from_secs(20);
+    stage.gateway.process.stop(patience)?;
+    ensure!(stage.ask_gateway("user-app.com", "/").is_err());
+    stage.gateway = Agent::gateway_with(
+        &stage.world,
+        stage.manifests.path(),
+        &stage.gateway_pod,
+        GATEWAY_POD,
+        &["--keep-accepting", "5"],
+    )?;
+    stage.gateway.process.signal(Signal::SIGTERM)?;
+    eventually(patience, || {
+        let ready = stage.gateway.get("/ready");
+        ready.is_ok_and(|response| response.status == 503)
+    })?;
+    let response = stage.ask_gateway("user-app.com", "/")?;
+    ensure!(response.status == 200, "{response:?}");
+    let status = stage.gateway.process.wait(patience)?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
 

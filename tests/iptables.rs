@@ -21,10 +21,16 @@ use mesh_agent::intercept::iptables::command::Backend;
 use mesh_agent::intercept::iptables::options::{BackendChoice, Options};
 use mesh_agent::netns::NetNs;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
 use namespace::{Scratch, TOOLS, Tools, run, sysctl, with_lo};
 
 /// Set for a child of ours that applies the rules of these flags.
 const CHILD_FLAGS: &str = "MESH_TEST_IPTABLES_FLAGS";
+
+/// Set for such a child that is to see no iptables: it then stands for an agent whose image has none.
+const CHILD_HAS_NONE: &str = "MESH_TEST_IPTABLES_HAS_NONE";
 
 /// A test: its name, and what it does.
 pub type Test = (&'static str, fn() -> Result<()>);
@@ -38,6 +44,7 @@ pub fn tests() -> Vec<Test> {
         ("iptables::backends", backends),
         ("iptables::counters_stay", counters_stay),
         ("iptables::settings_are_restored", settings_are_restored),
+        ("iptables::the_nodes_programs_do", the_nodes_programs_do),
     ];
     tests.extend(repair::tests());
     tests.extend(connections::tests());
@@ -57,10 +64,41 @@ pub fn apply_if_asked() {
 fn child(flags: &str) -> Result<()> {
     let netns = NetNs::open(Path::new("/proc/self/fd/0"))?;
     let options = options(flags)?;
+    if env::var_os(CHILD_HAS_NONE).is_some() {
+        hide_iptables()?;
+    }
     // The parent counts from here.
     std::io::stdout().write_all(b"!")?;
     std::io::stdout().flush()?;
     apply(&netns, &options)?;
+    Ok(())
+}
+
+/// Takes the directories with iptables out of this process's sight.
+fn hide_iptables() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories: Vec<PathBuf> = env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .filter(|directory| directory.is_dir())
+        .collect();
+    let has = |directory: &PathBuf| directory.join("iptables-nft-save").exists();
+    ensure!(directories.iter().any(has), "there is nothing to hide");
+    for directory in &directories {
+        if has(directory) {
+            let nothing = MsFlags::empty();
+            mount(
+                None::<&str>,
+                directory,
+                Some("tmpfs"),
+                nothing,
+                None::<&str>,
+            )?;
+        }
+    }
+    ensure!(!directories.iter().any(has), "iptables is still to be seen");
     Ok(())
 }
 
@@ -92,6 +130,27 @@ fn options(flags: &str) -> Result<Options> {
         .map(|word| if word == "''" { "" } else { word });
     let flags = Flags::try_parse_from(["iptables"].into_iter().chain(words))?;
     (flags.chains.options(flags.backend)).map_err(|problems| anyhow::anyhow!("{problems:?}"))
+}
+
+/// An agent in a container whose image has no iptables uses the node's, inside the pod's namespace.
+fn the_nodes_programs_do() -> Result<()> {
+    let flags = "--backend nft";
+    let here = with_lo()?;
+    apply(&here, &options(flags)?)?;
+    let there = with_lo()?;
+    let output = apply_in_child(&there, flags)?
+        .env(CHILD_HAS_NONE, "1")
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let nft = &TOOLS[0];
+    let (expected, found) = (nft.save4(&here)?, nft.save4(&there)?);
+    ensure!(!listing(&expected).is_empty());
+    same("v4", &listing(&found), &listing(&expected))?;
+    same(
+        "v6",
+        &listing(&nft.save6(&there)?),
+        &listing(&nft.save6(&here)?),
+    )
 }
 
 fn data(path: &str) -> PathBuf {

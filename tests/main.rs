@@ -5,7 +5,9 @@
 
 mod agent;
 mod analysis;
+mod cluster;
 mod corpus;
+mod deploy;
 mod ebpf;
 mod flows;
 mod gateway;
@@ -92,8 +94,19 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(one_hop::tests());
     tests.extend(corpus::tests());
     tests.extend(analysis::tests());
+    tests.extend(plain(deploy::tests()));
+    // Last: from its first test on, the cluster runs until the end.
+    tests.extend(cluster::tests());
     let trials = tests.into_iter().map(Test::trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Makes tests of functions that need nothing of the machine.
+fn plain(functions: Vec<(&'static str, Plain)>) -> impl Iterator<Item = Test> {
+    rooted(functions).map(|test| Test {
+        needs_root: false,
+        ..test
+    })
 }
 
 /// Makes tests of plain functions that need root.

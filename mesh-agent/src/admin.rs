@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,7 +17,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use mesh_ebpf::pair::Tally;
@@ -41,9 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a dead predecessor may hold a port.
 const LINGERING: Duration = Duration::from_secs(1);
 
-/// The listeners, bound: nothing that can fail is left.
+/// The listeners, which say that the process begins until there is something to tell.
 pub struct Endpoints {
-    listeners: Vec<(TcpListener, Face)>,
+    told: Arc<OnceLock<Admin>>,
 }
 
 /// Which of the faces a port shows.
@@ -61,7 +60,6 @@ pub enum Face {
 pub type Tallies = Arc<dyn Fn() -> Vec<(Tally, u64)> + Send + Sync>;
 
 /// What is told, and where it is read from.
-#[derive(Clone)]
 pub struct Admin {
     /// `agent` or `gateway`.
     pub role: &'static str,
@@ -86,8 +84,8 @@ pub struct Admin {
 }
 
 impl Endpoints {
-    /// Binds every address, or says which one is taken and what to do.
-    pub async fn bind(addresses: &[(SocketAddr, Face, &str)]) -> anyhow::Result<Self> {
+    /// Listens at every address, or says which one is taken and what to do.
+    pub async fn open(addresses: &[(SocketAddr, Face, &str)]) -> anyhow::Result<Self> {
         let mut listeners = Vec::new();
         for (address, face, flag) in addresses {
             let listener = bind(*address).await.with_context(|| {
@@ -95,14 +93,17 @@ impl Endpoints {
             })?;
             listeners.push((listener, *face));
         }
-        Ok(Self { listeners })
+        let told = Arc::default();
+        for (listener, face) in listeners {
+            tokio::spawn(accept(listener, face, Arc::clone(&told)));
+        }
+        Ok(Self { told })
     }
 
-    /// Answers until the process ends.
-    pub fn serve(self, runtime: &Handle, admin: &Admin) {
-        for (listener, face) in self.listeners {
-            runtime.spawn(accept(listener, face, admin.clone()));
-        }
+    /// Tells of this process from now on, until it ends.
+    pub fn tell(self, admin: Admin) {
+        // Whoever has `self` is the only one who tells.
+        let _ = self.told.set(admin);
     }
 }
 
@@ -119,7 +120,7 @@ async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-async fn accept(listener: TcpListener, face: Face, admin: Admin) {
+async fn accept(listener: TcpListener, face: Face, told: Arc<OnceLock<Admin>>) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -129,11 +130,16 @@ async fn accept(listener: TcpListener, face: Face, admin: Admin) {
                 continue;
             }
         };
-        let admin = admin.clone();
+        let told = Arc::clone(&told);
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let admin = admin.clone();
-                async move { Ok::<_, Infallible>(answer(face, &admin, request).await) }
+                let told = Arc::clone(&told);
+                async move {
+                    Ok::<_, Infallible>(match told.get() {
+                        Some(admin) => answer(face, admin, request).await,
+                        None => text(StatusCode::SERVICE_UNAVAILABLE, BEGINNING),
+                    })
+                }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -169,6 +175,8 @@ async fn answer(face: Face, admin: &Admin, request: Request<Incoming>) -> Respon
         ),
     }
 }
+
+const BEGINNING: &str = "waiting for the first configuration; the log says what is missing\n";
 
 const INDEX: &str = "\
 mesh-agent

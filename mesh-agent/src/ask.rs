@@ -217,11 +217,14 @@ fn findings(rejected: &Value) -> Vec<String> {
                 remedy if remedy.is_empty() => remedy,
                 remedy => format!("; {remedy}"),
             };
+            // What the API server said stands in no file.
+            let place = match text(&finding["file"]) {
+                file if file.is_empty() => file,
+                file => format!("{file}:{}: ", finding["line"]),
+            };
             format!(
-                "{:<11} {}:{}: {}{remedy}{}",
+                "{:<11} {place}{}{remedy}{}",
                 text(&finding["severity"]),
-                text(&finding["file"]),
-                finding["line"],
                 parts.collect::<Vec<_>>().join(": "),
                 code.map(|code| format!(" [{code}]")).unwrap_or_default(),
             )

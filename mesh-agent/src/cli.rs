@@ -168,6 +168,22 @@ pub struct GatewayArgs {
     /// `proxy.istio.io/config` of its pod wins (`gatewayTopology.numTrustedProxies`)
     #[arg(long, default_value_t = 0, value_name = "N", verbatim_doc_comment)]
     pub trusted_proxies: u32,
+
+    /// How long, in seconds, connections are still taken once the gateway is told to end, and says that it is not ready any
+    /// more: until load balancers and nodes have heard. --drain begins after that [default: 0; 5 with --kubernetes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, verbatim_doc_comment)]
+    pub keep_accepting: Option<Duration>,
+}
+
+impl GatewayArgs {
+    /// `--keep-accepting`.
+    pub fn keep_accepting(&self) -> Duration {
+        let usual = match self.process.kubernetes {
+            true => Duration::from_secs(5),
+            false => Duration::ZERO,
+        };
+        self.keep_accepting.unwrap_or(usual)
+    }
 }
 
 /// What agent and gateway share.
@@ -207,20 +223,21 @@ pub struct ProcessArgs {
         long,
         default_value = "127.0.0.1:15000",
         value_name = "ADDRESS",
+        value_parser = listen_address,
         env = "MESH_AGENT_ADMIN"
     )]
     pub admin: SocketAddr,
 
     /// Readiness for probes: /healthz/ready
-    #[arg(long, default_value = "127.0.0.1:15021", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:15021", value_name = "ADDRESS", value_parser = listen_address)]
     pub health: SocketAddr,
 
     /// Prometheus: /metrics and /stats/prometheus
-    #[arg(long, default_value = "127.0.0.1:15020", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:15020", value_name = "ADDRESS", value_parser = listen_address)]
     pub metrics: SocketAddr,
 
     /// Prometheus where Envoy has it: /stats/prometheus
-    #[arg(long, default_value = "127.0.0.1:15090", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:15090", value_name = "ADDRESS", value_parser = listen_address)]
     pub envoy_metrics: SocketAddr,
 
     /// Threads that carry traffic [default: one per CPU]
@@ -509,6 +526,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
+/// An address to listen at. A manifest that writes `$(HOST_IP):15020` cannot put an address of IPv6 in brackets, so it may do
+/// without.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = || {
+        let (ip, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+    };
+    let address = text.parse().ok().or_else(bare);
+    address.ok_or_else(|| "it is not IP:PORT, such as 127.0.0.1:15000 or [::1]:15000".to_owned())
+}
+
 fn code(text: &str) -> Result<Code, String> {
     Code::of(text).ok_or_else(|| "there is no such code".to_owned())
 }
@@ -521,5 +549,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_of_ipv6_may_do_without_brackets() {
+        let check = |text: &str, expected: Option<&str>| {
+            let expected = expected.map(|address| address.parse().expect("an address"));
+            assert_eq!(listen_address(text).ok(), expected, "{text}");
+        };
+        check("127.0.0.1:15020", Some("127.0.0.1:15020"));
+        check("[fd00::7]:15020", Some("[fd00::7]:15020"));
+        check("fd00::7:15020", Some("[fd00::7]:15020"));
+        check(":::15020", Some("[::]:15020"));
+        check("15020", None);
+        check("localhost:15020", None);
+        check("fd00::7:", None);
+        check("10.0.0.1:70000", None);
     }
 }

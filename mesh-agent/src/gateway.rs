@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::cli::GatewayArgs;
@@ -71,16 +72,13 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
     let mut snapshots = running.snapshots;
     running.runtime.block_on(async {
         let mut gateway = gateway;
-        loop {
-            let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            gateway.follow(&snapshot);
-            tokio::select! {
-                () = running.shutdown.asked() => break,
-                changed = snapshots.changed() => if changed.is_err() { break },
-                // A port that was taken may be free by now.
-                () = tokio::time::sleep(RETRY), if gateway.not_ready.is_some() => {}
-            }
-        }
+        gateway
+            .serve(&mut snapshots, running.shutdown.asked())
+            .await;
+        // Who sends connections here learns of the end by and by: until then they must not be refused.
+        let _leaving = gateway.ready.hold(LEAVING);
+        let last = tokio::time::sleep(args.keep_accepting());
+        gateway.serve(&mut snapshots, last).await;
         gateway.drain().await;
     });
     Ok(ExitCode::SUCCESS)
@@ -92,6 +90,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What a gateway that serves nothing waits for.
 const NO_SERVERS: &str =
     "a Gateway whose selector finds this pod, and ports that can be listened on";
+
+/// What a gateway that is told to end waits for.
+const LEAVING: &str = "nothing: it is told to end, and takes the connections that still come";
 
 /// A gateway and its listeners.
 struct Gateway {
@@ -128,6 +129,21 @@ struct Open {
 }
 
 impl Gateway {
+    /// Serves whatever the newest snapshot asks for.
+    async fn serve(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>, until: impl Future) {
+        tokio::pin!(until);
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            self.follow(&snapshot);
+            tokio::select! {
+                _ = &mut until => break,
+                changed = snapshots.changed() => if changed.is_err() { break },
+                // A port that was taken may be free by now.
+                () = tokio::time::sleep(RETRY), if self.not_ready.is_some() => {}
+            }
+        }
+    }
+
     /// Opens the doors that the snapshot asks for, and closes the others; what goes through them is finished.
     fn follow(&mut self, snapshot: &Snapshot) {
         let (wanted, crowded) = doors(snapshot, &self.pod);
@@ -221,12 +237,14 @@ fn doors(snapshot: &Snapshot, pod: &PodId) -> (Vec<Door>, BTreeMap<u16, u16>) {
     let Some(pod) = snapshot.pods.get(pod) else {
         return (Vec::new(), BTreeMap::new());
     };
-    let ports = snapshot.gateway(pod).map(|gateway| &gateway.ports);
+    let Some(gateway) = snapshot.gateway(pod) else {
+        return (Vec::new(), BTreeMap::new());
+    };
     let mut doors: Vec<Door> = Vec::new();
     let mut crowded = BTreeMap::new();
-    for (number, port) in ports.into_iter().flatten() {
+    for (number, port) in &gateway.ports {
         let at = Place {
-            port: target_port(snapshot, &pod.id, *number).unwrap_or(*number),
+            port: gateway.target(*number),
             bind: port.bind,
         };
         match doors.iter().find(|door| door.at.meets(&at)) {
@@ -253,24 +271,6 @@ impl Place {
         };
         self.port == other.port && same
     }
-}
-
-/// The container port behind port `port` of the Services that have `pod` as an endpoint.
-fn target_port(snapshot: &Snapshot, pod: &PodId, port: u16) -> Option<u16> {
-    let mut behind: Vec<_> = snapshot
-        .clusters
-        .values()
-        .filter(|cluster| cluster.key.port == port && cluster.key.subset.is_none())
-        .filter_map(|cluster| {
-            let endpoint = cluster
-                .endpoints
-                .iter()
-                .find(|endpoint| endpoint.pod.as_ref() == Some(pod))?;
-            Some((&cluster.key, endpoint.address.port()))
-        })
-        .collect();
-    behind.sort();
-    behind.first().map(|(_, target)| *target)
 }
 
 fn clones(listeners: &[TcpListener]) -> anyhow::Result<Vec<TcpListener>> {
@@ -346,8 +346,15 @@ mod tests {
     use crate::config::fixture::{istio, pod, service, world};
 
     fn check(manifests: &[String], expected: &[(&str, u16)], crowded: &[(u16, u16)]) {
-        let text = pod("edge/gw", "10.0.0.1", "app=gw") + &manifests.concat();
-        let (snapshot, _) = world(&text);
+        let ready = pod("edge/gw", "10.0.0.1", "app=gw") + &manifests.concat();
+        // No gateway is ready before it listens.
+        for text in [ready.replace("\"True\"", "\"False\""), ready] {
+            check_one(&text, expected, crowded);
+        }
+    }
+
+    fn check_one(text: &str, expected: &[(&str, u16)], crowded: &[(u16, u16)]) {
+        let (snapshot, _) = world(text);
         let id = PodId {
             namespace: "edge".into(),
             name: "gw".into(),

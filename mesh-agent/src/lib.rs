@@ -17,6 +17,7 @@ pub mod intercept;
 pub mod log;
 pub mod model;
 pub mod netns;
+pub mod node;
 pub mod pod;
 mod process;
 pub mod proxy;

@@ -3,7 +3,7 @@
 //! A socket belongs for life to the namespace it was created in, so only its creation happens inside: everything here
 //! is synchronous, short, and back home before it returns.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -89,6 +89,31 @@ impl NetNs {
         Ok(result)
     }
 }
+
+impl NetNs {
+    /// A parameter of the namespace, as of `/proc/sys/net`, which shows that of the thread that looks. `path` is below it.
+    pub fn sysctl(&self, path: &str) -> io::Result<String> {
+        let text = self.run(|| fs::read_to_string(Path::new(SYSCTLS).join(path)))??;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Sets it. A container may see its parameters read-only; those of the node's file system are the same, and open to
+    /// whoever has `CAP_SYS_PTRACE`.
+    pub fn set_sysctl(&self, path: &str, value: &str) -> io::Result<()> {
+        self.run(|| {
+            let own = fs::write(Path::new(SYSCTLS).join(path), value);
+            match own {
+                Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                    fs::write(format!("/proc/1/root{SYSCTLS}/{path}"), value)
+                }
+                outcome => outcome,
+            }
+        })?
+    }
+}
+
+/// Where the parameters of the calling thread's network namespace are.
+const SYSCTLS: &str = "/proc/sys/net";
 
 impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {

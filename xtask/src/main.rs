@@ -4,13 +4,18 @@
 mod bench;
 mod build;
 mod check;
+mod cluster;
+mod debian;
 mod demo;
 mod ebpf;
 mod envoy;
 mod exec;
 mod forward;
+mod helm;
 mod http;
+mod image;
 mod privilege;
+mod pypi;
 mod run;
 mod scratch;
 mod screen;
@@ -55,6 +60,8 @@ enum Verb {
         #[arg(long)]
         release: bool,
     },
+    /// Build what a container image of the agent is made of: one static binary, and a Dockerfile
+    Image,
     /// Show the walkthrough on a network of its own (as root, or through sudo)
     Run(demo::Options),
     /// Enter a pod of the demo that runs: client, user-app-v1, user-app-v2, istio-ingressgateway, node, outside
@@ -72,6 +79,9 @@ enum Verb {
     },
     /// Measure what the mesh costs, beside no mesh and other proxies (as root, or through sudo)
     Bench(bench::Options),
+    /// A real Kubernetes of one node on this machine, from Debian's packages (as root, or through sudo)
+    #[command(subcommand)]
+    Cluster(cluster::Action),
     /// Check formatting, lints, dependencies, and the rules that the compiler does not know
     Check,
     /// The demo itself, once everything is built
@@ -135,6 +145,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             screen.good(&built.agent.display().to_string());
             Ok(ExitCode::SUCCESS)
         }
+        Verb::Image => {
+            let folder = image::run(screen, arguments.toolchain)?;
+            image::tell(screen, &folder);
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Run(options) => run::run(screen, arguments.toolchain, options),
         Verb::Exec { pod, command } => exec::run(screen, pod, command),
         Verb::Demo {
@@ -148,6 +163,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Verb::Test { filter } => test::run(screen, arguments.toolchain, filter.as_deref()),
         Verb::Bench(options) => bench::run(screen, arguments.toolchain, options),
         Verb::BenchInside { options, tools } => bench::run_inside(screen, options, tools),
+        Verb::Cluster(action) => cluster::run(screen, action),
         Verb::Check => check::run(screen),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build, envoy,
+    build, cluster, envoy, helm,
     privilege::Privilege,
     screen::{Screen, Step},
     toolchain::Choice,
@@ -54,6 +54,8 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
     )?;
     let mesh = build_mesh(screen)?;
     let envoy = envoy::pinned(screen);
+    let cluster = wants_cluster(&mesh, filter)?.then(|| cluster::Reserved::new(screen));
+    let helm = helm::pinned(screen);
 
     let mut counts = Counts::default();
     screen.heading("Unit and documentation tests");
@@ -78,6 +80,19 @@ pub fn run(screen: Screen, choice: Choice, filter: Option<&str>) -> Result<ExitC
     command.arg(match &envoy {
         Ok(path) => format!("MESH_ENVOY={}", path.display()),
         Err(reason) => format!("MESH_WITHOUT_ENVOY={reason:#}"),
+    });
+    match &cluster {
+        Some(Ok(reserved)) => {
+            command.args(reserved.environment()?);
+        }
+        Some(Err(reason)) => {
+            command.arg(format!("MESH_WITHOUT_CLUSTER=no Kubernetes: {reason:#}"));
+        }
+        None => {}
+    }
+    command.arg(match &helm {
+        Ok(path) => format!("MESH_HELM={}", path.display()),
+        Err(reason) => format!("MESH_WITHOUT_HELM={reason:#}"),
     });
     command.arg(&mesh).args(filter);
     counts.add(run_command(screen, &mut command)?);
@@ -123,6 +138,17 @@ fn build_mesh(screen: Screen) -> Result<PathBuf> {
         bail!("the tests in namespaces do not build");
     }
     path.context("cargo did not say where it put the tests in namespaces")
+}
+
+/// Whether a cluster is needed for the tests whose names contain `filter`.
+fn wants_cluster(mesh: &Path, filter: Option<&str>) -> Result<bool> {
+    let listed = Command::new(mesh)
+        .arg("--list")
+        .args(filter)
+        .output()
+        .with_context(|| format!("cannot start {}", mesh.display()))?;
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    Ok(listed.lines().any(|name| name.starts_with("cluster::")))
 }
 
 /// Where `cargo` put the test binary of this name, if this line of its messages says so.

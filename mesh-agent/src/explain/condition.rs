@@ -52,6 +52,11 @@ pub(super) fn told(mismatch: &Mismatch<'_>, request: Option<&Request<'_>>) -> Fa
                 found.to_string(),
             )
         }
+        Mismatch::WiderSubnet { found } => failed(
+            "destinationSubnets",
+            "an address that no narrower subnet has".to_owned(),
+            found.to_string(),
+        ),
         Mismatch::ServerName { expected, found } => {
             let found = found.map_or_else(none, ToOwned::to_owned);
             failed("sniHosts", expected.join(" or "), found)

@@ -136,7 +136,13 @@ impl Teller<'_> {
                     .to_owned(),
             );
         }
-        let keys: Vec<String> = forwarding.hash.iter().map(|key| hashed(key)).collect();
+        // Several destinations may want the same.
+        let mut keys: Vec<String> = Vec::new();
+        for key in forwarding.hash.iter().map(|key| hashed(key)) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
         let of = keys.join(" and ");
         let mut given = false;
         let hash = hash_of(&forwarding.hash, request, |_| {

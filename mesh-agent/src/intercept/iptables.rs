@@ -20,6 +20,7 @@ use crate::intercept::policy_route::{Before, PolicyRoute, PolicyRouteError, Spec
 use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, Target};
 use crate::model::{FailPolicy, SourceMode};
 use crate::netns::NetNs;
+use crate::sys::socket::{PROXY_ID, makes_sockets_of_the_proxy};
 
 pub mod apply;
 pub mod command;
@@ -115,6 +116,18 @@ impl Settings {
     /// Finds out whether this node can do it, by doing it in a namespace made for the purpose. The error says what is
     /// missing, and the remedy.
     pub fn probe(&self) -> Result<(), InterceptError> {
+        let known = makes_sockets_of_the_proxy()
+            .map_err(|e| InterceptError::step("making a socket of the proxy's", e))?;
+        if !known {
+            return Err(InterceptError::Unsupported {
+                what: format!(
+                    "this process may not make sockets in the name of user and group {PROXY_ID}, by which the chains know \
+                     the proxy's own connections"
+                ),
+                remedy: "run it as root, in a container with the capabilities SETUID and SETGID"
+                    .to_owned(),
+            });
+        }
         let options = Options {
             profile: self.profile,
             backend: self.backend,

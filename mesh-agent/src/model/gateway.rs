@@ -18,6 +18,9 @@ pub struct Gateway {
     /// The ports that the Service leads to the same port of the pod as a lower one: each with that, whose listener has
     /// the servers of both.
     pub together: BTreeMap<u16, u16>,
+    /// The `targetPort` of the gateway's Service for each of its ports, whether or not the pods are ready; a port of a
+    /// Gateway that no Service has is not here.
+    pub targets: BTreeMap<u16, u16>,
 }
 
 /// One port of a gateway.
@@ -79,6 +82,11 @@ pub enum Inside {
 }
 
 impl Gateway {
+    /// Where in the pod a port of the Service is listened at.
+    pub fn target(&self, number: u16) -> u16 {
+        *self.targets.get(&number).unwrap_or(&number)
+    }
+
     /// What is served at a port of the Service.
     pub fn port(&self, number: u16) -> Option<&GatewayPort> {
         self.ports

@@ -373,8 +373,9 @@ pub struct StreamTable {
 /// One match block of one `tcp` or `tls` rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamRoute {
-    /// The object that it was written in, `namespace/name`; the Service's own route has none.
-    pub origin: Option<Arc<str>>,
+    /// The object that it was written in, `namespace/name`, and the rule's field, such as `tcp[0]`; the Service's own route
+    /// has none.
+    pub origin: Option<(Arc<str>, Arc<str>)>,
     /// What must hold.
     pub when: StreamMatch,
     /// Never empty. One takes everything.

@@ -230,6 +230,15 @@ fn set_option(
     }
 }
 
+/// Whether this process can make sockets that are the proxy's in the chains' eyes. Where it cannot, its connections would be
+/// sent back to it without end: to change the user takes `CAP_SETUID` and `CAP_SETGID`, and the kernel says nothing.
+pub fn makes_sockets_of_the_proxy() -> io::Result<bool> {
+    let make = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));
+    // What `fstat` tells is fixed at `socket()` too.
+    let file = nix::sys::stat::fstat(as_proxy(make)?)?;
+    Ok((file.st_uid, file.st_gid) == (PROXY_ID, PROXY_ID))
+}
+
 /// Runs `create` with the thread's file-system user and group set to the proxy's: what `xt_owner` compares is the
 /// owner of the socket's file, fixed at `socket()`.
 fn as_proxy<T>(create: impl FnOnce() -> T) -> T {

@@ -38,8 +38,10 @@ pub fn streams(table: &StreamTable) -> Value {
             subnets,
             client,
         } = &route.when;
+        let (object, rule) = route.origin.clone().unzip();
         compact([
-            ("origin", json!(route.origin)),
+            ("origin", json!(object)),
+            ("rule", json!(rule)),
             ("sniHosts", json!(server_names)),
             ("destinationSubnets", json!(subnets)),
             ("client", self::client(client)),

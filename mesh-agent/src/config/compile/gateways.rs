@@ -33,13 +33,18 @@ pub(super) struct Selections<'a> {
 /// Where the Services of a pod lead, by their port; of several Services the first by host.
 pub(super) type Targets<'a> = BTreeMap<u16, (&'a str, u16)>;
 
+/// What is said of ports, by port.
+type PortMap = BTreeMap<u16, u16>;
+
 /// The Gateways of some pods.
 #[derive(Debug, PartialEq, Eq)]
 struct Set {
     /// Indices of Gateways, the oldest first.
     members: Vec<usize>,
     /// See [`model::Gateway::together`].
-    together: BTreeMap<u16, u16>,
+    together: PortMap,
+    /// See [`model::Gateway::targets`].
+    targets: PortMap,
     /// Where their Secrets are looked for; `None` where none of them names one, or no such Secret is there.
     namespace: Option<Arc<str>>,
 }
@@ -50,7 +55,8 @@ impl<'a> Selections<'a> {
         let of_all = (0..gateways.len()).filter(|index| gateways[*index].1.selector.is_empty());
         let sets = vec![Set {
             members: of_all.collect(),
-            together: BTreeMap::new(),
+            together: PortMap::new(),
+            targets: PortMap::new(),
             namespace: None,
         }];
         let credentials = gateways
@@ -81,9 +87,13 @@ impl<'a> Selections<'a> {
         let members: Vec<usize> = (0..self.gateways.len())
             .filter(|index| has_labels(labels, &self.gateways[*index].1.selector))
             .collect();
-        let together = targets.map(|targets| self.together(&members, targets));
+        let (together, targets) = match targets {
+            Some(targets) => self.together(&members, targets),
+            None => Default::default(),
+        };
         let set = Set {
-            together: together.unwrap_or_default(),
+            together,
+            targets,
             namespace: self
                 .matters(&members, namespace)
                 .then(|| Arc::clone(namespace)),
@@ -96,8 +106,9 @@ impl<'a> Selections<'a> {
         })
     }
 
-    /// As Istio merges servers: by the port that the pod listens at. Each address has its own.
-    fn together(&self, members: &[usize], targets: &Targets<'_>) -> BTreeMap<u16, u16> {
+    /// As Istio merges servers: by the port that the pod listens at. Each address has its own. With it comes where the
+    /// Service leads each of their ports.
+    fn together(&self, members: &[usize], targets: &Targets<'_>) -> (PortMap, PortMap) {
         let mut binds = BTreeMap::new();
         let servers = members
             .iter()
@@ -105,9 +116,12 @@ impl<'a> Selections<'a> {
         for server in servers {
             binds.entry(server.port).or_insert(server.bind);
         }
-        let (mut first, mut together) = (HashMap::new(), BTreeMap::new());
+        let (mut first, mut together) = (HashMap::new(), PortMap::new());
+        let mut led = PortMap::new();
         for (number, bind) in binds {
-            let target = targets.get(&number).map_or(number, |(_, target)| *target);
+            let target = targets.get(&number).map(|(_, target)| *target);
+            led.extend(target.map(|target| (number, target)));
+            let target = target.unwrap_or(number);
             match first.entry((target, bind)) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(number);
@@ -117,7 +131,7 @@ impl<'a> Selections<'a> {
                 }
             }
         }
-        together
+        (together, led)
     }
 
     /// Whether it makes a difference which namespace Secrets are looked for in. A Gateway without a selector selects pods
@@ -176,7 +190,7 @@ pub(super) fn gateways<'a>(
     let merged = selections.sets.iter().map(|set| {
         let members = set.members.iter();
         let members: Vec<_> = members.map(|index| selections.gateways[*index]).collect();
-        Arc::new(merger.merge(&members, set.namespace.as_ref(), &set.together))
+        Arc::new(merger.merge(&members, set))
     });
     merged.collect()
 }

@@ -9,7 +9,7 @@ use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object, Pod};
 use crate::config::problem::{Code, Problems};
 use crate::config::{CompileOptions, Membership};
-use crate::model::{Labels, LocalPod, NetnsPlace};
+use crate::model::{CapturePolicy, Labels, LocalPod, NetnsPlace};
 
 /// Where a Pod's network namespace is; makes it a Pod of this machine.
 pub(super) const NETNS: &str = "mesh-agent.io/netns";
@@ -42,6 +42,17 @@ pub(super) fn local(
     });
     report.take(object, problems);
     local
+}
+
+/// Whether a Pod of a directory is in the mesh, and which of its connections are, on whichever machine it runs.
+pub(in crate::config) fn steering(
+    object: &Object,
+    default: &CapturePolicy,
+) -> (bool, CapturePolicy) {
+    let own = Own::of(&object.labels, &object.annotations, ENROL);
+    // What is wrong with them was told when the world was made.
+    let capture = capture::policy(&object.annotations, default, &mut Problems::default());
+    (own != Own::No, capture)
 }
 
 /// Where the network namespace of a Pod of this machine is.
@@ -116,6 +127,11 @@ fn as_istio(object: &Object, namespace: &Labels) -> bool {
         (_, Some("true")) | (Some("enabled"), _) => true,
         _ => namespace.contains_key(REVISION) || object.labels.contains_key(REVISION),
     }
+}
+
+/// Whether a Pod is not in the mesh whatever its namespace says: it wants so, or cannot be.
+pub(super) fn stays_out(object: &Object, pod: &Pod) -> bool {
+    Own::of(&object.labels, &object.annotations, ENROL) == Own::No || never(pod).is_some()
 }
 
 /// Why a Pod is never in the mesh, whoever asks.

@@ -274,9 +274,13 @@ fn read_hosts(written: &[String], path: &Path, problems: &mut Problems) -> Vec<E
     let mut hosts = Vec::new();
     for (index, text) in written.iter().enumerate() {
         let path = path.index(index);
+        // Istio's webhook warns of it, and so the Sidecar works.
         if written[..index].contains(text) {
             let message = format!("\"{text}\" stands here twice");
-            problems.error(&path, message, "remove one");
+            problems.warning(&path, message, "remove one");
+        } else if let Some(wider) = written.iter().find(|wider| is_whole(wider, text)) {
+            let message = format!("\"{wider}\", which stands here too, has \"{text}\" already");
+            problems.warning(&path, message, "remove one");
         }
         let parts = text.split_once('/');
         let Some((namespace, host)) = parts.filter(|(namespace, host)| {
@@ -303,6 +307,16 @@ fn read_hosts(written: &[String], path: &Path, problems: &mut Problems) -> Vec<E
         });
     }
     hosts
+}
+
+/// Whether one of two hosts is all of the namespace that the other one is in.
+fn is_whole(wider: &str, text: &str) -> bool {
+    let namespace = text.split_once('/').map(|(namespace, _)| namespace);
+    match wider.strip_suffix("/*") {
+        _ if wider == text => false,
+        Some("*") => true,
+        whole => whole.is_some() && whole == namespace,
+    }
 }
 
 fn read_policy(

@@ -5,13 +5,14 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::intercept::InterceptError;
 use crate::intercept::iptables::options::BackendChoice;
 use crate::intercept::iptables::rule::Family;
 use crate::intercept::iptables::saved::Saved;
 use crate::netns::NetNs;
+use crate::node::Node;
 
 /// One of the kernel's two ways to keep iptables rules, or whichever the plain program uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +159,10 @@ impl<'a> Programs<'a> {
         input: Option<&str>,
         output: Stdio,
     ) -> Result<Output, InterceptError> {
-        let path = program(name)?;
-        let failed = |e: io::Error| InterceptError::step(format!("running {}", path.display()), e);
-        let mut command = Command::new(&path);
+        let program = program(name)?;
+        let failed =
+            |e: io::Error| InterceptError::step(format!("running {}", program.path.display()), e);
+        let mut command = Command::new(&program.path);
         command
             .args(arguments)
             .env("XTABLES_LOCKFILE", self.lock_file)
@@ -173,12 +175,7 @@ impl<'a> Programs<'a> {
             })
             .stdout(output)
             .stderr(Stdio::piped());
-        // A child lives in the namespace of the thread that made it.
-        let mut child = self
-            .netns
-            .run(|| command.spawn())
-            .flatten()
-            .map_err(failed)?;
+        let mut child = program.start(&mut command, self.netns).map_err(failed)?;
         // Our copy of the lock must go when the child's does.
         drop(command);
         if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
@@ -207,13 +204,49 @@ fn legacy_tables(netns: &NetNs) -> Result<bool, InterceptError> {
         .map_err(|e| InterceptError::step("entering the pod's network namespace", e))
 }
 
-fn program(name: &str) -> Result<PathBuf, InterceptError> {
+/// A program, and whose file system it is in.
+#[derive(Debug)]
+struct Program {
+    path: PathBuf,
+    /// `None`: the agent's own.
+    node: Option<Node>,
+}
+
+impl Program {
+    /// Starts it inside a network namespace. A child lives in the namespaces of the thread that made it.
+    fn start(&self, command: &mut Command, netns: &NetNs) -> io::Result<Child> {
+        let mut start = move || netns.run(|| command.spawn()).flatten();
+        match &self.node {
+            None => start(),
+            Some(node) => node.run(start).flatten(),
+        }
+    }
+}
+
+/// Finds a program: on the agent's file system, or else on that of the node. An image for the agent need not bring iptables.
+fn program(name: &str) -> Result<Program, InterceptError> {
+    if let Some(path) = look(name) {
+        return Ok(Program { path, node: None });
+    }
+    // Where the node cannot be looked at, it has no programs for us.
+    let node = Node::around().ok().flatten();
+    let found = node.and_then(|node| {
+        let path = node.run(|| look(name)).ok().flatten()?;
+        Some(Program {
+            path,
+            node: Some(node),
+        })
+    });
+    found.ok_or_else(|| missing(name))
+}
+
+/// Where a program is on the file system of the calling thread.
+fn look(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from))
         .map(|directory| directory.join(OsStr::new(name)))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| missing(name))
 }
 
 fn missing(name: &str) -> InterceptError {

@@ -18,7 +18,7 @@ use crate::netns::NetNs;
 use crate::sys::socket::SIDECAR6;
 
 /// Whether connection tracking takes up connections that it has not seen from the start.
-const TCP_LOOSE: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
+const TCP_LOOSE: &str = "netfilter/nf_conntrack_tcp_loose";
 
 /// The loopback device is the first of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
@@ -28,8 +28,8 @@ const TPROXY_PRIORITY: u32 = 32764;
 
 /// The value of the sysctl, or `None` where the kernel has not loaded connection tracking yet.
 pub fn tcp_loose(netns: &NetNs) -> io::Result<Option<String>> {
-    match netns.run(|| fs::read_to_string(TCP_LOOSE))? {
-        Ok(value) => Ok(Some(value.trim().to_owned())),
+    match netns.sysctl(TCP_LOOSE) {
+        Ok(value) => Ok(Some(value)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
@@ -37,7 +37,7 @@ pub fn tcp_loose(netns: &NetNs) -> io::Result<Option<String>> {
 
 /// Sets the sysctl.
 pub fn set_tcp_loose(netns: &NetNs, value: &str) -> io::Result<()> {
-    netns.run(|| fs::write(TCP_LOOSE, value))?
+    netns.set_sysctl(TCP_LOOSE, value)
 }
 
 /// Whether the namespace has IPv6 at all.

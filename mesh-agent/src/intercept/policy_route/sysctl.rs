@@ -1,7 +1,6 @@
 //! Kernel parameters of a namespace: what they are set to while the pod is enrolled, and back to afterwards.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 
 use crate::netns::NetNs;
@@ -50,11 +49,11 @@ impl Parameter {
 
     /// Sets it, keeping the value that it has in `before` unless there is an older one. Says whether it had to be.
     pub(super) fn set(self, netns: &NetNs, before: &mut Values) -> io::Result<bool> {
-        let old = read(netns, self.path)?;
+        let old = netns.sysctl(self.path)?;
         if old == self.value || self.instead_of.is_some_and(|value| value != old) {
             return Ok(false);
         }
-        write(netns, self.path, self.value)?;
+        netns.set_sysctl(self.path, self.value)?;
         before.entry(self.path.to_owned()).or_insert(old);
         Ok(true)
     }
@@ -63,17 +62,7 @@ impl Parameter {
 /// Puts every value back.
 pub(super) fn restore(netns: &NetNs, before: &Values) -> io::Result<()> {
     for (path, value) in before {
-        write(netns, path, value)?;
+        netns.set_sysctl(path, value)?;
     }
     Ok(())
-}
-
-/// `/proc/sys/net` shows the namespace of the thread that looks.
-fn read(netns: &NetNs, path: &str) -> io::Result<String> {
-    let text = netns.run(|| fs::read_to_string(format!("/proc/sys/net/{path}")))??;
-    Ok(text.trim().to_owned())
-}
-
-fn write(netns: &NetNs, path: &str, value: &str) -> io::Result<()> {
-    netns.run(|| fs::write(format!("/proc/sys/net/{path}"), value))?
 }

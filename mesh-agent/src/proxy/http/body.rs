@@ -127,6 +127,10 @@ impl Download {
                 if let Some(data) = frame.data_ref() {
                     self.record.sent += data.len() as u64;
                 }
+                // A reader that has the trailers does not ask for the end.
+                if frame.is_trailers() {
+                    self.finish();
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {

@@ -90,6 +90,30 @@ fn carries_trailers_both_ways() {
 }
 
 #[test]
+fn who_has_the_trailers_has_everything() {
+    let server = Server::start(|client| {
+        while client.request().is_some() {
+            client.send("HTTP/1.1 200 OK\r\ntrailer: x-out\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-out: 2\r\n\r\n");
+        }
+    });
+    let mesh = Plan::outbound(Protocol::Http, &[server.address]).start();
+    for asked in ["te: trailers\r\n", ""] {
+        let mut client = mesh.client();
+        for _ in 0..3 {
+            client.send(format!("GET / HTTP/1.1\r\nhost: web\r\n{asked}\r\n"));
+            let end = match asked.is_empty() {
+                true => "0\r\n\r\n",
+                false => "x-out: 2\r\n\r\n",
+            };
+            assert!(client.until(end).is_some());
+        }
+    }
+    eventually(|| mesh.stats().outbound.requests[2] == 6);
+    assert_eq!(mesh.stats().flags, []);
+    assert_eq!(server.accepted(), 1, "the connection serves again");
+}
+
+#[test]
 fn leaves_continue_to_the_server() {
     let server = Server::start(|client| {
         while let Some(head) = client.until("\r\n\r\n") {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 
@@ -221,7 +221,7 @@ impl ClientConfigs {
             None => None,
             Some(verification) => Some(match authorities(verification, reading)? {
                 Some(authorities) => (Arc::new(root_store(&authorities)?), authorities),
-                None => (self.system()?, Authorities::default()),
+                None => (self.system(), Authorities::default()),
             }),
         };
         let verifier =
@@ -242,21 +242,28 @@ impl ClientConfigs {
     }
 
     /// The system's authorities, read once.
-    fn system(&self) -> Result<Arc<RootCertStore>, Unusable> {
-        if let Some(roots) = self.system.get() {
-            return Ok(Arc::clone(roots));
-        }
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "some of the system's authorities cannot be read");
-        }
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(Unusable::NoAuthorities);
-        }
-        Ok(Arc::clone(self.system.get_or_init(|| Arc::new(roots))))
+    fn system(&self) -> Arc<RootCertStore> {
+        let read = || {
+            let found = rustls_native_certs::load_native_certs();
+            for error in &found.errors {
+                tracing::warn!(%error, "some of the system's authorities cannot be read");
+            }
+            Arc::new(or_compiled_in(found.certs))
+        };
+        Arc::clone(self.system.get_or_init(read))
     }
+}
+
+/// These authorities, or Mozilla's as of this release where there are none: an image that holds the agent alone has no list.
+fn or_compiled_in(installed: Vec<CertificateDer<'static>>) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(installed);
+    if roots.is_empty() {
+        tracing::info!("no authorities are installed here; Mozilla's hold, as of this release");
+        let compiled_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS;
+        roots.add_parsable_certificates(compiled_in.iter().cloned());
+    }
+    roots
 }
 
 fn builder(
@@ -290,5 +297,17 @@ fn without_port(authority: &str) -> &str {
     match authority.rfind(':') {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
         _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_are_those_installed_or_mozillas() {
+        assert!(or_compiled_in(Vec::new()).len() > 50);
+        let one = webpki_root_certs::TLS_SERVER_ROOT_CERTS[..1].to_vec();
+        assert_eq!(or_compiled_in(one).len(), 1);
     }
 }

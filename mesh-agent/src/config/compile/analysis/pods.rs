@@ -2,14 +2,18 @@
 
 use crate::config::compile::analysis::Findings;
 use crate::config::compile::analysis::registry::{Member, Registry};
-use crate::config::compile::membership::{ENROL, INJECT, NETNS};
+use crate::config::compile::membership::{self, ENROL, INJECT, NETNS};
 use crate::config::object::annotation;
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Severity};
 
 pub(super) fn check(registry: &Registry<'_>, findings: &mut Findings) {
     for pod in &registry.pods {
-        for path in &pod.pod.as_proxy {
+        let as_proxy = match membership::stays_out(pod.object, pod.pod) {
+            true => &[],
+            false => &*pod.pod.as_proxy,
+        };
+        for path in as_proxy {
             let message =
                 "user 1337 is the proxy's: where iptables steers, its connections pass by the mesh";
             let problem = Problem::breach(Code::Ist0144, path, message, "choose another user");

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::config::compile::Report;
 use crate::config::compile::gateways::bound::{Bound, BoundTo};
-use crate::config::compile::gateways::gateway_name;
 use crate::config::compile::gateways::listener::{self, Hosts};
+use crate::config::compile::gateways::{Set, gateway_name};
 use crate::config::compile::routes::Place;
 use crate::config::compile::secrets::{Secrets, Useless};
 use crate::config::compile::services::Services;
@@ -65,21 +65,18 @@ struct Taken<'a> {
 }
 
 impl<'a> Merger<'a, '_, '_> {
-    /// The Gateways as one, the oldest first. Their Secrets are those of `namespace`, and the ports in `together` are served
-    /// where others are.
+    /// The Gateways of a set as one, the oldest first.
     pub(super) fn merge(
         &mut self,
         members: &[(&'a Object, &'a Gateway)],
-        namespace: Option<&Arc<str>>,
-        together: &BTreeMap<u16, u16>,
+        set: &Set,
     ) -> model::Gateway {
         let mut ports: BTreeMap<u16, Draft<'a>> = BTreeMap::new();
         for (object, gateway) in members {
             for server in &gateway.servers {
                 let owner = Owner { object, server };
-                let number = *together.get(&server.port).unwrap_or(&server.port);
-                let namespace = namespace.map(|namespace| &**namespace);
-                self.add(&mut ports, number, owner, namespace);
+                let number = *set.together.get(&server.port).unwrap_or(&server.port);
+                self.add(&mut ports, number, owner, set.namespace.as_deref());
             }
         }
         let names = members.iter().map(|(object, _)| {
@@ -92,7 +89,8 @@ impl<'a> Merger<'a, '_, '_> {
                 .into_iter()
                 .filter_map(|(number, draft)| Some((number, draft.finish()?)))
                 .collect(),
-            together: together.clone(),
+            together: set.together.clone(),
+            targets: set.targets.clone(),
         }
     }
 
