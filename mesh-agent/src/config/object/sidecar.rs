@@ -97,6 +97,16 @@ impl Sidecar {
         if inbound_connection_pool.is_some() {
             problems.without_effect(&path.key("inboundConnectionPool"), "inboundConnectionPool");
         }
+        if workload_selector
+            .as_ref()
+            .is_some_and(|selector| selector.labels.is_empty())
+        {
+            problems.warning(
+                &path.key("workloadSelector"),
+                "a selector without labels selects all Pods of the namespace",
+                "add labels, or leave it out",
+            );
+        }
         Self {
             selector: workload_selector
                 .map(|selector| object::labels(&selector.labels))
