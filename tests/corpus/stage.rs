@@ -343,9 +343,19 @@ impl Front for Meshed {
             From::Guest => (pod("guest")?, target(request, from), request.port()),
         };
         let address = SocketAddr::new(ip, port);
-        place
-            .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(3)))?
-            .with_context(|| format!("connecting to {address}"))
+        let connect = || place.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(3)));
+        let mut connected = connect()?;
+        // A gateway opens its ports a moment after it has taken the world in force.
+        if from == From::Gateway && connected.is_err() {
+            eventually(Duration::from_secs(2), || {
+                connect().is_ok_and(|again| {
+                    connected = again;
+                    connected.is_ok()
+                })
+            })
+            .ok();
+        }
+        connected.with_context(|| format!("connecting to {address}"))
     }
 
     fn flags(&self) -> Result<HashMap<String, u64>> {
