@@ -268,6 +268,19 @@ pub enum Protocol {
     Udp,
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "HTTP",
+            Self::Http2 => "HTTP/2",
+            Self::Tls => "TLS",
+            Self::Tcp => "TCP",
+            Self::Auto => "undeclared",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
 /// A Service.
 ///
 /// A host of a ServiceEntry is one too: `namespace` is the entry's, `name` is its host.

@@ -343,17 +343,17 @@ impl Front for Meshed {
             From::Guest => (pod("guest")?, target(request, from), request.port()),
         };
         let address = SocketAddr::new(ip, port);
-        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(3));
-        let mut connected = place.run(connect)?;
-        // A gateway has a world a moment before it listens wherever that says.
-        for _ in 0..100 {
-            match &connected {
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && from == From::Gateway => {
-                    std::thread::sleep(Duration::from_millis(20));
-                    connected = place.run(connect)?;
-                }
-                Ok(_) | Err(_) => break,
-            }
+        let connect = || place.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(3)));
+        let mut connected = connect()?;
+        // A gateway opens its ports a moment after it has taken the world in force.
+        if from == From::Gateway && connected.is_err() {
+            eventually(Duration::from_secs(2), || {
+                connect().is_ok_and(|again| {
+                    connected = again;
+                    connected.is_ok()
+                })
+            })
+            .ok();
         }
         connected.with_context(|| format!("connecting to {address}"))
     }

@@ -84,6 +84,23 @@ impl ServiceEntry {
                 "keep one of them",
             );
         }
+        if let Some(labels) = &selector {
+            let path = path.key("workloadSelector");
+            if resolution == Resolution::None {
+                problems.warning(
+                    &path,
+                    "a workloadSelector has no effect with resolution NONE: clients dial the servers themselves",
+                    "write resolution: STATIC, or leave it out",
+                );
+            }
+            if labels.is_empty() {
+                problems.warning(
+                    &path,
+                    "a selector without labels selects all Pods and WorkloadEntries of the namespace",
+                    "add labels",
+                );
+            }
+        }
         let entry = Self {
             hosts: read_hosts(&hosts, &path.key("hosts"), problems),
             addresses: read_addresses(&addresses, &path.key("addresses"), problems),

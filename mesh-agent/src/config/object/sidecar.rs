@@ -108,6 +108,16 @@ impl Sidecar {
             inbound_connection_pool,
         } = spec;
         let path = Path::of("spec");
+        if workload_selector
+            .as_ref()
+            .is_some_and(|selector| selector.labels.is_empty())
+        {
+            problems.warning(
+                &path.key("workloadSelector"),
+                "a selector without labels selects all Pods of the namespace",
+                "add labels, or leave it out",
+            );
+        }
         Self {
             pool: inbound_connection_pool
                 .map(|pool| read_pool(pool, &path.key("inboundConnectionPool"), problems)),

@@ -38,7 +38,7 @@ pub(super) fn check(inputs: &Inputs, findings: &mut Findings) {
             if let Some((host, first)) = other {
                 let id = &first.object.id;
                 let message = format!(
-                    "port {} of {host} is {:?} here and {:?} by the older {id}, which holds",
+                    "port {} of {host} is {} here and {} by the older {id}, which holds",
                     port.number, port.protocol, first.protocol
                 );
                 let protocol = |place| Path::of("spec.ports").index(place).key("protocol");

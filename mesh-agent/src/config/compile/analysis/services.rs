@@ -120,7 +120,7 @@ impl Shared<'_, '_> {
         let id = &older.object.id;
         if port.protocol != other.protocol {
             let message = format!(
-                "port {} of the Pods is {:?} by this Service and {:?} by the older {id}, which holds",
+                "port {} of the Pods is {} by this Service and {} by the older {id}, which holds",
                 self.number, port.protocol, other.protocol
             );
             let remedy = "give the port the same protocol in both";

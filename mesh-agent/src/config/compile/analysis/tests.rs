@@ -686,7 +686,7 @@ fn services_agree_on_the_ports_of_their_pods() {
             "another protocol",
             behind("a", "http:80:8080") + &behind("b", "tcp:80:web"),
             &[
-                "IST0116 Service b spec.ports[0].name: port 8080 of the Pods is Tcp by this Service and Http by the older Service a, which holds",
+                "IST0116 Service b spec.ports[0].name: port 8080 of the Pods is TCP by this Service and HTTP by the older Service a, which holds",
             ],
         ),
         (

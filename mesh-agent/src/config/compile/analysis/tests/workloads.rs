@@ -164,7 +164,7 @@ fn entries_for_one_host_agree_on_the_protocol() {
             + &entry("b", "'y.com', x.com, z.com", "TLS")
             + &entry("c", "z.com", "TLS")),
         &[
-            "IST0177 ServiceEntry b spec.ports[0].protocol: port 80 of x.com is Tls here and Http by the older ServiceEntry a, which holds",
+            "IST0177 ServiceEntry b spec.ports[0].protocol: port 80 of x.com is TLS here and HTTP by the older ServiceEntry a, which holds",
         ],
     );
 }
