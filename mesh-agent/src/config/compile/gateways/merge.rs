@@ -248,6 +248,7 @@ impl<'a> Merger<'a, '_, '_> {
         let Tls {
             certificates,
             clients,
+            any_client,
             min_version,
             max_version,
             cipher_suites,
@@ -277,6 +278,7 @@ impl<'a> Merger<'a, '_, '_> {
         Arc::new(ServerTls {
             certificates,
             clients,
+            any_client: *any_client,
             min_version: *min_version,
             max_version: *max_version,
             cipher_suites: cipher_suites.clone(),
