@@ -38,10 +38,18 @@ pub(super) type Targets<'a> = BTreeMap<u16, (&'a str, u16)>;
 struct Set {
     /// Indices of Gateways, the oldest first.
     members: Vec<usize>,
-    /// See [`model::Gateway::together`].
-    together: BTreeMap<u16, u16>,
+    places: Places,
     /// Where their Secrets are looked for; `None` where none of them names one, or no such Secret is there.
     namespace: Option<Arc<str>>,
+}
+
+/// What is special about where a pod listens for the ports of its Gateways.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Places {
+    /// See [`model::Gateway::together`].
+    together: BTreeMap<u16, u16>,
+    /// Ports that lead to one port of the pod, each at other addresses, with that port.
+    crowded: BTreeMap<u16, u16>,
 }
 
 impl<'a> Selections<'a> {
@@ -50,7 +58,7 @@ impl<'a> Selections<'a> {
         let of_all = (0..gateways.len()).filter(|index| gateways[*index].1.selector.is_empty());
         let sets = vec![Set {
             members: of_all.collect(),
-            together: BTreeMap::new(),
+            places: Places::default(),
             namespace: None,
         }];
         let credentials = gateways
@@ -81,9 +89,9 @@ impl<'a> Selections<'a> {
         let members: Vec<usize> = (0..self.gateways.len())
             .filter(|index| has_labels(labels, &self.gateways[*index].1.selector))
             .collect();
-        let together = targets.map(|targets| self.together(&members, targets));
+        let places = targets.map(|targets| self.places(&members, targets));
         let set = Set {
-            together: together.unwrap_or_default(),
+            places: places.unwrap_or_default(),
             namespace: self
                 .matters(&members, namespace)
                 .then(|| Arc::clone(namespace)),
@@ -97,7 +105,7 @@ impl<'a> Selections<'a> {
     }
 
     /// As Istio merges servers: by the port that the pod listens at. Each address has its own.
-    fn together(&self, members: &[usize], targets: &Targets<'_>) -> BTreeMap<u16, u16> {
+    fn places(&self, members: &[usize], targets: &Targets<'_>) -> Places {
         let mut binds = BTreeMap::new();
         let servers = members
             .iter()
@@ -106,18 +114,26 @@ impl<'a> Selections<'a> {
             binds.entry(server.port).or_insert(server.bind);
         }
         let (mut first, mut together) = (HashMap::new(), BTreeMap::new());
+        let mut by_target: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         for (number, bind) in binds {
             let target = targets.get(&number).map_or(number, |(_, target)| *target);
             match first.entry((target, bind)) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(number);
+                    by_target.entry(target).or_default().push(number);
                 }
                 Entry::Occupied(lower) => {
                     together.insert(number, *lower.get());
                 }
             }
         }
-        together
+        let several = by_target.into_iter().filter(|(_, ports)| ports.len() > 1);
+        let crowded =
+            several.flat_map(|(target, ports)| ports.into_iter().map(move |port| (port, target)));
+        Places {
+            together,
+            crowded: crowded.collect(),
+        }
     }
 
     /// Whether it makes a difference which namespace Secrets are looked for in. A Gateway without a selector selects pods
@@ -176,7 +192,7 @@ pub(super) fn gateways<'a>(
     let merged = selections.sets.iter().map(|set| {
         let members = set.members.iter();
         let members: Vec<_> = members.map(|index| selections.gateways[*index]).collect();
-        Arc::new(merger.merge(&members, set.namespace.as_ref(), &set.together))
+        Arc::new(merger.merge(&members, set.namespace.as_ref(), &set.places))
     });
     merged.collect()
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::config::compile::Report;
 use crate::config::compile::gateways::bound::{Bound, BoundTo};
-use crate::config::compile::gateways::gateway_name;
 use crate::config::compile::gateways::listener::{self, Hosts};
+use crate::config::compile::gateways::{Places, gateway_name};
 use crate::config::compile::routes::Place;
 use crate::config::compile::secrets::{Secrets, Useless};
 use crate::config::compile::services::Services;
@@ -65,19 +65,25 @@ struct Taken<'a> {
 }
 
 impl<'a> Merger<'a, '_, '_> {
-    /// The Gateways as one, the oldest first. Their Secrets are those of `namespace`, and the ports in `together` are served
-    /// where others are.
+    /// The Gateways as one, the oldest first. Their Secrets are those of `namespace`.
     pub(super) fn merge(
         &mut self,
         members: &[(&'a Object, &'a Gateway)],
         namespace: Option<&Arc<str>>,
-        together: &BTreeMap<u16, u16>,
+        places: &Places,
     ) -> model::Gateway {
+        let Places { together, crowded } = places;
         let mut ports: BTreeMap<u16, Draft<'a>> = BTreeMap::new();
         for (object, gateway) in members {
             for server in &gateway.servers {
                 let owner = Owner { object, server };
                 let number = *together.get(&server.port).unwrap_or(&server.port);
+                if let Some((first, draft)) = in_the_way(&ports, number, server, crowded) {
+                    let first = *first;
+                    let other = draft.first;
+                    self.crowded_out(owner, other, (first, draft.bind), crowded[&number]);
+                    continue;
+                }
                 let namespace = namespace.map(|namespace| &**namespace);
                 self.add(&mut ports, number, owner, namespace);
             }
@@ -116,7 +122,7 @@ impl<'a> Merger<'a, '_, '_> {
             },
         });
         if draft.bind != server.bind {
-            let path = server.path.key("bind");
+            let path = server.path.key(place_of(server));
             let message = format!(
                 "port {} is served at another address already, and two addresses for one port are not supported yet",
                 server.port
@@ -163,6 +169,27 @@ impl<'a> Merger<'a, '_, '_> {
                 self.left_out(owner, &path, message, draft.first, Code::Mesh0006);
             }
         }
+    }
+
+    /// Of two servers that would be at one port of the pod, at addresses that overlap, the older one stays.
+    fn crowded_out(
+        &mut self,
+        owner: Owner<'a>,
+        other: Owner<'a>,
+        (first, bind): (u16, Option<IpAddr>),
+        target: u16,
+    ) {
+        let server = owner.server;
+        let at = match bind {
+            Some(address) => format!("at {address}"),
+            None => "at every address".to_owned(),
+        };
+        let message = format!(
+            "port {} leads to port {target} of the gateway's pods, where port {first} is served {at} already, so this one is not served",
+            server.port
+        );
+        let path = server.path.key(place_of(server));
+        self.left_out(owner, &path, message, other, Code::Mesh0006);
     }
 
     /// VirtualServices for one host are put one behind the other, the oldest first.
@@ -365,6 +392,39 @@ impl<'a> Merger<'a, '_, '_> {
         if self.told.insert(what) {
             self.report.add(object, problem);
         }
+    }
+}
+
+/// The port whose place a server would take in part, which is older: one that is the same place is another matter.
+fn in_the_way<'d, 'a>(
+    ports: &'d BTreeMap<u16, Draft<'a>>,
+    number: u16,
+    server: &Server,
+    crowded: &BTreeMap<u16, u16>,
+) -> Option<(&'d u16, &'d Draft<'a>)> {
+    let target = crowded.get(&number)?;
+    if ports.contains_key(&number) {
+        return None;
+    }
+    let mut others = ports.iter();
+    others.find(|(other, draft)| {
+        crowded.get(other) == Some(target) && overlap(draft.bind, server.bind)
+    })
+}
+
+/// The field that says where a server listens.
+fn place_of(server: &Server) -> &'static str {
+    match server.bind {
+        Some(_) => "bind",
+        None => "port",
+    }
+}
+
+/// Whether only one of both addresses can be listened at; none is all of them.
+fn overlap(one: Option<IpAddr>, other: Option<IpAddr>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one == other || one.is_unspecified() || other.is_unspecified(),
+        (None, _) | (_, None) => true,
     }
 }
 
