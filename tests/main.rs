@@ -18,6 +18,7 @@ mod manifests;
 mod one_hop;
 mod protocols;
 mod raw;
+mod renewal;
 mod servers;
 mod world_tests;
 
@@ -88,6 +89,7 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(life::tests());
     tests.extend(gateway::tests());
     tests.extend(rooted(gateway_tls::tests()));
+    tests.extend(rooted(renewal::tests()));
     tests.extend(protocols::tests());
     tests.extend(one_hop::tests());
     tests.extend(corpus::tests());
