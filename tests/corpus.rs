@@ -38,15 +38,15 @@ use self::stage::{Kind, Stage};
 use crate::agent::Mode;
 use crate::{Run, Test};
 
-mod ask;
+pub mod ask;
 mod backend;
 pub mod case;
 mod check;
 mod decide;
 mod doubts;
 mod envoy;
-mod keys;
-mod request;
+pub mod keys;
+pub mod request;
 mod scenery;
 mod stage;
 mod value;

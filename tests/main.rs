@@ -20,6 +20,7 @@ mod manifests;
 mod one_hop;
 mod protocols;
 mod raw;
+mod renewal;
 mod servers;
 mod world_tests;
 
@@ -90,6 +91,7 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(life::tests());
     tests.extend(gateway::tests());
     tests.extend(rooted(gateway_tls::tests()));
+    tests.extend(rooted(renewal::tests()));
     tests.extend(protocols::tests());
     tests.extend(one_hop::tests());
     tests.extend(corpus::tests());

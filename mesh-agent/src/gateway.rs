@@ -57,7 +57,6 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         not_ready: Some(process.ready.hold(NO_SERVERS)),
         ready: process.ready.clone(),
         serving: BTreeMap::new(),
-        crowded: BTreeMap::new(),
         drain: args.process.drain,
     };
     let identity = Identity {
@@ -102,8 +101,6 @@ struct Gateway {
     ready: Ready,
     not_ready: Option<NotReady>,
     serving: BTreeMap<Door, Open>,
-    /// Ports of Gateways that have no place of their own, with the port that has it: those that have been told of.
-    crowded: BTreeMap<u16, u16>,
     drain: Duration,
 }
 
@@ -146,16 +143,7 @@ impl Gateway {
 
     /// Opens the doors that the snapshot asks for, and closes the others; what goes through them is finished.
     fn follow(&mut self, snapshot: &Snapshot) {
-        let (wanted, crowded) = doors(snapshot, &self.pod);
-        for (server, first) in &crowded {
-            if self.crowded.get(server) != Some(first) {
-                error!(
-                    port = server,
-                    "this port of a Gateway is not served: its Service leads to the same port of the pod as port {first}; give them different targetPorts"
-                );
-            }
-        }
-        self.crowded = crowded;
+        let wanted = doors(snapshot, &self.pod);
         let unwanted: Vec<_> = self
             .serving
             .keys()
@@ -231,46 +219,25 @@ impl Gateway {
 }
 
 /// Where a gateway pod listens: for each port of the Gateways that select it, the `targetPort` of its Service, or the
-/// port as it stands where no Service of the pod has it. Nothing while the pod is unknown. The ports that another one has
-/// the place of come beside it, each with that other.
-fn doors(snapshot: &Snapshot, pod: &PodId) -> (Vec<Door>, BTreeMap<u16, u16>) {
+/// port as it stands where no Service of the pod has it. Nothing while the pod is unknown. No two are in each other's way:
+/// of servers that would be, the world has but one.
+fn doors(snapshot: &Snapshot, pod: &PodId) -> Vec<Door> {
     let Some(pod) = snapshot.pods.get(pod) else {
-        return (Vec::new(), BTreeMap::new());
+        return Vec::new();
     };
-    let Some(gateway) = snapshot.gateway(pod) else {
-        return (Vec::new(), BTreeMap::new());
-    };
-    let mut doors: Vec<Door> = Vec::new();
-    let mut crowded = BTreeMap::new();
-    for (number, port) in &gateway.ports {
-        let at = Place {
-            port: gateway.target(*number),
+    let ports = snapshot.gateway(pod);
+    let ports = ports.iter().flat_map(|gateway| {
+        let ports = gateway.ports.iter();
+        ports.map(|(number, port)| (*number, gateway.target(*number), port))
+    });
+    let doors = ports.map(|(server, target, port)| Door {
+        at: Place {
+            port: target,
             bind: port.bind,
-        };
-        match doors.iter().find(|door| door.at.meets(&at)) {
-            Some(first) => {
-                crowded.insert(*number, first.server);
-            }
-            None => doors.push(Door {
-                at,
-                server: *number,
-            }),
-        }
-    }
-    (doors, crowded)
-}
-
-impl Place {
-    /// Whether only one of both can be listened at.
-    fn meets(&self, other: &Self) -> bool {
-        let same = match (self.bind, other.bind) {
-            (Some(one), Some(other)) => {
-                one == other || one.is_unspecified() || other.is_unspecified()
-            }
-            (None, _) | (_, None) => true,
-        };
-        self.port == other.port && same
-    }
+        },
+        server,
+    });
+    doors.collect()
 }
 
 fn clones(listeners: &[TcpListener]) -> anyhow::Result<Vec<TcpListener>> {
@@ -345,21 +312,21 @@ mod tests {
     use super::*;
     use crate::config::fixture::{istio, pod, service, world};
 
-    fn check(manifests: &[String], expected: &[(&str, u16)], crowded: &[(u16, u16)]) {
+    fn check(manifests: &[String], expected: &[(&str, u16)]) {
         let ready = pod("edge/gw", "10.0.0.1", "app=gw") + &manifests.concat();
         // No gateway is ready before it listens.
         for text in [ready.replace("\"True\"", "\"False\""), ready] {
-            check_one(&text, expected, crowded);
+            check_one(&text, expected);
         }
     }
 
-    fn check_one(text: &str, expected: &[(&str, u16)], crowded: &[(u16, u16)]) {
+    fn check_one(text: &str, expected: &[(&str, u16)]) {
         let (snapshot, _) = world(text);
         let id = PodId {
             namespace: "edge".into(),
             name: "gw".into(),
         };
-        let (doors, left) = doors(&snapshot, &id);
+        let doors = doors(&snapshot, &id);
         let found: Vec<(String, u16)> = doors
             .iter()
             .map(|door| match door.at.bind {
@@ -372,7 +339,6 @@ mod tests {
             .map(|(at, server)| ((*at).to_owned(), *server))
             .collect();
         assert_eq!(found, expected, "{text}");
-        assert_eq!(left, crowded.iter().copied().collect(), "{text}");
     }
 
     fn gateway(servers: &str) -> String {
@@ -390,12 +356,11 @@ mod tests {
     #[test]
     fn a_gateway_listens_where_its_service_leads() {
         let http = server(80, "") + &server(8081, "");
-        check(&[gateway(&http)], &[("80", 80), ("8081", 8081)], &[]);
+        check(&[gateway(&http)], &[("80", 80), ("8081", 8081)]);
         let service = service("edge/gw", "10.1.0.1", &["http:80:8080"]);
         check(
             &[gateway(&http), service.clone()],
             &[("8080", 80), ("8081", 8081)],
-            &[],
         );
         check(
             &[
@@ -403,13 +368,19 @@ mod tests {
                 service.clone(),
             ],
             &[("8080", 80)],
-            &[],
         );
         let apart = server(80, ", bind: 10.0.0.1") + &server(8080, "");
         check(
-            &[gateway(&apart), service],
+            &[gateway(&apart), service.clone()],
             &[("10.0.0.1 8080", 80)],
-            &[(8080, 80)],
+        );
+        // The older one stays, whatever its number is.
+        let apart = server(8080, "") + &server(80, ", bind: 10.0.0.1");
+        check(&[gateway(&apart), service.clone()], &[("8080", 8080)]);
+        let apart = server(80, ", bind: 10.0.0.1") + &server(8080, ", bind: 10.0.0.2");
+        check(
+            &[gateway(&apart), service],
+            &[("10.0.0.1 8080", 80), ("10.0.0.2 8080", 8080)],
         );
     }
 
@@ -419,7 +390,6 @@ mod tests {
         check(
             &[gateway(&servers)],
             &[("10.0.0.1 80", 80), ("fd00::1 81", 81)],
-            &[],
         );
     }
 
@@ -432,11 +402,7 @@ mod tests {
             "{hosts: ['*'], gateways: [gw], tcp: [{route: [{destination: {host: a}}]}]}",
         );
         let both = server(80, "") + &tcp;
-        check(&[gateway(&both)], &[("80", 80)], &[]);
-        check(
-            &[gateway(&both), routes],
-            &[("80", 80), ("9000", 9000)],
-            &[],
-        );
+        check(&[gateway(&both)], &[("80", 80)]);
+        check(&[gateway(&both), routes], &[("80", 80), ("9000", 9000)]);
     }
 }

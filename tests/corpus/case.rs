@@ -66,6 +66,9 @@ pub struct Case {
     /// Whether something in it is wrong, which must be told of.
     #[serde(default)]
     pub complaint: bool,
+    /// What must be told of it, an error or not: a part of the text.
+    #[serde(default)]
+    pub told: Option<String>,
     /// Why it cannot be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,

@@ -94,6 +94,15 @@ fn world(case: &Case) -> Result<Snapshot> {
         true => ensure!(!broken.is_empty(), "nothing was rejected"),
         false => ensure!(broken.is_empty(), "rejected: {}", broken.join("; ")),
     }
+    if let Some(told) = &case.told {
+        let all: Vec<String> = rejected.iter().map(ToString::to_string).collect();
+        let said = all.iter().any(|complaint| complaint.contains(told));
+        ensure!(
+            said,
+            "nothing was told of {told:?}, but: {}",
+            all.join("; ")
+        );
+    }
     Ok(snapshot)
 }
 

@@ -24,8 +24,10 @@ use crate::http;
 
 mod action;
 mod clusters;
+mod endpoints;
 mod filters;
 mod gateway;
+mod streams;
 mod tls;
 mod translate;
 mod view;
@@ -116,6 +118,12 @@ impl Envoy {
         }
         let folder = Path::new(mesh_tests::FILES).join("envoy");
         fs::create_dir_all(&folder)?;
+        for topic in topics {
+            // The others come when their cases are played.
+            if let Some(first) = topic.cases.first() {
+                endpoints::write(&endpoints::of(&first.manifests()))?;
+            }
+        }
         let lists = folder.join("listeners.json");
         fs::write(&lists, json!({"resources": listeners}).to_string())?;
         let pools = folder.join("clusters.json");
@@ -166,10 +174,20 @@ impl Envoy {
 impl Front for Envoy {
     fn apply(&mut self, topic: &Topic, case: &Case) -> Result<()> {
         let name = full_name(topic, case);
-        match self.refused.get(&name) {
-            Some(reason) => Err(anyhow::Error::msg(reason.clone())),
-            None => Ok(()),
+        if let Some(reason) = self.refused.get(&name) {
+            return Err(anyhow::Error::msg(reason.clone()));
         }
+        let wanted = endpoints::of(&case.manifests());
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        endpoints::write(&wanted)?;
+        let patience = Duration::from_secs(5);
+        let hold = || {
+            let shown = self.admin("/clusters").unwrap_or_default();
+            endpoints::hold(&wanted, &shown)
+        };
+        eventually(patience, hold).context("Envoy does not have the endpoints")
     }
 
     fn dial(&self, topic: &Topic, case: &Case, request: &Request, from: From) -> Result<TcpStream> {

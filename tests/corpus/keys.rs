@@ -4,12 +4,17 @@
 //! | --- | --- | --- |
 //! | `one`, `two`, `any` | `one.example.com` and so on | `ca` |
 //! | `wild` | `*.wild.example.com` | `ca` |
-//! | `server` | `secure.default.svc.cluster.local`, `secure.example.com`: what servers of TLS show | `ca` |
+//! | `server` | `secure.default.svc.cluster.local`, `secure.example.com`, `spiffe://example.com/server`: what servers of TLS show | `ca` |
 //! | `client` | `client.example.com`, `spiffe://example.com/client` | `ca` |
-//! | `stranger` | the same | `other-ca` |
+//! | `revoked` | `revoked.example.com` | `ca` |
+//! | `one-rsa` | `one.example.com`; its key is one for RSA, all others are for ECDSA | `ca` |
+//! | `stranger` | the same as `client` | `other-ca` |
 //!
-//! Cases name a file as `KEYS/one.pem`, `KEYS/one.key` or `KEYS/ca.pem`; `PEM one.pem` stands for what is in it, and
-//! `SHA256 one` for its digest. Each of the first four is also a Secret next to the gateway, without authorities.
+//! `ca` has revoked `revoked` in the list `revoked.crl`, and `server` in `server.crl`.
+//!
+//! Cases name a file as `KEYS/one.pem`, `KEYS/one.key` or `KEYS/ca.pem`; `PEM one.pem` stands for what is in it,
+//! `SHA256 one` for its digest and `SPKI one` for that of its public key. Each of the first four is also a Secret next to
+//! the gateway, without authorities.
 
 use std::fs;
 use std::path::Path;
@@ -19,8 +24,9 @@ use anyhow::{Context, Result};
 use mesh_agent::certificate;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevocationReason, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +35,12 @@ use super::scenery::GATEWAY_NAMESPACE;
 
 /// The Secrets of the world.
 const SECRETS: [&str; 4] = ["one", "two", "any", "wild"];
+
+/// What is revoked, each in a list of its own.
+const REVOKED: [&str; 2] = ["revoked", "server"];
+
+/// Nothing that is at hand here makes keys for RSA, so this one is always the same.
+const RSA: &str = include_str!("../data/rsa.key");
 
 /// Everything that was made.
 #[derive(Debug)]
@@ -64,6 +76,8 @@ impl Keys {
                         &["secure.default.svc.cluster.local", "secure.example.com"],
                     ),
                     ("client", &["client.example.com"]),
+                    ("revoked", &["revoked.example.com"]),
+                    ("one-rsa", &["one.example.com"]),
                 ][..],
             ),
             ("other-ca", &[("stranger", &["client.example.com"])]),
@@ -72,9 +86,18 @@ impl Keys {
             let pem = params.self_signed(&key)?.pem();
             keys.files.push((format!("{authority}.pem"), pem));
             let issuer = Issuer::from_params(&params, &key);
-            for (name, hosts) in issued {
-                let key = KeyPair::generate()?;
-                let made = certificate_of(hosts)?.signed_by(&key, &issuer)?;
+            for (serial, (name, hosts)) in (1_u64..).zip(issued) {
+                let key = match name.ends_with("-rsa") {
+                    true => KeyPair::from_pem(RSA)?,
+                    false => KeyPair::generate()?,
+                };
+                let mut params = certificate_of(hosts)?;
+                params.serial_number = Some(serial.into());
+                let made = params.signed_by(&key, &issuer)?;
+                if REVOKED.contains(name) {
+                    let list = revoking(serial).signed_by(&issuer)?.pem()?;
+                    keys.files.push((format!("{name}.crl"), list));
+                }
                 keys.certificates.push((name, made.der().to_vec()));
                 keys.files.push((format!("{name}.pem"), made.pem()));
                 keys.files
@@ -99,6 +122,12 @@ impl Keys {
         let found = self.files.iter().find(|(name, _)| name == file);
         let (_, text) = found.with_context(|| format!("there is no {file} among the keys"))?;
         Ok(text)
+    }
+
+    fn der(&self, name: &str) -> Result<&[u8]> {
+        let found = self.certificates.iter().find(|(own, _)| *own == name);
+        let (_, der) = found.with_context(|| format!("there is no {name} among the keys"))?;
+        Ok(der)
     }
 
     /// Which certificate this is.
@@ -138,10 +167,11 @@ impl Keys {
                 } else if let Some(file) = text.strip_prefix("PEM ") {
                     self.pem(file)?.to_owned()
                 } else if let Some(wanted) = text.strip_prefix("SHA256 ") {
-                    let mut all = self.certificates.iter();
-                    let found = all.find(|(name, _)| *name == wanted);
-                    let (_, der) = found.with_context(|| format!("there is no {wanted}"))?;
-                    certificate::fingerprint(der)
+                    certificate::fingerprint(self.der(wanted)?)
+                } else if let Some(wanted) = text.strip_prefix("SPKI ") {
+                    let details = certificate::details(self.der(wanted)?);
+                    let details = details.context("a certificate that can be read")?;
+                    certificate::key_pin(details.subject_public_key_info)
                 } else {
                     return Ok(());
                 };
@@ -184,11 +214,33 @@ fn certificate_of(hosts: &[&str]) -> Result<CertificateParams> {
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
-    if hosts == ["client.example.com"] {
-        let uri = Ia5String::try_from("spiffe://example.com/client")?;
+    let uri = match hosts {
+        ["client.example.com"] => Some("spiffe://example.com/client"),
+        ["secure.default.svc.cluster.local", ..] => Some("spiffe://example.com/server"),
+        _ => None,
+    };
+    if let Some(uri) = uri {
+        let uri = Ia5String::try_from(uri)?;
         params.subject_alt_names.push(SanType::URI(uri));
     }
     Ok(params)
+}
+
+/// A list of what was revoked, with this alone in it.
+fn revoking(serial: u64) -> CertificateRevocationListParams {
+    CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(2054, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
 }
 
 fn named(name: &str) -> DistinguishedName {

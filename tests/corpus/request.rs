@@ -119,6 +119,8 @@ pub struct OverTls {
     pub shows: Option<String>,
     /// `1.2` or `1.3`, and nothing else.
     pub version: Option<Text>,
+    /// Only RSA is known, of all kinds of keys that a server may have.
+    pub rsa: bool,
     /// What is said until hands are shaken goes out in segments of so many bytes.
     pub segments: Option<usize>,
     /// The same in records of TLS of so many bytes, heads included: 32 at least.

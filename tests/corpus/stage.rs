@@ -291,7 +291,14 @@ impl Meshed {
                 .is_ok_and(|now| now.iter().zip(before).all(|(now, before)| *now > before))
         };
         eventually(Duration::from_secs(5), moved)
-            .with_context(|| format!("{name} never became live"))
+            .with_context(|| format!("{name} never became live"))?;
+        // A port that was given up a moment ago is had again when nobody listens there any more.
+        let listens = || {
+            let ready = self.gateway.get("/ready");
+            ready.is_ok_and(|ready| ready.status == 200)
+        };
+        eventually(Duration::from_secs(5), listens)
+            .with_context(|| format!("the gateway does not listen where {name} says"))
     }
 
     fn generations(&self) -> Result<[u64; 2]> {

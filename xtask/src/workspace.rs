@@ -52,6 +52,14 @@ pub fn cache() -> Result<PathBuf> {
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What `cargo run` says of this package is not so for the ones to be built: build scripts that ask for it would build
+    // theirs anew each time.
+    for (name, _) in env::vars_os() {
+        let word = name.to_string_lossy();
+        if word.starts_with("CARGO_PKG_") || word.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
     if env::var_os("CARGO_TARGET_DIR").is_some() {
         command.env("MESH_EBPF_OBJECT", ebpf_object());
     }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::World;
+use crate::config::{Severity, World};
 use crate::explain::Leads;
 use crate::explain::asked::{Asked, Asking};
 use crate::intercept::capture::{self, Direct};
@@ -288,6 +288,22 @@ fn without_address(
     }
 }
 
+/// Servers of these Gateways for the port that are not in force, and why.
+fn left_out(world: &World, names: &[&str], port: u16) -> Vec<String> {
+    let start = format!("port {port} ");
+    let of_these = |object: &str| {
+        let name = object.strip_prefix("Gateway ");
+        name.is_some_and(|name| names.contains(&name))
+    };
+    let told = world.rejected.iter().filter(|rejected| {
+        rejected.severity == Severity::Error
+            && of_these(&rejected.object)
+            && rejected.message.starts_with(&start)
+    });
+    told.map(|rejected| format!("{} says: {}", rejected.object, rejected.message))
+        .collect()
+}
+
 fn gateway(world: &World, client: &Client<'_>, asked: &Asked) -> Listener {
     let snapshot = &world.snapshot;
     let port = asked.port;
@@ -304,7 +320,8 @@ fn gateway(world: &World, client: &Client<'_>, asked: &Asked) -> Listener {
     let https = asked.protocol == Asking::Https;
     let leads = match at_gateway(snapshot, client, port) {
         AtGateway::Nothing => {
-            why.push(format!("none of its servers has port {port}"));
+            why.push(format!("none of its servers is at port {port}"));
+            why.extend(left_out(world, &names, port));
             Leads::Nowhere("connection refused: the gateway does not listen there".to_owned())
         }
         AtGateway::Http(_) if asked.protocol != Asking::Http => {

@@ -444,6 +444,35 @@ fn a_server_without_its_certificate() {
     );
 }
 
+/// Where a server is not in force, it is told why.
+#[test]
+fn a_gateway_with_a_server_in_the_way_of_another() {
+    let who = || Who::Gateway("default/gw".to_owned());
+    let server = |port: u16, rest: &str| {
+        format!("{{port: {{number: {port}, name: p{port}, protocol: HTTP}}, hosts: ['*']{rest}}}")
+    };
+    let text = pod("default/gw", "10.1.0.7", "app=gw")
+        + &service("gw", "10.0.0.7", &["http:80:8080", "more:81:8080"])
+        + &istio(
+            "Gateway",
+            "gw",
+            &format!(
+                "{{selector: {{app: gw}}, servers: [{}, {}]}}",
+                server(80, ""),
+                server(81, ", bind: 10.1.0.7"),
+            ),
+        );
+    let told = explain(&read(&text), &wish(who(), "http://a:81/")).expect("an answer");
+    assert_eq!(
+        told.listener,
+        [
+            "the pod serves Gateway default/gw",
+            "none of its servers is at port 81",
+            "Gateway default/gw says: port 81 leads to port 8080 of the gateway's pods, where port 80 is served at every address already, so this one is not served",
+        ]
+    );
+}
+
 /// The world with this route in the place of those for reviews.
 fn with_route(route: Route) -> World {
     let mut world = read(&world());

@@ -39,6 +39,8 @@ pub struct ServerTls {
     pub certificates: Vec<Credential<Certificate>>,
     /// What it asks of clients.
     pub clients: ClientAuthentication,
+    /// `insecureSkipVerify`: a certificate that is not what is asked for is let in all the same.
+    pub any_client: bool,
     /// `minProtocolVersion`; 1.2 by default.
     pub min_version: TlsVersion,
     /// `maxProtocolVersion`; 1.3 by default.

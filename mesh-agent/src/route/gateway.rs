@@ -143,6 +143,7 @@ mod tests {
         let tls = ServerTls {
             certificates: Vec::new(),
             clients: ClientAuthentication::None,
+            any_client: false,
             min_version: TlsVersion::V1_2,
             max_version: TlsVersion::V1_3,
             cipher_suites: Vec::new(),

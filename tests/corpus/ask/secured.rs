@@ -159,14 +159,23 @@ pub fn settings(
     over: &OverTls,
     request: &Request,
 ) -> Result<(Arc<ClientConfig>, ServerName<'static>)> {
-    let provider = Arc::new(certificate::provider());
+    let mut provider = certificate::provider();
+    if over.rsa {
+        let other =
+            |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).contains("ECDSA");
+        provider.cipher_suites.retain(|suite| !other(suite));
+    }
+    let provider = Arc::new(provider);
     let versions = match over.version.as_ref().map(|version| version.0.as_str()) {
         None => vec![&TLS12, &TLS13],
         Some("1.2") => vec![&TLS12],
         Some("1.3") => vec![&TLS13],
         Some(other) => bail!("{other} is no version of TLS"),
     };
-    let verifier = Arc::new(Anyone(Arc::clone(&provider)));
+    let verifier = Arc::new(Anyone {
+        provider: Arc::clone(&provider),
+        rsa: over.rsa,
+    });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)?
         .dangerous()
@@ -215,7 +224,11 @@ impl ResolvesClientCert for Nothing {
 }
 
 #[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+struct Anyone {
+    provider: Arc<rustls::crypto::CryptoProvider>,
+    /// Whether nothing but RSA is known.
+    rsa: bool,
+}
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -235,7 +248,7 @@ impl ServerCertVerifier for Anyone {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
+        let known = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, cert, dss, known)
     }
 
@@ -245,11 +258,14 @@ impl ServerCertVerifier for Anyone {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.0.signature_verification_algorithms;
+        let known = &self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, cert, dss, known)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let known = &self.provider.signature_verification_algorithms;
+        let mut schemes = known.supported_schemes();
+        schemes.retain(|scheme| !self.rsa || format!("{scheme:?}").starts_with("RSA"));
+        schemes
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::scenery::SERVICES;
 use super::action::seconds;
+use super::endpoints;
 use super::tls;
 use super::view::{View, array, map};
 
@@ -12,6 +13,9 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
     let mut parts = name.strip_prefix(view.prefix)?.split('|').skip(2);
     let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
     let number: u16 = port.parse().ok()?;
+    if let Some(own) = view.own_services().find(|own| endpoints::fqdn(own) == host) {
+        return own_cluster(view, name, own, number);
+    }
     let service = SERVICES.iter().find(|service| service.fqdn() == host)?;
     let (port_name, _, target) = service.ports.iter().find(|(_, port, _)| *port == number)?;
     let rule = view.rule(service);
@@ -39,12 +43,38 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
         .collect();
     let nothing = Value::Null;
     let policy = rule.map_or(nothing, |rule| policy(rule, subset, number));
+    let http2 = port_name.starts_with("http2") || port_name.starts_with("grpc");
+    let mut made = governed(view, name, &policy, http2);
+    made["type"] = json!("STATIC");
+    made["load_assignment"] =
+        json!({"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]});
+    Some(made)
+}
+
+/// That of a Service of the case's own, whose endpoints may change.
+fn own_cluster(view: &View<'_>, name: &str, service: &Value, port: u16) -> Option<Value> {
+    let fqdn = endpoints::fqdn(service);
+    let rule = view.rule_for(&fqdn, service["metadata"]["namespace"].as_str()?);
+    let nothing = Value::Null;
+    let policy = rule.map_or(nothing, |rule| policy(rule, None, port));
+    let mut made = governed(view, name, &policy, false);
+    made["type"] = json!("EDS");
+    made["eds_cluster_config"] = json!({
+        "service_name": fqdn,
+        "eds_config": {
+            "path_config_source": {"path": endpoints::path(&fqdn)},
+            "resource_api_version": "V3",
+        },
+    });
+    Some(made)
+}
+
+/// What a policy says of a cluster, wherever its endpoints come from.
+fn governed(view: &View<'_>, name: &str, policy: &Value, http2: bool) -> Value {
     let pool = &policy["connectionPool"];
     let mut made = json!({
         "name": name,
-        "type": "STATIC",
         "connect_timeout": pool["tcp"]["connectTimeout"].as_str().and_then(seconds).unwrap_or("10s".to_owned()),
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
         "circuit_breakers": {"thresholds": [{
             "max_connections": limit(&pool["tcp"]["maxConnections"]),
             "max_pending_requests": limit(&pool["http"]["http1MaxPendingRequests"]),
@@ -62,9 +92,7 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
             made["common_lb_config"]["healthy_panic_threshold"] = json!({"value": least});
         }
     }
-    let http2 = port_name.starts_with("http2")
-        || port_name.starts_with("grpc")
-        || pool["http"]["h2UpgradePolicy"] == "UPGRADE";
+    let http2 = http2 || pool["http"]["h2UpgradePolicy"] == "UPGRADE";
     let mut options = json!({
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
     });
@@ -102,7 +130,7 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
     }
     made["typed_extension_protocol_options"] =
         json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options});
-    Some(made)
+    made
 }
 
 /// The policy that holds for a subset and a port.
@@ -158,6 +186,28 @@ fn balancer(balancer: &Value, made: &mut Value) {
         let size = hash["ringHash"]["minimumRingSize"].as_u64();
         made["ring_hash_lb_config"] = json!({"minimum_ring_size": size.unwrap_or(1024)});
     }
+    let config = match policy {
+        "ROUND_ROBIN" => "round_robin_lb_config",
+        "LEAST_REQUEST" => "least_request_lb_config",
+        _ => return,
+    };
+    if let Some(slow_start) = slow_start(balancer) {
+        made[config] = json!({"slow_start_config": slow_start});
+    }
+}
+
+fn slow_start(balancer: &Value) -> Option<Value> {
+    let warmup = &balancer["warmup"];
+    let length = warmup["duration"].as_str();
+    let length = length.or(balancer["warmupDurationSecs"].as_str())?;
+    Some(json!({
+        "slow_start_window": seconds(length)?,
+        "aggression": {
+            "default_value": warmup["aggression"].as_f64().unwrap_or(1.0),
+            "runtime_key": "aggression",
+        },
+        "min_weight_percent": {"value": warmup["minimumPercent"].as_f64().unwrap_or(10.0)},
+    }))
 }
 
 fn outlier(detection: &Value) -> Value {

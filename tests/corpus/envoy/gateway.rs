@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::streams::{passed_on, tcp_proxy, tcp_rule};
 use super::tls;
-use super::translate::{
-    connection_manager, http_routes, is_catch_all, passed_on, tcp_proxy, tcp_rule, virtual_host,
-};
+use super::translate::{connection_manager, http_routes, is_catch_all, virtual_host};
 use super::view::{View, array, covers, full_name, hosts_of};
 
 /// One chain for each server of a port for TLS, found by the name that is asked for.

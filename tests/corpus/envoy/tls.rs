@@ -11,24 +11,41 @@ pub fn opened(view: &View<'_>, tls: &Value) -> Option<Value> {
     let mut common = json!({"alpn_protocols": ["h2", "http/1.1"]});
     let checked = matches!(tls["mode"].as_str(), Some("MUTUAL" | "OPTIONAL_MUTUAL"));
     let mut certificates = Vec::new();
-    let mut authorities = Value::Null;
-    if let Some(name) = tls["credentialName"].as_str() {
+    let mut authorities = Authorities::default();
+    let named = [&tls["credentialName"]].into_iter();
+    let names: Vec<&str> = named
+        .chain(array(&tls["credentialNames"]))
+        .filter_map(Value::as_str)
+        .collect();
+    for name in &names {
         let data = secret(view, name)?;
         certificates.push(json!({
             "certificate_chain": {"inline_string": data["tls.crt"]},
             "private_key": {"inline_string": data["tls.key"]},
         }));
+    }
+    if let Some(first) = names.first() {
         if checked {
-            let beside = secret(view, &format!("{name}-cacert"));
-            let data = beside.as_ref().unwrap_or(&data);
-            authorities = json!({"inline_string": data["ca.crt"].as_str()?});
+            let elsewhere = tls["caCertCredentialName"].as_str();
+            let data = match elsewhere {
+                Some(name) => secret(view, name)?,
+                None => secret(view, &format!("{first}-cacert")).or_else(|| secret(view, first))?,
+            };
+            authorities = Authorities::of_secret(&data)?;
         }
     } else {
-        certificates.push(json!({
-            "certificate_chain": {"filename": tls["serverCertificate"]},
-            "private_key": {"filename": tls["privateKey"]},
-        }));
-        authorities = json!({"filename": tls["caCertificates"]});
+        let several = array(&tls["tlsCertificates"]);
+        let pairs = match several {
+            [] => std::slice::from_ref(tls),
+            pairs => pairs,
+        };
+        for pair in pairs {
+            certificates.push(json!({
+                "certificate_chain": {"filename": pair["serverCertificate"]},
+                "private_key": {"filename": pair["privateKey"]},
+            }));
+        }
+        authorities = Authorities::of_files(tls);
     }
     common["tls_certificates"] = certificates.into();
     if checked {
@@ -40,6 +57,9 @@ pub fn opened(view: &View<'_>, tls: &Value) -> Option<Value> {
             if !tls[from].is_null() {
                 context[to] = tls[from].clone();
             }
+        }
+        if tls["insecureSkipVerify"] == true {
+            context["trust_chain_verification"] = json!("ACCEPT_UNTRUSTED");
         }
         common["validation_context"] = context;
     }
@@ -68,7 +88,8 @@ pub fn originated(view: &View<'_>, tls: &Value, http2: bool) -> Option<(Value, V
         return None;
     }
     let mut common = json!({});
-    let (mut certificate, mut authorities) = (Value::Null, Value::Null);
+    let mut certificate = Value::Null;
+    let authorities;
     if let Some(name) = tls["credentialName"].as_str() {
         // Only gateways get them: a rule for all pods would want it everywhere.
         if !view.gateway() {
@@ -79,7 +100,7 @@ pub fn originated(view: &View<'_>, tls: &Value, http2: bool) -> Option<(Value, V
             "certificate_chain": {"inline_string": data["tls.crt"]},
             "private_key": {"inline_string": data["tls.key"]},
         });
-        authorities = json!({"inline_string": data["ca.crt"]});
+        authorities = Authorities::of_secret(&data)?;
     } else {
         if mode == "MUTUAL" {
             certificate = json!({
@@ -87,17 +108,14 @@ pub fn originated(view: &View<'_>, tls: &Value, http2: bool) -> Option<(Value, V
                 "private_key": {"filename": tls["privateKey"]},
             });
         }
-        let file = tls["caCertificates"].as_str();
-        if let Some(file) = file {
-            authorities = json!({"filename": file});
-        }
+        authorities = Authorities::of_files(tls);
     }
     if mode == "MUTUAL" {
         common["tls_certificates"] = json!([certificate]);
     }
     let any = tls["insecureSkipVerify"] == true;
     if !any {
-        common["validation_context"] = match authorities.is_null() {
+        common["validation_context"] = match authorities.trusted.is_null() {
             true => json!({"system_root_certs": {}}),
             false => validation(&authorities, &tls["subjectAltNames"]),
         };
@@ -121,14 +139,43 @@ pub fn originated(view: &View<'_>, tls: &Value, http2: bool) -> Option<(Value, V
     Some((socket, automatic))
 }
 
-fn validation(authorities: &Value, names: &Value) -> Value {
+/// Who is believed, and what is not any more.
+#[derive(Default)]
+struct Authorities {
+    trusted: Value,
+    revoked: Value,
+}
+
+impl Authorities {
+    fn of_secret(data: &Value) -> Option<Self> {
+        let text = |name: &str| Some(json!({"inline_string": data[name].as_str()?}));
+        Some(Self {
+            trusted: text("ca.crt")?,
+            revoked: text("ca.crl").unwrap_or_default(),
+        })
+    }
+
+    fn of_files(tls: &Value) -> Self {
+        let file = |name: &str| Some(json!({"filename": tls[name].as_str()?}));
+        Self {
+            trusted: file("caCertificates").unwrap_or_default(),
+            revoked: file("caCrl").unwrap_or_default(),
+        }
+    }
+}
+
+fn validation(authorities: &Authorities, names: &Value) -> Value {
     let matchers = array(names)
         .iter()
         .flat_map(|name| {
             ["DNS", "URI"].map(|kind| json!({"san_type": kind, "matcher": {"exact": name}}))
         })
         .collect::<Vec<_>>();
-    json!({"trusted_ca": authorities, "match_typed_subject_alt_names": matchers})
+    json!({
+        "trusted_ca": authorities.trusted,
+        "crl": authorities.revoked,
+        "match_typed_subject_alt_names": matchers,
+    })
 }
 
 /// What is in a Secret next to the gateway.

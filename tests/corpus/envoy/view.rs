@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::case::{Family, From};
 use super::super::scenery::{self, GATEWAY, GATEWAY_LABELS, PODS, SERVICES, Storefront};
+use super::endpoints;
 
 /// Whose proxy it is, and the port that clients dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -206,8 +207,20 @@ impl View<'_> {
 
     /// The DestinationRule that this client sees for a Service.
     pub fn rule(&self, service: &Storefront) -> Option<&Value> {
-        let fqdn = service.fqdn();
-        [self.namespace(), service.namespace, "istio-system"]
+        self.rule_for(&service.fqdn(), service.namespace)
+    }
+
+    /// The Services that the case has beside those of the world, with EndpointSlices for their endpoints.
+    pub fn own_services(&self) -> impl Iterator<Item = &Value> {
+        let sliced = endpoints::of(self.manifests);
+        self.manifests.iter().filter(move |object| {
+            object["kind"] == "Service" && sliced.contains_key(&endpoints::fqdn(object))
+        })
+    }
+
+    /// The same by the full name of a Service and its namespace.
+    pub fn rule_for(&self, fqdn: &str, namespace: &str) -> Option<&Value> {
+        [self.namespace(), namespace, "istio-system"]
             .iter()
             .find_map(|namespace| {
                 self.manifests
@@ -216,7 +229,7 @@ impl View<'_> {
                         let host = object["spec"]["host"].as_str().unwrap_or_default();
                         object["kind"] == "DestinationRule"
                             && object["metadata"]["namespace"] == *namespace
-                            && covers(&full_host(host, object), &fqdn)
+                            && covers(&full_host(host, object), fqdn)
                     })
                     .max_by_key(|object| object["spec"]["host"].as_str().map_or(0, str::len))
             })

@@ -41,12 +41,20 @@ type PortMap = BTreeMap<u16, u16>;
 struct Set {
     /// Indices of Gateways, the oldest first.
     members: Vec<usize>,
+    places: Places,
+    /// Where their Secrets are looked for; `None` where none of them names one, or no such Secret is there.
+    namespace: Option<Arc<str>>,
+}
+
+/// What is special about where a pod listens for the ports of its Gateways.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Places {
     /// See [`model::Gateway::together`].
     together: PortMap,
     /// See [`model::Gateway::targets`].
     targets: PortMap,
-    /// Where their Secrets are looked for; `None` where none of them names one, or no such Secret is there.
-    namespace: Option<Arc<str>>,
+    /// Ports that lead to one port of the pod, each at other addresses, with that port.
+    crowded: PortMap,
 }
 
 impl<'a> Selections<'a> {
@@ -55,8 +63,7 @@ impl<'a> Selections<'a> {
         let of_all = (0..gateways.len()).filter(|index| gateways[*index].1.selector.is_empty());
         let sets = vec![Set {
             members: of_all.collect(),
-            together: PortMap::new(),
-            targets: PortMap::new(),
+            places: Places::default(),
             namespace: None,
         }];
         let credentials = gateways
@@ -87,13 +94,9 @@ impl<'a> Selections<'a> {
         let members: Vec<usize> = (0..self.gateways.len())
             .filter(|index| has_labels(labels, &self.gateways[*index].1.selector))
             .collect();
-        let (together, targets) = match targets {
-            Some(targets) => self.together(&members, targets),
-            None => Default::default(),
-        };
+        let places = targets.map(|targets| self.places(&members, targets));
         let set = Set {
-            together,
-            targets,
+            places: places.unwrap_or_default(),
             namespace: self
                 .matters(&members, namespace)
                 .then(|| Arc::clone(namespace)),
@@ -106,9 +109,8 @@ impl<'a> Selections<'a> {
         })
     }
 
-    /// As Istio merges servers: by the port that the pod listens at. Each address has its own. With it comes where the
-    /// Service leads each of their ports.
-    fn together(&self, members: &[usize], targets: &Targets<'_>) -> (PortMap, PortMap) {
+    /// As Istio merges servers: by the port that the pod listens at. Each address has its own.
+    fn places(&self, members: &[usize], targets: &Targets<'_>) -> Places {
         let mut binds = BTreeMap::new();
         let servers = members
             .iter()
@@ -117,6 +119,7 @@ impl<'a> Selections<'a> {
             binds.entry(server.port).or_insert(server.bind);
         }
         let (mut first, mut together) = (HashMap::new(), PortMap::new());
+        let mut by_target: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         let mut led = PortMap::new();
         for (number, bind) in binds {
             let target = targets.get(&number).map(|(_, target)| *target);
@@ -125,13 +128,21 @@ impl<'a> Selections<'a> {
             match first.entry((target, bind)) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(number);
+                    by_target.entry(target).or_default().push(number);
                 }
                 Entry::Occupied(lower) => {
                     together.insert(number, *lower.get());
                 }
             }
         }
-        (together, led)
+        let several = by_target.into_iter().filter(|(_, ports)| ports.len() > 1);
+        let crowded =
+            several.flat_map(|(target, ports)| ports.into_iter().map(move |port| (port, target)));
+        Places {
+            together,
+            targets: led,
+            crowded: crowded.collect(),
+        }
     }
 
     /// Whether it makes a difference which namespace Secrets are looked for in. A Gateway without a selector selects pods

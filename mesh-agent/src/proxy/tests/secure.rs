@@ -279,6 +279,7 @@ pub(super) fn simple(issued: &Issued) -> ServerTls {
     ServerTls {
         certificates: vec![Credential::Given(Arc::new(issued.pair()))],
         clients: ClientAuthentication::None,
+        any_client: false,
         min_version: TlsVersion::V1_2,
         max_version: TlsVersion::V1_3,
         cipher_suites: Vec::new(),

@@ -140,6 +140,7 @@ fn make_of(tls: &ServerTls, reading: &mut Reading) -> Result<Server, Unusable> {
     let ServerTls {
         certificates,
         clients,
+        any_client,
         min_version,
         max_version,
         cipher_suites,
@@ -172,6 +173,7 @@ fn make_of(tls: &ServerTls, reading: &mut Reading) -> Result<Server, Unusable> {
                 verification,
                 &authorities,
                 optional,
+                *any_client,
                 &provider,
             )?)
         }
@@ -195,21 +197,65 @@ fn make_of(tls: &ServerTls, reading: &mut Reading) -> Result<Server, Unusable> {
 
 /// Several certificates for one server: clients get one that they can check.
 #[derive(Debug)]
-struct Choice(Vec<Arc<CertifiedKey>>);
+struct Choice {
+    /// RSA is for those who know nothing better.
+    shown: Vec<Shown>,
+    /// The place among them of the one that was written first.
+    first: usize,
+}
+
+#[derive(Debug)]
+struct Shown {
+    pair: Arc<CertifiedKey>,
+    names: Vec<String>,
+}
 
 impl Choice {
     fn of(pairs: Vec<CertifiedKey>) -> Self {
-        let mut pairs: Vec<_> = pairs.into_iter().map(Arc::new).collect();
-        // RSA is for those who know nothing better.
-        pairs.sort_by_key(|pair| pair.key.algorithm() == SignatureAlgorithm::RSA);
-        Self(pairs)
+        let first_is_rsa = pairs
+            .first()
+            .is_some_and(|pair| pair.key.algorithm() == SignatureAlgorithm::RSA);
+        let shown = pairs.into_iter().map(|pair| {
+            let details = certificate::details(&pair.cert[0]);
+            let names = details.map_or_else(Vec::new, |details| details.names);
+            Shown {
+                names: names.into_iter().map(str::to_ascii_lowercase).collect(),
+                pair: Arc::new(pair),
+            }
+        });
+        let rsa = |shown: &Shown| shown.pair.key.algorithm() == SignatureAlgorithm::RSA;
+        let (last, mut shown): (Vec<Shown>, Vec<Shown>) = shown.partition(rsa);
+        let first = if first_is_rsa { shown.len() } else { 0 };
+        shown.extend(last);
+        Self { shown, first }
     }
 }
 
 impl ResolvesServerCert for Choice {
+    /// As with Envoy: by the name that is asked for; where none of them has it, the one that was written first; and where
+    /// nothing is asked for, the best. Only what the client can check counts, as long as there is such.
     fn resolve(&self, hello: Hello<'_>) -> Option<Arc<CertifiedKey>> {
-        let known =
-            |pair: &&Arc<CertifiedKey>| pair.key.choose_scheme(hello.signature_schemes()).is_some();
-        self.0.iter().find(known).or(self.0.first()).cloned()
+        let known = |shown: &&Shown| {
+            let key = &shown.pair.key;
+            key.choose_scheme(hello.signature_schemes()).is_some()
+        };
+        let named = |name: &str| {
+            let mut known = self.shown.iter().filter(known);
+            known.find(|shown| shown.names.iter().any(|own| own == name))
+        };
+        let first = || self.shown.get(self.first);
+        let asked = hello.server_name().map(str::to_ascii_lowercase);
+        let found = asked.and_then(|name| {
+            let wildcard = name
+                .split_once('.')
+                .map(|(_, parent)| format!("*.{parent}"));
+            named(&name)
+                .or_else(|| named(&wildcard?))
+                .or_else(|| first().filter(known))
+        });
+        let found = found
+            .or_else(|| self.shown.iter().find(known))
+            .or_else(first);
+        found.map(|shown| Arc::clone(&shown.pair))
     }
 }

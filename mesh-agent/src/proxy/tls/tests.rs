@@ -71,6 +71,7 @@ fn the_same_settings_are_made_once() {
         Arc::new(ServerTls {
             certificates: vec![Credential::Given(Arc::new(issued.pair()))],
             clients: ClientAuthentication::None,
+            any_client: false,
             min_version: TlsVersion::V1_2,
             max_version: TlsVersion::V1_3,
             cipher_suites: Vec::new(),

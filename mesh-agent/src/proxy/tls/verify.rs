@@ -24,6 +24,8 @@ use crate::proxy::tls::{Unusable, root_store};
 #[derive(Debug)]
 pub(super) struct Clients {
     chain: Arc<dyn ClientCertVerifier>,
+    /// `insecureSkipVerify`: whoever must show a certificate may show any.
+    any: bool,
     check: Check,
 }
 
@@ -80,6 +82,7 @@ impl Clients {
         verification: &Verification,
         authorities: &Authorities,
         optional: bool,
+        any: bool,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, Unusable> {
         let roots = Arc::new(root_store(authorities)?);
@@ -95,6 +98,7 @@ impl Clients {
             .map_err(|error| Unusable::Settings(error.to_string()))?;
         Ok(Self {
             chain,
+            any,
             check: Check::new(provider).asking(verification, authorities),
         })
     }
@@ -246,6 +250,9 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if self.any {
+            return Ok(ClientCertVerified::assertion());
+        }
         if !self.check.trusts(leaf, now)? {
             self.chain.verify_client_cert(leaf, intermediates, now)?;
         }

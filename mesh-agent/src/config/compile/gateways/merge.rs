@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::compile::Report;
 use crate::config::compile::gateways::bound::{Bound, BoundTo};
 use crate::config::compile::gateways::listener::{self, Hosts};
-use crate::config::compile::gateways::{Set, gateway_name};
+use crate::config::compile::gateways::{Places, Set, gateway_name};
 use crate::config::compile::routes::Place;
 use crate::config::compile::secrets::{Secrets, Useless};
 use crate::config::compile::services::Services;
@@ -71,11 +71,22 @@ impl<'a> Merger<'a, '_, '_> {
         members: &[(&'a Object, &'a Gateway)],
         set: &Set,
     ) -> model::Gateway {
+        let Places {
+            together,
+            targets,
+            crowded,
+        } = &set.places;
         let mut ports: BTreeMap<u16, Draft<'a>> = BTreeMap::new();
         for (object, gateway) in members {
             for server in &gateway.servers {
                 let owner = Owner { object, server };
-                let number = *set.together.get(&server.port).unwrap_or(&server.port);
+                let number = *together.get(&server.port).unwrap_or(&server.port);
+                if let Some((first, draft)) = in_the_way(&ports, number, server, crowded) {
+                    let first = *first;
+                    let other = draft.first;
+                    self.crowded_out(owner, other, (first, draft.bind), crowded[&number]);
+                    continue;
+                }
                 self.add(&mut ports, number, owner, set.namespace.as_deref());
             }
         }
@@ -89,8 +100,8 @@ impl<'a> Merger<'a, '_, '_> {
                 .into_iter()
                 .filter_map(|(number, draft)| Some((number, draft.finish()?)))
                 .collect(),
-            together: set.together.clone(),
-            targets: set.targets.clone(),
+            together: together.clone(),
+            targets: targets.clone(),
         }
     }
 
@@ -114,7 +125,7 @@ impl<'a> Merger<'a, '_, '_> {
             },
         });
         if draft.bind != server.bind {
-            let path = server.path.key("bind");
+            let path = server.path.key(place_of(server));
             let message = format!(
                 "port {} is served at another address already, and two addresses for one port are not supported yet",
                 server.port
@@ -161,6 +172,27 @@ impl<'a> Merger<'a, '_, '_> {
                 self.left_out(owner, &path, message, draft.first, Code::Mesh0006);
             }
         }
+    }
+
+    /// Of two servers that would be at one port of the pod, at addresses that overlap, the older one stays.
+    fn crowded_out(
+        &mut self,
+        owner: Owner<'a>,
+        other: Owner<'a>,
+        (first, bind): (u16, Option<IpAddr>),
+        target: u16,
+    ) {
+        let server = owner.server;
+        let at = match bind {
+            Some(address) => format!("at {address}"),
+            None => "at every address".to_owned(),
+        };
+        let message = format!(
+            "port {} leads to port {target} of the gateway's pods, where port {first} is served {at} already, so this one is not served",
+            server.port
+        );
+        let path = server.path.key(place_of(server));
+        self.left_out(owner, &path, message, other, Code::Mesh0006);
     }
 
     /// VirtualServices for one host are put one behind the other, the oldest first.
@@ -246,6 +278,7 @@ impl<'a> Merger<'a, '_, '_> {
         let Tls {
             certificates,
             clients,
+            any_client,
             min_version,
             max_version,
             cipher_suites,
@@ -275,6 +308,7 @@ impl<'a> Merger<'a, '_, '_> {
         Arc::new(ServerTls {
             certificates,
             clients,
+            any_client: *any_client,
             min_version: *min_version,
             max_version: *max_version,
             cipher_suites: cipher_suites.clone(),
@@ -361,6 +395,39 @@ impl<'a> Merger<'a, '_, '_> {
         if self.told.insert(what) {
             self.report.add(object, problem);
         }
+    }
+}
+
+/// The port whose place a server would take in part, which is older: one that is the same place is another matter.
+fn in_the_way<'d, 'a>(
+    ports: &'d BTreeMap<u16, Draft<'a>>,
+    number: u16,
+    server: &Server,
+    crowded: &BTreeMap<u16, u16>,
+) -> Option<(&'d u16, &'d Draft<'a>)> {
+    let target = crowded.get(&number)?;
+    if ports.contains_key(&number) {
+        return None;
+    }
+    let mut others = ports.iter();
+    others.find(|(other, draft)| {
+        crowded.get(other) == Some(target) && overlap(draft.bind, server.bind)
+    })
+}
+
+/// The field that says where a server listens.
+fn place_of(server: &Server) -> &'static str {
+    match server.bind {
+        Some(_) => "bind",
+        None => "port",
+    }
+}
+
+/// Whether only one of both addresses can be listened at; none is all of them.
+fn overlap(one: Option<IpAddr>, other: Option<IpAddr>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one == other || one.is_unspecified() || other.is_unspecified(),
+        (None, _) | (_, None) => true,
     }
 }
 

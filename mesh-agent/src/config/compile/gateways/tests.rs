@@ -408,6 +408,67 @@ fn the_first_server_keeps_a_port_and_a_name() {
     );
 }
 
+/// Where two ports lead to one port of the pod, at addresses of which one is part of the other, the older server stays.
+#[test]
+fn of_places_that_overlap_the_older_server_keeps_its_own() {
+    let check = |servers: &[(u16, &str)], expected: &[u16], complaint: Option<&str>| {
+        let servers: Vec<String> = servers
+            .iter()
+            .map(|(port, bind)| server(&format!("p{port}"), *port, "HTTP", "'*'", bind))
+            .collect();
+        let text = pod("edge/gw", "10.0.0.1", "app=gw")
+            + &service("edge/gw", "10.1.0.1", &["http:80:8080", "more:81:8080"])
+            + &istio(
+                "Gateway",
+                "gw",
+                &format!(
+                    "{{selector: {{app: gw}}, servers: [{}]}}",
+                    servers.join(", ")
+                ),
+            );
+        let (snapshot, rejected) = world(&text);
+        let id = PodId {
+            namespace: "edge".into(),
+            name: "gw".into(),
+        };
+        let gateway = snapshot.gateway(&snapshot.pods[&id]).unwrap();
+        let ports: Vec<u16> = gateway.ports.keys().copied().collect();
+        assert_eq!(ports, expected, "{text}");
+        let told: Vec<String> = rejected
+            .iter()
+            .map(|complaint| complaint.message.clone())
+            .collect();
+        assert_eq!(told, complaint.into_iter().collect::<Vec<_>>(), "{text}");
+    };
+    check(
+        &[(81, "bind: 10.0.0.1"), (80, "")],
+        &[81],
+        Some(
+            "port 80 leads to port 8080 of the gateway's pods, where port 81 is served at 10.0.0.1 already, so this one is not served",
+        ),
+    );
+    check(
+        &[(80, ""), (8080, "bind: 'fd00::1'")],
+        &[80],
+        Some(
+            "port 8080 leads to port 8080 of the gateway's pods, where port 80 is served at every address already, so this one is not served",
+        ),
+    );
+    check(
+        &[(80, "bind: 0.0.0.0"), (81, "bind: 10.0.0.1")],
+        &[80],
+        Some(
+            "port 81 leads to port 8080 of the gateway's pods, where port 80 is served at 0.0.0.0 already, so this one is not served",
+        ),
+    );
+    check(
+        &[(80, "bind: 10.0.0.2"), (81, "bind: 10.0.0.1")],
+        &[80, 81],
+        None,
+    );
+    check(&[(80, ""), (82, "bind: 10.0.0.1")], &[80, 82], None);
+}
+
 fn tls_of(snapshot: &Snapshot, namespace: &str) -> Vec<ServerTls> {
     let id = PodId {
         namespace: namespace.into(),

@@ -248,6 +248,18 @@ fn certificates_come_from_one_source() {
         &["E .caCrl: caCrl goes with caCertificates alone"],
     );
     check(
+        "mode: MUTUAL, serverCertificate: a, privateKey: b, caCertificates: c, caCertCredentialName: d",
+        &[
+            "W .caCertCredentialName: caCertCredentialName goes with credentialName, and has no effect beside files",
+        ],
+    );
+    check(
+        "mode: MUTUAL, caCertificates: c, tlsCertificates: [{serverCertificate: a, privateKey: b, caCertificates: d}]",
+        &[
+            "W .tlsCertificates[0].caCertificates: clients are checked by the server's own caCertificates, and this has no effect",
+        ],
+    );
+    check(
         "mode: MUTUAL, credentialName: other/a",
         &["E .credentialName: \"other/a\" is no name of a Secret"],
     );
@@ -404,12 +416,30 @@ fn clients_are_checked_as_written() {
             "E .verifyCertificateSpki[0]: \"abc\" is not a SHA-256 in base64",
         ]
     );
-    let (none, complaints) = tls("mode: MUTUAL, credentialName: a, insecureSkipVerify: true");
-    assert_eq!(none, None);
+    let (must, complaints) = tls("mode: OPTIONAL_MUTUAL, credentialName: a, subjectAltNames: [x]");
+    assert!(matches!(must.unwrap().clients, Clients::Required(_)));
     assert_eq!(
         complaints,
         [
-            "- .insecureSkipVerify: insecureSkipVerify is not supported yet, so this server is not served"
+            "W .mode: clients must show a certificate all the same, as in Istio: there are names or digests that it must have"
+        ]
+    );
+    let (any, complaints) = tls("mode: MUTUAL, credentialName: a, insecureSkipVerify: true");
+    assert!(any.unwrap().any_client);
+    assert_eq!(
+        complaints,
+        [
+            "W .insecureSkipVerify: certificates of clients are not verified: whatever they show is let in"
+        ]
+    );
+    let (any, complaints) =
+        tls("mode: SIMPLE, credentialName: a, subjectAltNames: [x], caCertCredentialName: b");
+    assert_eq!(any.unwrap().clients, Clients::Anyone);
+    assert_eq!(
+        complaints,
+        [
+            "W .subjectAltNames: subjectAltNames has no effect: with SIMPLE no client is asked for a certificate",
+            "W .caCertCredentialName: caCertCredentialName has no effect: with SIMPLE no client is asked for a certificate",
         ]
     );
 }

@@ -22,6 +22,8 @@ pub struct Tls {
     pub certificates: Certificates,
     /// What is asked of clients.
     pub clients: Clients,
+    /// `insecureSkipVerify`.
+    pub any_client: bool,
     /// `minProtocolVersion`.
     pub min_version: TlsVersion,
     /// `maxProtocolVersion`.
@@ -123,11 +125,7 @@ pub(super) fn read(tls: &ServerTls, path: &Path, problems: &mut Problems) -> Opt
 
 fn open(tls: &ServerTls, path: &Path, problems: &mut Problems) -> Option<Tls> {
     source::check(tls, path, problems);
-    if tls.insecure_skip_verify && tls.mode != "SIMPLE" {
-        let path = path.key("insecureSkipVerify");
-        left_out(problems, &path, "insecureSkipVerify");
-        return None;
-    }
+    warn_of_skipping(tls, path, problems);
     let certificates = source::read_certificates(tls, path, problems);
     let (min_version, max_version) = offer::read_versions(tls, path, problems)?;
     let ciphers = offer::read_ciphers(&tls.cipher_suites, &path.key("cipherSuites"), problems);
@@ -147,16 +145,68 @@ fn open(tls: &ServerTls, path: &Path, problems: &mut Problems) -> Option<Tls> {
     let check = read_check(tls, path, problems);
     let clients = match tls.mode.as_str() {
         "MUTUAL" => Clients::Required(check?),
-        "OPTIONAL_MUTUAL" => Clients::Optional(check?),
+        "OPTIONAL_MUTUAL" => optional(check?, tls, path, problems),
         _ => Clients::Anyone,
     };
     Some(Tls {
         certificates,
         clients,
+        any_client: tls.insecure_skip_verify,
         min_version,
         max_version,
         cipher_suites,
     })
+}
+
+/// Of what is written and changes nothing, or more than it seems.
+fn warn_of_skipping(tls: &ServerTls, path: &Path, problems: &mut Problems) {
+    let asks = tls.mode != "SIMPLE";
+    if tls.insecure_skip_verify && asks {
+        problems.warning(
+            &path.key("insecureSkipVerify"),
+            "certificates of clients are not verified: whatever they show is let in",
+            "remove it, unless whoever gets the requests looks at x-forwarded-client-cert",
+        );
+    }
+    let checks = [
+        ("insecureSkipVerify", tls.insecure_skip_verify),
+        ("subjectAltNames", !tls.subject_alt_names.is_empty()),
+        (
+            "verifyCertificateSpki",
+            !tls.verify_certificate_spki.is_empty(),
+        ),
+        (
+            "verifyCertificateHash",
+            !tls.verify_certificate_hash.is_empty(),
+        ),
+        (
+            "caCertCredentialName",
+            !tls.ca_cert_credential_name.is_empty(),
+        ),
+    ];
+    for (field, written) in checks {
+        if written && !asks {
+            problems.warning(
+                &path.key(field),
+                format!("{field} has no effect: with SIMPLE no client is asked for a certificate"),
+                "write MUTUAL or OPTIONAL_MUTUAL, or remove it",
+            );
+        }
+    }
+}
+
+/// Who asks for names or digests gets no client without a certificate: so it is with Envoy, whatever the mode is called.
+fn optional(check: ClientCheck, tls: &ServerTls, path: &Path, problems: &mut Problems) -> Clients {
+    let asks = !check.names.is_empty() || !check.hashes.is_empty() || !check.keys.is_empty();
+    if !asks || tls.insecure_skip_verify {
+        return Clients::Optional(check);
+    }
+    problems.warning(
+        &path.key("mode"),
+        "clients must show a certificate all the same, as in Istio: there are names or digests that it must have",
+        "write MUTUAL, or remove subjectAltNames, verifyCertificateSpki and verifyCertificateHash",
+    );
+    Clients::Required(check)
 }
 
 /// Whether there are certificates in it that are not named by `credentialName`.

@@ -53,6 +53,13 @@ pub(super) fn check(tls: &ServerTls, path: &Path, problems: &mut Problems) {
                 problems,
             );
             check_file(&pair.private_key, mode, &path.key("privateKey"), problems);
+            if !pair.ca_certificates.is_empty() {
+                problems.warning(
+                    &path.key("caCertificates"),
+                    "clients are checked by the server's own caCertificates, and this has no effect",
+                    "put it beside tlsCertificates",
+                );
+            }
         }
     }
     if mode != "SIMPLE" && !credential && tls.ca_certificates.is_empty() {
@@ -60,6 +67,13 @@ pub(super) fn check(tls: &ServerTls, path: &Path, problems: &mut Problems) {
             &path.key("caCertificates"),
             format!("{mode} needs to know who signs the certificates of clients"),
             "add caCertificates, or use credentialName",
+        );
+    }
+    if !tls.ca_cert_credential_name.is_empty() && !credential && mode != "SIMPLE" {
+        problems.warning(
+            &path.key("caCertCredentialName"),
+            "caCertCredentialName goes with credentialName, and has no effect beside files",
+            "use credentialName, or remove it",
         );
     }
     if !tls.ca_crl.is_empty() && (credential || mode == "SIMPLE") {
