@@ -9,7 +9,7 @@ use crate::config::compile::{Report, capture};
 use crate::config::object::{self, Object, Pod};
 use crate::config::problem::{Code, Problems};
 use crate::config::{CompileOptions, Membership};
-use crate::model::{Labels, LocalPod, NetnsPlace};
+use crate::model::{CapturePolicy, Labels, LocalPod, NetnsPlace};
 
 /// Where a Pod's network namespace is; makes it a Pod of this machine.
 pub(super) const NETNS: &str = "mesh-agent.io/netns";
@@ -38,7 +38,11 @@ pub(super) fn local(
     let local = place.map(|netns| LocalPod {
         netns,
         enrol: enrols(located, options, &mut problems),
-        capture: capture::policy(&object.annotations, &options.capture, &mut problems),
+        leaving: object.terminating,
+        capture: CapturePolicy {
+            probed_ports: located.pod.probed.clone(),
+            ..capture::policy(&object.annotations, &options.capture, &mut problems)
+        },
     });
     report.take(object, problems);
     local
