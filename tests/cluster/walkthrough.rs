@@ -57,10 +57,11 @@ pub fn the_walkthrough(mode: Mode) -> Result<()> {
     wait_answered(&inside)?;
     expect_split("in the mesh", &inside)?;
 
-    let gateway = Gateway::start(cluster)?;
+    // A gateway is ready once a Gateway has something for it to do.
     for file in ["gateway", "gateway-virtualservice"] {
         scene.apply(&manifest(&format!("user-app-{file}"))?)?;
     }
+    let gateway = Gateway::start(cluster)?;
     let outside = |path: &str| scene.ask_as("user-app.com", gateway.address, path);
     wait_answered(&outside)?;
     expect_split("by the gateway", &outside)?;
@@ -119,9 +120,28 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        let arguments = ["delete", "namespace", "--timeout=120s", SYSTEM];
-        if let Err(error) = self.cluster.kubectl(&arguments) {
-            eprintln!("{SYSTEM} stays: {error:#}");
+        let scale = [
+            "scale",
+            "deployment",
+            "--all",
+            "--replicas=0",
+            "--namespace",
+            SYSTEM,
+        ];
+        // Not as long as its connections may go on.
+        let pods = [
+            "delete",
+            "pods",
+            "--all",
+            "--grace-period=1",
+            "--namespace",
+            SYSTEM,
+        ];
+        let namespace = ["delete", "namespace", "--timeout=120s", SYSTEM];
+        for arguments in [&scale[..], &pods, &namespace] {
+            if let Err(error) = self.cluster.kubectl(arguments) {
+                eprintln!("{SYSTEM} stays: {error:#}");
+            }
         }
     }
 }
