@@ -28,7 +28,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::model::{CapturePolicy, Snapshot, Topology};
+use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 
 pub use crate::config::compile::{analyze, compile};
 pub use crate::config::file::ManifestDir;
@@ -173,6 +173,7 @@ pub struct World {
     /// What is not in force, by file and position.
     pub rejected: Vec<Rejected>,
     inputs: Inputs,
+    capture: CapturePolicy,
 }
 
 /// As [`load`], for who wants to know where a rule was written.
@@ -191,6 +192,20 @@ impl World {
             cluster_domain: Arc::clone(&options.cluster_domain),
             rejected,
             inputs,
+            capture: options.capture.clone(),
+        }
+    }
+
+    /// Whether a Pod is in the mesh, and which of its connections are, as its labels and annotations say.
+    pub fn steering(&self, pod: &PodId) -> (bool, CapturePolicy) {
+        let id = object::ObjectId {
+            kind: object::Kind::Pod,
+            namespace: Arc::clone(&pod.namespace),
+            name: Arc::clone(&pod.name),
+        };
+        match self.inputs.get(&id) {
+            Some(object) => compile::steering(object, &self.capture),
+            None => (true, self.capture.clone()),
         }
     }
 
@@ -199,9 +214,11 @@ impl World {
         self.place(object, &path::Path::of("spec.http").index(rule))
     }
 
-    /// Where a VirtualService stands, `namespace/name`.
-    pub fn place_of_rules(&self, object: &str) -> Option<String> {
-        self.place(object, &path::Path::root())
+    /// Where a rule for connections stands, likewise; `field` is `tcp[0]` or `tls[0]`.
+    pub fn place_of_stream_rule(&self, object: &str, field: &str) -> Option<String> {
+        let (section, index) = field.trim_end_matches(']').split_once('[')?;
+        let path = path::Path::of("spec").key(section);
+        self.place(object, &path.index(index.parse().ok()?))
     }
 
     fn place(&self, object: &str, path: &path::Path) -> Option<String> {

@@ -217,11 +217,21 @@ pub enum Reply {
     Https(String),
 }
 
+/// Where a connection is relayed, and by whose word.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Relaying {
+    /// To an endpoint of this one.
+    pub cluster: Arc<Cluster>,
+    /// Whose policy says how long the connection may last, and whether its source is hashed: as in Istio, of several
+    /// destinations the first one's Service, whichever takes the connection.
+    pub conduct: Arc<Cluster>,
+}
+
 /// What is to be done with a connection that is not HTTP.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StreamDecision {
-    /// Relay it to an endpoint of the cluster.
-    Forward(Arc<Cluster>),
+    /// Relay it to an endpoint of a cluster.
+    Forward(Relaying),
     /// Relay it to where the client meant it to go.
     Passthrough,
     /// Close it.

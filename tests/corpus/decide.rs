@@ -14,8 +14,8 @@ use mesh_agent::model::{
     Abort, Cluster, Discovery, Forward, PodId, RouteAction, Snapshot, Template,
 };
 use mesh_agent::route::{
-    self, Act, Client, CorsVerdict, Decision, Flow, HttpScope, Outbound, Pick, Reply, Routed,
-    StreamDecision, StreamScope,
+    self, Act, Client, CorsVerdict, Decision, Flow, HttpScope, Outbound, Pick, Relaying, Reply,
+    Routed, StreamDecision, StreamScope,
 };
 use serde_json::Value;
 
@@ -238,7 +238,7 @@ impl Asked<'_> {
         };
         let decision = route::stream(self.snapshot, &self.client, scope, &flow, &mut Chance);
         Ok(match decision {
-            StreamDecision::Forward(cluster) => match self.pick(&cluster) {
+            StreamDecision::Forward(Relaying { cluster, .. }) => match self.pick(&cluster) {
                 Some(address) => self.spoken(address),
                 None => nothing("no endpoint"),
             },

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use self::view::{Kind, Place, View};
 use super::case::{Case, From, Topic};
 use super::request::Request;
+use super::scenery::target;
 use super::stage::Front;
 use crate::agent::eventually;
 use crate::http;
@@ -176,7 +177,7 @@ impl Front for Envoy {
         let port = self.ports.get(&key).context("no listener was planned")?;
         let address = SocketAddr::new(request.family.loopback(), *port);
         let stream = self.node.run(|| TcpStream::connect(address))?;
-        stream.with_context(|| {
+        let mut stream = stream.with_context(|| {
             format!(
                 "Envoy did not open the listener: {}",
                 mesh_tests::tail(
@@ -184,7 +185,11 @@ impl Front for Envoy {
                     5
                 )
             )
-        })
+        })?;
+        if place(request, from).is_dialled() {
+            stream.write_all(dialled(request, from).as_bytes())?;
+        }
+        Ok(stream)
     }
 
     fn flags(&self) -> Result<HashMap<String, u64>> {
@@ -214,6 +219,16 @@ impl Front for Envoy {
     fn skips(&self, topic: &Topic, case: &Case, request: &Request) -> bool {
         topic.not_envoy.is_some() || case.not_envoy.is_some() || request.not_envoy.is_some()
     }
+}
+
+/// Tells by the PROXY protocol which address a client in the mesh means: nobody steers its connections here.
+fn dialled(request: &Request, from: From) -> String {
+    let to = target(request, from);
+    let (family, source) = match to {
+        IpAddr::V4(_) => ("TCP4", "10.97.1.1"),
+        IpAddr::V6(_) => ("TCP6", "fd97::1:1"),
+    };
+    format!("PROXY {family} {source} {to} 40000 {}\r\n", request.port())
 }
 
 /// Several abbreviations have no order.

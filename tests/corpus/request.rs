@@ -119,6 +119,12 @@ pub struct OverTls {
     pub shows: Option<String>,
     /// `1.2` or `1.3`, and nothing else.
     pub version: Option<Text>,
+    /// What is said until hands are shaken goes out in segments of so many bytes.
+    pub segments: Option<usize>,
+    /// The same in records of TLS of so many bytes, heads included: 32 at least.
+    pub records: Option<usize>,
+    /// So many bytes more in the first message, as protocols that nobody speaks.
+    pub filler: usize,
 }
 
 /// What the server saw.

@@ -343,9 +343,19 @@ impl Front for Meshed {
             From::Guest => (pod("guest")?, target(request, from), request.port()),
         };
         let address = SocketAddr::new(ip, port);
-        place
-            .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(3)))?
-            .with_context(|| format!("connecting to {address}"))
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(3));
+        let mut connected = place.run(connect)?;
+        // A gateway has a world a moment before it listens wherever that says.
+        for _ in 0..100 {
+            match &connected {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused && from == From::Gateway => {
+                    std::thread::sleep(Duration::from_millis(20));
+                    connected = place.run(connect)?;
+                }
+                Ok(_) | Err(_) => break,
+            }
+        }
+        connected.with_context(|| format!("connecting to {address}"))
     }
 
     fn flags(&self) -> Result<HashMap<String, u64>> {

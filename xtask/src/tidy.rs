@@ -29,8 +29,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["certificate", "model"]),
     // What makes worlds again and again gives back the memory that it took.
     ("config::maker", &["config", "model", "sys"]),
-    // Of `config` it takes the world and where its rules were written, of `proxy` what a path's plain form is.
-    ("explain", &["config", "model", "proxy", "report", "route"]),
+    // Of `config` it takes the world and where its rules were written, of `intercept` which connections are steered, of
+    // `proxy` what a path's plain form is.
+    (
+        "explain",
+        &["config", "intercept", "model", "proxy", "report", "route"],
+    ),
     // Of `config` it takes the reader of YAML.
     ("inject", &["config"]),
     ("intercept", &["model", "netns", "node", "sys"]),

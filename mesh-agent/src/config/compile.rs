@@ -18,6 +18,7 @@ use crate::model::Snapshot;
 pub use crate::config::compile::analysis::analyze;
 pub use crate::config::compile::incremental::Compiler;
 pub use crate::config::compile::membership::ENROL;
+pub(in crate::config) use crate::config::compile::membership::steering;
 pub(super) use crate::config::compile::secrets::secrets_named;
 
 mod analysis;

@@ -115,7 +115,7 @@ impl Cluster {
         let (publish, updates) = watch::channel(None);
         let (names, wanted) = watch::channel(Default::default());
         let (tell_news, news) = watch::channel(Default::default());
-        let scopes = Scope::all(&viewer);
+        let scopes = Scope::all(&viewer, &options.root_namespace);
         let feeds = scopes.iter().map(|scope| scope.feed.clone()).collect();
         let worker = Worker::new(feeds, saved, options, viewer.clone(), (names, tell_news));
         std::thread::Builder::new()

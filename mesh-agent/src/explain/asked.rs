@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::proxy::plain_path;
@@ -75,11 +75,11 @@ impl Asked {
     pub(super) fn new(wish: &Wish) -> Result<Self, Usage> {
         let wrong = |what: String| Usage(format!("{what}; write for example http://reviews:9080/"));
         let (scheme, rest) = wish.url.split_once("://").unwrap_or(("http", &wish.url));
-        let (protocol, default) = match scheme {
+        let (protocol, default) = match &*scheme.to_ascii_lowercase() {
             "http" => (Asking::Http, Some(80)),
             "https" => (Asking::Https, Some(443)),
             "tcp" => (Asking::Tcp, None),
-            other => return Err(wrong(format!("{other} is none of http, https and tcp"))),
+            _ => return Err(wrong(format!("{scheme} is none of http, https and tcp"))),
         };
         let rest = rest.split('#').next().unwrap_or_default();
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
@@ -90,8 +90,19 @@ impl Asked {
         if authority.contains('@') || parsed.host().is_empty() {
             return Err(wrong(format!("{authority:?} is no host")));
         }
-        let port = parsed.port_u16().or(default);
-        let port = port.ok_or_else(|| wrong("a tcp:// URL needs a port".to_owned()))?;
+        // `Authority` takes numbers that are no ports.
+        let port = match authority[parsed.host().len()..].strip_prefix(':') {
+            None => default.ok_or_else(|| wrong("a tcp:// URL needs a port".to_owned()))?,
+            Some(port) => match port.parse() {
+                Ok(port) if port > 0 => port,
+                _ => return Err(wrong(format!("{port:?} is no port"))),
+            },
+        };
+        if !target.is_empty() && target.replace('?', "/?").parse::<PathAndQuery>().is_err() {
+            return Err(wrong(format!(
+                "{target:?} cannot be asked for as it is: encode what is not allowed, a blank as %20"
+            )));
+        }
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (target, None),

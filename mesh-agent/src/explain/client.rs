@@ -77,7 +77,10 @@ fn known(snapshot: &Snapshot) -> String {
     let more = pods.len().saturating_sub(10);
     pods.truncate(10);
     match (pods.is_empty(), more) {
-        (true, _) => "the manifests have none with an address".to_owned(),
+        (true, _) => {
+            "the manifests have none with an address: write one down, with its labels and status.podIP"
+                .to_owned()
+        }
         (false, 0) => format!("there are {}", pods.join(", ")),
         (false, more) => format!("there are {} and {more} more", pods.join(", ")),
     }

@@ -52,6 +52,11 @@ pub(super) fn told(mismatch: &Mismatch<'_>, request: Option<&Request<'_>>) -> Fa
                 found.to_string(),
             )
         }
+        Mismatch::WiderSubnet { found } => failed(
+            "destinationSubnets",
+            "an address that no narrower subnet has".to_owned(),
+            found.to_string(),
+        ),
         Mismatch::ServerName { expected, found } => {
             let found = found.map_or_else(none, ToOwned::to_owned);
             failed("sniHosts", expected.join(" or "), found)
@@ -104,14 +109,7 @@ fn header(condition: &HeaderMatch, request: Option<&Request<'_>>) -> Failed {
         value,
         inverted,
     } = condition;
-    let name = match subject {
-        HeaderSubject::Header(name) => name.as_str(),
-        HeaderSubject::Method => ":method",
-        HeaderSubject::Path => ":path",
-        HeaderSubject::Authority => ":authority",
-        HeaderSubject::Scheme => ":scheme",
-        HeaderSubject::Claim(name) => name,
-    };
+    let name = subject.name();
     let found: Vec<String> = match (request, subject) {
         (None, _) | (Some(_), HeaderSubject::Claim(_)) => Vec::new(),
         (Some(request), HeaderSubject::Method) => vec![quoted(request.method)],

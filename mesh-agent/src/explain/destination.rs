@@ -136,7 +136,13 @@ impl Teller<'_> {
                     .to_owned(),
             );
         }
-        let keys: Vec<String> = forwarding.hash.iter().map(|key| hashed(key)).collect();
+        // Several destinations may want the same.
+        let mut keys: Vec<String> = Vec::new();
+        for key in forwarding.hash.iter().map(|key| hashed(key)) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
         let of = keys.join(" and ");
         let mut given = false;
         let hash = hash_of(&forwarding.hash, request, |_| {
@@ -286,7 +292,7 @@ fn balancer(balancer: &Balancer) -> String {
 
 fn hashed(key: &HashKey) -> String {
     match key {
-        HashKey::Header(name) => format!("header {name}"),
+        HashKey::Header(name) => format!("header {}", name.name()),
         HashKey::Cookie { name, .. } => format!("cookie {name}"),
         HashKey::SourceAddress => "the client's address".to_owned(),
         HashKey::QueryParameter(name) => format!("query parameter {name}"),

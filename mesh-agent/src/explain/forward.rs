@@ -28,11 +28,24 @@ impl Teller<'_> {
             }
             (RouteAction::Respond(response), _) => {
                 edits("response", &response.response_headers, &mut told.route);
-                let bytes = response.body.len();
                 let status = response.status.as_u16();
-                vec![format!("{status} with {bytes} bytes of body, from here")]
+                let body = match response.body.len() {
+                    0 => "an empty body".to_owned(),
+                    1 => "1 byte of body".to_owned(),
+                    bytes => format!("{bytes} bytes of body"),
+                };
+                vec![format!("{status} with {body}, from here")]
             }
-            (RouteAction::Forward(forward), _) => self.forwarded(scope, request, forward, told),
+            // A preflight goes no further than to the fault.
+            (RouteAction::Forward(forward), _) => {
+                faults(forward, &mut told.route);
+                match routed.cors {
+                    CorsVerdict::Preflight { .. } => Vec::new(),
+                    CorsVerdict::Silent | CorsVerdict::Allowed => {
+                        self.forwarded(scope, request, forward, told)
+                    }
+                }
+            }
             (RouteAction::Redirect(_), act) => vec![format!("{act:?}")],
         };
         told.result = match (&route.action, routed.cors) {
@@ -60,19 +73,6 @@ impl Teller<'_> {
         forward: &Forward,
         told: &mut Explanation,
     ) -> Vec<String> {
-        let facts = &mut told.route;
-        if let Some(delay) = forward.fault.delay {
-            facts.add(
-                "fault",
-                format!("waits {:?}, {}", delay.duration, of(delay.share)),
-            );
-        }
-        if let Some((abort, share)) = forward.fault.abort {
-            facts.add(
-                "fault",
-                format!("answers {}, {}", self::abort(abort), of(share)),
-            );
-        }
         let several = forward.destinations.len() > 1;
         let mut before = 0;
         let mut results = Vec::new();
@@ -157,6 +157,21 @@ impl Teller<'_> {
                 format!("a copy to {}{gone}, {share}", mirror.cluster),
             );
         }
+    }
+}
+
+fn faults(forward: &Forward, facts: &mut Facts) {
+    if let Some(delay) = forward.fault.delay {
+        facts.add(
+            "fault",
+            format!("waits {:?}, {}", delay.duration, of(delay.share)),
+        );
+    }
+    if let Some((abort, share)) = forward.fault.abort {
+        facts.add(
+            "fault",
+            format!("answers {}, {}", self::abort(abort), of(share)),
+        );
     }
 }
 

@@ -85,15 +85,17 @@ impl Teller<'_> {
                 ),
             };
             let mut from: Vec<String> = Vec::new();
-            for route in &host.routes {
-                if let Some((object, _)) = &route.origin
-                    && from.last().is_none_or(|last| !last.ends_with(&**object))
-                {
-                    from.push(format!("VirtualService {object}"));
+            let mut last = None;
+            for (object, _) in host.routes.iter().filter_map(|route| route.origin.as_ref()) {
+                if last == Some(object) {
+                    continue;
+                }
+                last = Some(object);
+                let named = format!("VirtualService {object}");
+                if !from.contains(&named) {
+                    from.push(named);
                 }
             }
-            from.sort();
-            from.dedup();
             told.hosts.push(Host {
                 name: host.name.to_string(),
                 from,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::config::World;
 use crate::explain::Leads;
 use crate::explain::asked::{Asked, Asking};
-use crate::model::{ClusterKey, PodId, Protocol, Service};
+use crate::intercept::capture::{self, Direct};
+use crate::model::{ClusterKey, Credential, PodId, Protocol, ServerTls, Service};
 use crate::route::{
     self, AtGateway, Client, HttpScope, Outbound, Secure, StreamScope, at_gateway, secure,
 };
@@ -41,6 +42,18 @@ fn outbound(
         Some(address) => (Some(address), Vec::new()),
         None => resolve(world, client, asked),
     };
+    if let Some(reason) = past_the_mesh(world, client, address, asked.port) {
+        why.push(reason);
+        let to = address.map_or_else(
+            || "wherever the name leads".to_owned(),
+            |address| address.to_string(),
+        );
+        return Listener {
+            destination: address,
+            why,
+            leads: Leads::Nowhere(format!("goes to {to} as it is, past the mesh")),
+        };
+    }
     // Whom nobody knows is nobody's, whatever the address.
     let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), asked.port);
     let to = address.unwrap_or(nobody);
@@ -64,6 +77,43 @@ fn outbound(
         destination: address,
         why,
         leads,
+    }
+}
+
+/// Why a connection of the pod is none that the mesh carries.
+fn past_the_mesh(
+    world: &World,
+    client: &Client<'_>,
+    address: Option<SocketAddr>,
+    port: u16,
+) -> Option<String> {
+    let pod = client.pod();
+    let (enrolled, policy) = world.steering(&pod.id);
+    if !enrolled {
+        return Some(format!(
+            "pod {} is not in the mesh: mesh-agent.io/enrol is \"false\"",
+            pod.id
+        ));
+    }
+    let nobody = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+    let to = address.unwrap_or(nobody);
+    let direct = capture::direct(&policy, &pod.addresses, to)?;
+    match (direct, address) {
+        (Direct::PortExcluded, _) => Some(format!(
+            "port {port} is one of the pod's excludeOutboundPorts"
+        )),
+        // The rest is about the address.
+        (_, None) => None,
+        (Direct::Own, Some(to)) => Some(format!(
+            "{to} is the pod's own: what it says to itself stays within"
+        )),
+        (Direct::AddressExcluded, Some(to)) => Some(format!(
+            "{} is in the pod's excludeOutboundIPRanges",
+            to.ip()
+        )),
+        (Direct::NotIncluded, Some(to)) => Some(format!(
+            "neither the pod's includeOutboundIPRanges nor its includeOutboundPorts have {to}"
+        )),
     }
 }
 
@@ -150,6 +200,10 @@ fn resolve(world: &World, client: &Client<'_>, asked: &Asked) -> (Option<SocketA
     let name = &asked.name;
     if let Ok(address) = name.parse::<IpAddr>() {
         return (Some(at(address)), Vec::new());
+    }
+    if name.eq_ignore_ascii_case("localhost") {
+        let address = Ipv4Addr::LOCALHOST.into();
+        return (Some(at(address)), vec![format!("{name} is {address}")]);
     }
     let namespace = &client.pod().id.namespace;
     let name = name.trim_end_matches('.').to_ascii_lowercase();
@@ -284,7 +338,20 @@ fn gateway(world: &World, client: &Client<'_>, asked: &Asked) -> Listener {
             why.push(format!(
                 "port {port} is TLS, and the client asks for {asks}: {server} has it"
             ));
+            let lacking = match &opened {
+                Some(Secure::Http(opening, _) | Secure::Stream(opening, _)) => {
+                    missing(&opening.tls)
+                }
+                Some(Secure::Beyond(_)) | None => None,
+            };
             match opened {
+                _ if let Some(lacking) = lacking => {
+                    why.push(format!("the gateway would open the TLS, but {lacking}"));
+                    Leads::Nowhere(
+                        "connection closed in the handshake: the server has no certificate"
+                            .to_owned(),
+                    )
+                }
                 None => Leads::Nowhere(
                     "connection closed in the handshake: no server has that name".to_owned(),
                 ),
@@ -311,6 +378,16 @@ fn gateway(world: &World, client: &Client<'_>, asked: &Asked) -> Listener {
         why,
         leads,
     }
+}
+
+/// What a server lacks to show a certificate.
+fn missing(tls: &ServerTls) -> Option<Arc<str>> {
+    tls.certificates
+        .iter()
+        .find_map(|certificate| match certificate {
+            Credential::Missing(why) => Some(Arc::clone(why)),
+            Credential::Given(_) | Credential::Files(_) => None,
+        })
 }
 
 fn server_of(secure: &Secure) -> &str {

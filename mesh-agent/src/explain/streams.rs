@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::explain::condition;
 use crate::explain::hosts::Drawn;
 use crate::explain::{Destination, Explanation, Host, Rule, Teller, Verdict};
-use crate::model::{Cluster, ClusterKey, RouteAction, StreamMatch, StreamTable, Unknown};
-use crate::route::stream::{self, StreamFound, concerns, mismatch, stream_route, with_stand_ins};
-use crate::route::{StreamDecision, StreamScope};
+use crate::model::{ClusterKey, RouteAction, StreamMatch, StreamTable, Unknown};
+use crate::route::stream::{self, StreamFound, concerns, judged, stream_route, with_stand_ins};
+use crate::route::{Relaying, StreamDecision, StreamScope};
 
 impl Teller<'_> {
     /// A connection, which was headed there.
@@ -54,7 +54,7 @@ impl Teller<'_> {
                 _ => format!("{} % {line}", super::forward::rounded(percent)),
             });
             told.destinations.push(match &decided {
-                StreamDecision::Forward(cluster) => self.relayed(percent, cluster, to),
+                StreamDecision::Forward(relaying) => self.relayed(percent, relaying, to),
                 StreamDecision::Passthrough | StreamDecision::Refuse => {
                     self.destination(percent, key, None, "the connection is closed", None)
                 }
@@ -67,11 +67,24 @@ impl Teller<'_> {
         told.result = results;
     }
 
-    fn relayed(&self, percent: f64, cluster: &Arc<Cluster>, to: SocketAddr) -> Destination {
-        let hash = crate::route::hash_of_source(&cluster.policy, self.source());
+    fn relayed(&self, percent: f64, relaying: &Relaying, to: SocketAddr) -> Destination {
+        let Relaying { cluster, conduct } = relaying;
+        let hash = crate::route::hash_of_source(&conduct.policy, self.source());
         let to = Some(to).filter(|to| !to.ip().is_unspecified());
         let gone = "the connection is closed";
         let mut destination = self.destination(percent, &cluster.key, Some(cluster), gone, to);
+        // What is relayed is spoken by the client.
+        destination
+            .policy
+            .0
+            .retain(|(label, _)| *label != "protocol");
+        if conduct.policy != cluster.policy {
+            let whose = format!(
+                "how long it may last, and whether its source is hashed, is said by {}, the first destination",
+                conduct.key.host
+            );
+            destination.policy.add("conduct", whose);
+        }
         if let Some(taken) = hash.and_then(|hash| self.taken(cluster, hash)) {
             let told = format!("of the client's address: takes {taken}");
             destination.policy.add("hash", told);
@@ -87,7 +100,7 @@ impl Teller<'_> {
                 .routes
                 .iter()
                 .filter_map(|route| route.origin.as_ref())
-                .map(|object| format!("VirtualService {object}"))
+                .map(|(object, _)| format!("VirtualService {object}"))
                 .collect();
             from.sort();
             from.dedup();
@@ -104,25 +117,25 @@ impl Teller<'_> {
             });
             if takes {
                 let mut taken = false;
-                for route in &table.routes {
-                    let failed = mismatch(&route.when, &self.client, &flow);
+                for (route, failed) in judged(table, &self.client, &flow) {
                     let verdict = match (&failed, taken) {
                         (_, true) => Verdict::NotReached,
                         (None, false) => Verdict::Taken,
                         (Some(_), false) => Verdict::Failed,
                     };
                     taken |= verdict == Verdict::Taken;
-                    let object = route.origin.as_deref();
+                    let origin = route.origin.as_ref();
                     let failed = failed.filter(|_| verdict == Verdict::Failed);
                     told.rules.push(Rule {
-                        name: match (object, route.when.server_names.as_slice()) {
-                            (None, _) => "the Service's own route".to_owned(),
-                            (Some(_), []) => "tcp or tls rule".to_owned(),
-                            (Some(_), names) => format!("rule for {}", names.join(", ")),
-                        },
-                        object: object.map(|object| format!("VirtualService {object}")),
-                        field: None,
-                        place: object.and_then(|object| self.world.place_of_rules(object)),
+                        name: origin.map_or_else(
+                            || "the Service's own route".to_owned(),
+                            |(_, field)| field.to_string(),
+                        ),
+                        object: origin.map(|(object, _)| format!("VirtualService {object}")),
+                        field: origin.map(|(_, field)| format!("spec.{field}")),
+                        place: origin.and_then(|(object, field)| {
+                            self.world.place_of_stream_rule(object, field)
+                        }),
                         conditions: conditions(&route.when),
                         verdict,
                         failed: failed.map(|failed| condition::told(&failed, None)),
@@ -161,7 +174,7 @@ fn shares(destinations: &[crate::model::Destination]) -> Vec<(ClusterKey, u64)> 
 
 fn result(decided: &StreamDecision, key: &ClusterKey, to: SocketAddr) -> String {
     match decided {
-        StreamDecision::Forward(cluster) => format!("relayed to {}", cluster.key),
+        StreamDecision::Forward(relaying) => format!("relayed to {}", relaying.cluster.key),
         StreamDecision::Passthrough => format!("passed through to {to}"),
         StreamDecision::Refuse => format!("closed: there is no {key}"),
     }
@@ -173,7 +186,9 @@ fn nowhere(decided: &StreamDecision, scope: &StreamScope, to: SocketAddr) -> Str
         false => to.to_string(),
     };
     match (decided, scope) {
-        (StreamDecision::Forward(cluster), _) => format!("relayed to {}", cluster.key),
+        (StreamDecision::Forward(relaying), _) => {
+            format!("relayed to {}", relaying.cluster.key)
+        }
         (StreamDecision::Passthrough, _) => {
             format!("passed through to {to}: nobody in the mesh has it")
         }

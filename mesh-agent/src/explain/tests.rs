@@ -9,8 +9,8 @@ use super::*;
 use crate::config::fixture::{istio, pod, read, service};
 use crate::model::{
     Abort, Balancer, Cluster, ClusterKey, Cors, Delay, DirectResponse, Failover, HashKey,
-    HeaderEdit, HeaderEdits, LocalityPolicy, Mirror, OutlierDetection, Piece, Redirect,
-    RedirectPath, RedirectPort, Ring, Route, RouteAction, RouteHash, Share, Template,
+    HeaderEdit, HeaderEdits, HeaderSubject, LocalityPolicy, Mirror, OutlierDetection, Piece,
+    Redirect, RedirectPath, RedirectPort, Ring, Route, RouteAction, RouteHash, Share, Template,
     TrafficPolicy, UpstreamHttp, Variable, VirtualHost,
 };
 use crate::report::Style;
@@ -331,6 +331,119 @@ fn a_gateway_that_does_not_listen_there() {
     }
 }
 
+#[test]
+fn what_goes_past_the_mesh() {
+    let steered = |annotations: &str| {
+        world()
+            + &pod("steered", "10.1.0.8", "app=steered").replace(
+                "labels: {",
+                &format!("annotations: {{{annotations}}}, labels: {{"),
+            )
+    };
+    let out = pod("out", "10.1.0.8", "app=out,mesh-agent.io/enrol='false'");
+    let from = |name: &str, url: &str| wish(Who::Pod(name.to_owned()), url);
+    let excluded = "traffic.sidecar.istio.io/excludeOutboundPorts: '3306'";
+    let range = "traffic.sidecar.istio.io/excludeOutboundIPRanges: 10.96.0.8/29";
+    let included = "traffic.sidecar.istio.io/includeOutboundIPRanges: 10.97.0.0/16";
+    for (world, asked, why, result) in [
+        (
+            world() + &out,
+            from("out", "http://reviews:9080/"),
+            "pod default/out is not in the mesh: mesh-agent.io/enrol is \"false\"",
+            "goes to 10.96.0.10:9080 as it is, past the mesh",
+        ),
+        (
+            world(),
+            from("client", "http://localhost:8080/"),
+            "127.0.0.1:8080 is the pod's own: what it says to itself stays within",
+            "goes to 127.0.0.1:8080 as it is, past the mesh",
+        ),
+        (
+            world(),
+            from("client", "http://10.1.0.9:8080/"),
+            "10.1.0.9:8080 is the pod's own: what it says to itself stays within",
+            "goes to 10.1.0.9:8080 as it is, past the mesh",
+        ),
+        (
+            steered(excluded),
+            from("steered", "tcp://db:3306"),
+            "port 3306 is one of the pod's excludeOutboundPorts",
+            "goes to 10.96.0.11:3306 as it is, past the mesh",
+        ),
+        (
+            steered(excluded),
+            from("steered", "tcp://elsewhere:3306"),
+            "port 3306 is one of the pod's excludeOutboundPorts",
+            "goes to wherever the name leads as it is, past the mesh",
+        ),
+        (
+            steered(range),
+            from("steered", "http://reviews:9080"),
+            "10.96.0.10 is in the pod's excludeOutboundIPRanges",
+            "goes to 10.96.0.10:9080 as it is, past the mesh",
+        ),
+        (
+            steered(included),
+            from("steered", "http://reviews:9080"),
+            "neither the pod's includeOutboundIPRanges nor its includeOutboundPorts have 10.96.0.10:9080",
+            "goes to 10.96.0.10:9080 as it is, past the mesh",
+        ),
+    ] {
+        let told = explain(&read(&world), &asked).expect("an answer");
+        assert_eq!(told.listener.last().map(String::as_str), Some(why));
+        assert_eq!(told.result, [result]);
+    }
+}
+
+#[test]
+fn rules_for_connections() {
+    let rules = istio(
+        "VirtualService",
+        "db",
+        "
+  hosts: [db]
+  tcp:
+  - match: [{destinationSubnets: [10.9.0.0/16]}]
+    route: [{destination: {host: reviews}}]
+  - match: [{port: 3306}]
+    route: [{destination: {host: db}}]",
+    );
+    let told = explain(&read(&(world() + &rules)), &from_client("tcp://db:3306"));
+    let told = told.expect("an answer");
+    let found: Vec<_> = told
+        .rules
+        .iter()
+        .map(|rule| (&*rule.name, rule.verdict, rule.place.as_deref()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("tcp[0]", Verdict::Failed, Some("test.yaml:55")),
+            ("tcp[1]", Verdict::Taken, Some("test.yaml:57")),
+        ]
+    );
+    assert_eq!(told.rules[0].field.as_deref(), Some("spec.tcp[0]"));
+}
+
+#[test]
+fn a_server_without_its_certificate() {
+    let https = istio(
+        "Gateway",
+        "gateways/secure",
+        "{selector: {app: ingress}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.com], tls: {mode: SIMPLE, credentialName: c}}]}",
+    );
+    let asked = wish(Who::Gateway("gateways/secure".to_owned()), "https://a.com/");
+    let told = explain(&read(&(at_gateway() + &https)), &asked).expect("an answer");
+    assert_eq!(
+        told.listener[2],
+        "the gateway would open the TLS, but there is no Secret gateways/c"
+    );
+    assert_eq!(
+        told.result,
+        ["connection closed in the handshake: the server has no certificate"]
+    );
+}
+
 /// The world with this route in the place of those for reviews.
 fn with_route(route: Route) -> World {
     let mut world = read(&world());
@@ -512,7 +625,7 @@ fn fact(facts: &Facts, label: &str) -> String {
 #[test]
 fn policies() {
     let hash = |policy: &mut TrafficPolicy| {
-        let key = HashKey::Header("x-user".parse().expect("a name"));
+        let key = HashKey::Header(HeaderSubject::named("x-user").expect("a name"));
         policy.hash = RouteHash::always(key.clone());
         policy.balancer = Balancer::Hash {
             key,
@@ -604,6 +717,19 @@ fn questions_that_make_no_sense() {
         (
             from_client("tcp://a"),
             "a tcp:// URL needs a port; write for example http://reviews:9080/",
+        ),
+        (
+            from_client("http://a:99999/"),
+            "\"99999\" is no port; write for example http://reviews:9080/",
+        ),
+        (
+            from_client("http://a:0/"),
+            "\"0\" is no port; write for example http://reviews:9080/",
+        ),
+        (
+            from_client("http://a/b c"),
+            "\"/b c\" cannot be asked for as it is: encode what is not allowed, a blank as %20; write for example \
+             http://reviews:9080/",
         ),
         (headers("x"), "\"x\" is no header; write -H 'name: value'"),
         (

@@ -1,10 +1,12 @@
-//! What of the connections to a pod its interception is sure to catch: pure, and the same in both modes. Where the agent
-//! knows that a connection would come back to it, it can spare it the way.
+//! What of the connections to a pod its interception is sure to catch, and what of those that a pod opens it lets go:
+//! pure, and the same in both modes. Where the agent knows that a connection would come back to it, it can spare it the way.
 
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_ebpf::abi::TUNNEL_PORT;
+use mesh_ebpf::decide::{self, Reason, Verdict};
 
+use crate::intercept::ebpf::plan::{Facts, Simulated, plan};
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::model::{CapturePolicy, PortSet};
 
@@ -67,9 +69,95 @@ impl Capture {
     }
 }
 
+/// Why a connection that an app of a pod opens does not go by way of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direct {
+    /// It stays within the pod.
+    Own,
+    /// `excludeOutboundPorts`.
+    PortExcluded,
+    /// `excludeOutboundIPRanges`.
+    AddressExcluded,
+    /// Neither `includeOutboundIPRanges` nor `includeOutboundPorts` has it.
+    NotIncluded,
+}
+
+/// Whether a connection of an app of an enrolled pod goes past the agent, while one runs. By which interface it would
+/// leave is left out.
+pub fn direct(
+    policy: &CapturePolicy,
+    addresses: &[IpAddr],
+    destination: SocketAddr,
+) -> Option<Direct> {
+    let facts = Facts {
+        addresses: addresses.to_vec(),
+        ipv6: true,
+        sees_ingress: true,
+        ..Facts::default()
+    };
+    let plan = plan(policy, &facts).ok()?;
+    let flow = decide::Flow {
+        pod: facts.pod,
+        destination: destination.ip().to_canonical().into(),
+        port: destination.port(),
+        mark: 0,
+        interface: 0,
+        // No proxy's: those are the policy's, and none of them is an app's.
+        user: u32::MAX,
+        group: u32::MAX,
+    };
+    let decision = decide::connect(&Simulated::running(&plan), &flow);
+    match decision.reason {
+        _ if decision.verdict != Verdict::Pass => None,
+        Reason::PortExcluded => Some(Direct::PortExcluded),
+        Reason::CidrExcluded => Some(Direct::AddressExcluded),
+        Reason::NotIncluded => Some(Direct::NotIncluded),
+        _ => Some(Direct::Own),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::CidrSet;
+
+    #[test]
+    fn what_a_pod_opens() {
+        let addresses = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let check = |edit: fn(&mut CapturePolicy), destination: &str, expected| {
+            let mut policy = CapturePolicy::default();
+            edit(&mut policy);
+            let destination: SocketAddr = destination.parse().unwrap();
+            assert_eq!(
+                direct(&policy, &addresses, destination),
+                expected,
+                "{destination}"
+            );
+        };
+        let nothing = |_: &mut CapturePolicy| {};
+        check(nothing, "10.0.0.3:80", None);
+        check(nothing, "[fd00::3]:80", None);
+        check(nothing, "127.0.0.1:80", Some(Direct::Own));
+        check(nothing, "[::1]:80", Some(Direct::Own));
+        check(nothing, "[::ffff:10.0.0.2]:80", Some(Direct::Own));
+        check(nothing, "[fd00::2]:80", Some(Direct::Own));
+        let port = |policy: &mut CapturePolicy| policy.exclude_outbound_ports.push(80);
+        check(port, "10.0.0.3:80", Some(Direct::PortExcluded));
+        check(port, "10.0.0.3:81", None);
+        let range = |policy: &mut CapturePolicy| {
+            policy
+                .exclude_outbound_cidrs
+                .push("10.0.0.0/24".parse().unwrap());
+        };
+        check(range, "10.0.0.3:80", Some(Direct::AddressExcluded));
+        check(range, "10.0.1.3:80", None);
+        let none = |policy: &mut CapturePolicy| {
+            policy.outbound_cidrs = CidrSet::Only(Vec::new());
+            policy.include_outbound_ports.push(443);
+        };
+        check(none, "10.0.0.3:80", Some(Direct::NotIncluded));
+        check(none, "10.0.0.3:443", None);
+    }
 
     #[track_caller]
     fn check(edit: impl FnOnce(&mut Capture), destination: &str, expected: bool) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use crate::model::HeaderSubject;
 
 /// The load balancer of a cluster. `PASSTHROUGH` is no balancer: see [`crate::model::Discovery::Original`].
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +54,8 @@ pub struct RouteHash {
 /// What a consistent hash is taken of. A request without it goes to an endpoint drawn by chance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashKey {
-    /// `httpHeaderName`.
-    Header(HeaderName),
+    /// `httpHeaderName`, which may be one of HTTP/2's pseudo headers too.
+    Header(HeaderSubject),
     /// `httpCookie`.
     Cookie {
         /// `name`.

@@ -373,8 +373,9 @@ pub struct StreamTable {
 /// One match block of one `tcp` or `tls` rule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamRoute {
-    /// The object that it was written in, `namespace/name`; the Service's own route has none.
-    pub origin: Option<Arc<str>>,
+    /// The object that it was written in, `namespace/name`, and the rule's field, such as `tcp[0]`; the Service's own route
+    /// has none.
+    pub origin: Option<(Arc<str>, Arc<str>)>,
     /// What must hold.
     pub when: StreamMatch,
     /// Never empty. One takes everything.
@@ -392,6 +393,33 @@ pub struct StreamMatch {
     pub subnets: Vec<IpNet>,
     /// Which clients it concerns.
     pub client: ClientMatch,
+}
+
+impl HeaderSubject {
+    /// What is meant by a name; `None` where no header can have it.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            ":method" => Self::Method,
+            ":path" => Self::Path,
+            ":authority" => Self::Authority,
+            ":scheme" => Self::Scheme,
+            // As with Envoy, this is another name for it.
+            _ if name.eq_ignore_ascii_case("host") => Self::Authority,
+            _ => Self::Header(HeaderName::from_bytes(name.as_bytes()).ok()?),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Header(name) => name.as_str(),
+            Self::Method => ":method",
+            Self::Path => ":path",
+            Self::Authority => ":authority",
+            Self::Scheme => ":scheme",
+            Self::Claim(name) => name,
+        }
+    }
 }
 
 impl Destination {

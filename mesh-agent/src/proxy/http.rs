@@ -60,8 +60,8 @@ pub(super) mod timers;
 mod upgrade;
 pub(super) mod upload;
 
-/// The head of a message of HTTP/1.1 takes no more than this; beyond it a request is answered with a 431.
-pub(super) const HEAD_LIMIT: usize = 64 * 1024;
+/// The head of a request of HTTP/1.1 takes no more than this; beyond it the answer is a 431.
+const HEAD_LIMIT: usize = 64 * 1024;
 
 /// How much of a body of HTTP/1.1 is read, or kept to be written, at once where it comes fast: the more it is, the fewer
 /// times both sides are woken.

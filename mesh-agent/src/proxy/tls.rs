@@ -68,19 +68,28 @@ pub(super) enum Unusable {
 const SOON: i64 = 14 * 24 * 3600;
 
 /// Looks at the beginning of a connection until it is known which name its client asks for. `None` where it does not begin
-/// as TLS does. Nothing is consumed; safe to cancel.
+/// as TLS does; an error too where it does, and the message is longer than any that is read: whoever decides by names must
+/// not take such a client for one that asks for none. Nothing is consumed; safe to cancel.
 pub(super) async fn peek(stream: &mut Stream) -> io::Result<Option<ClientHello>> {
     loop {
         match hello::read(stream.seen()) {
             Hello::Complete(hello) => return Ok(Some(hello)),
             Hello::Other => return Ok(None),
-            Hello::Incomplete if stream.seen().len() >= PEEK_LIMIT => return Ok(None),
+            Hello::TooLong => return Err(too_long()),
+            Hello::Incomplete if stream.seen().len() >= PEEK_LIMIT => return Err(too_long()),
             Hello::Incomplete => {}
         }
         if stream.look().await? == 0 {
             return Ok(None);
         }
     }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the first message of its TLS is longer than any that is read",
+    )
 }
 
 /// Signatures and ciphers, those for TLS 1.2 by OpenSSL's names; none named is all.

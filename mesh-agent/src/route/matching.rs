@@ -88,6 +88,11 @@ pub enum Mismatch<'a> {
         /// Where the connection was headed.
         found: IpAddr,
     },
+    /// The same: a narrower subnet of another route has the address.
+    WiderSubnet {
+        /// Where the connection was headed.
+        found: IpAddr,
+    },
     /// `sniHosts` of a route for connections.
     ServerName {
         /// One of these is asked for.

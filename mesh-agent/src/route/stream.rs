@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::model::{
     ClusterKey, RouteAction, Snapshot, StreamMatch, StreamRoute, StreamTable, Unknown,
 };
 use crate::route::{
-    Client, Flow, Mismatch, Pick, StreamDecision, StreamScope, action, gateway, matching,
+    Client, Flow, Mismatch, Pick, Relaying, StreamDecision, StreamScope, action, gateway, matching,
 };
 
 /// What a table has for a connection.
@@ -35,7 +37,10 @@ pub fn stream(
     pick: &mut dyn Pick,
 ) -> StreamDecision {
     let to = |key: &ClusterKey| match client.cluster(snapshot, key) {
-        Some(cluster) => StreamDecision::Forward(Arc::clone(cluster)),
+        Some(cluster) => StreamDecision::Forward(Relaying {
+            cluster: Arc::clone(cluster),
+            conduct: Arc::clone(cluster),
+        }),
         None => StreamDecision::Refuse,
     };
     let unknown = |pick: &mut dyn Pick| match &snapshot.outlook(client.pod()).unknown {
@@ -52,7 +57,17 @@ pub fn stream(
     match (found, scope) {
         (StreamFound::Route(route), _) => {
             let index = action::draw(&route.destinations, route.total_weight, pick);
-            to(&route.destinations[index].cluster)
+            let decided = to(&route.destinations[index].cluster);
+            match (decided, first_of_several(route)) {
+                (StreamDecision::Forward(relaying), Some(first)) => {
+                    let conduct = client.cluster(snapshot, &first);
+                    StreamDecision::Forward(Relaying {
+                        conduct: conduct.map_or(relaying.conduct, Arc::clone),
+                        ..relaying
+                    })
+                }
+                (decided, _) => decided,
+            }
         }
         // A Service without routes of its own has its cluster.
         (StreamFound::Nothing, StreamScope::Service { host, port }) => {
@@ -70,6 +85,17 @@ pub fn stream(
         (_, StreamScope::Gateway { .. }) => StreamDecision::Refuse,
         (StreamFound::NoRoute, StreamScope::Service { .. })
         | (_, StreamScope::Port(_) | StreamScope::Unknown) => unknown(pick),
+    }
+}
+
+/// The first destination, without its subset, where there are several.
+fn first_of_several(route: &StreamRoute) -> Option<ClusterKey> {
+    match route.destinations.as_slice() {
+        [first, _, ..] => Some(ClusterKey {
+            subset: None,
+            ..first.cluster.clone()
+        }),
+        _ => None,
     }
 }
 
@@ -99,8 +125,8 @@ pub fn stream_route<'a>(
     flow: &Flow<'_>,
 ) -> StreamFound<'a> {
     for table in with_stand_ins(table) {
-        let matches = |route: &&StreamRoute| mismatch(&route.when, client, flow).is_none();
-        if let Some(route) = table.routes.iter().find(matches) {
+        let mut judged = judged(table, client, flow);
+        if let Some((route, _)) = judged.find(|(_, mismatch)| mismatch.is_none()) {
             return StreamFound::Route(route);
         }
         if concerns(table, client) {
@@ -108,6 +134,30 @@ pub fn stream_route<'a>(
         }
     }
     StreamFound::Nothing
+}
+
+/// Every route of a table, and why it is not for this connection.
+///
+/// As with Envoy's chains of filters, the narrowest subnet that has the address decides which names there are: no wider one
+/// is asked for a name that this one has not.
+pub fn judged<'t: 'a, 'a>(
+    table: &'t StreamTable,
+    client: &Client<'a>,
+    flow: &Flow<'a>,
+) -> impl Iterator<Item = (&'t StreamRoute, Option<Mismatch<'a>>)> {
+    let (client, flow) = (*client, *flow);
+    let mut narrowest = None;
+    table.routes.iter().map(move |route| {
+        let mismatch = mismatch(&route.when, &client, &flow);
+        if let None | Some(Mismatch::ServerName { .. }) = mismatch {
+            let length = route.when.subnets.first().map(IpNet::prefix_len);
+            if *narrowest.get_or_insert(length) != length {
+                let found = flow.destination.ip().to_canonical();
+                return (route, Some(Mismatch::WiderSubnet { found }));
+            }
+        }
+        (route, mismatch)
+    })
 }
 
 /// A table, and what stands in for it where it does not concern the client, in order.
@@ -121,8 +171,8 @@ pub fn concerns(table: &StreamTable, client: &Client<'_>) -> bool {
     table.routes.iter().any(is_for)
 }
 
-/// Why a route is not for this connection; `None` where it is.
-pub fn mismatch<'a>(
+/// Why a route, by itself, is not for this connection; `None` where it is.
+fn mismatch<'a>(
     conditions: &'a StreamMatch,
     client: &Client<'a>,
     flow: &Flow<'a>,

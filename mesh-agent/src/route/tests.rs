@@ -752,7 +752,7 @@ fn the_listener_is_chosen_by_port_and_for_what_is_not_http_by_address() {
                 };
                 let client = Client::Pod(&pod);
                 match stream(&snapshot, &client, &scope, &flow, &mut Told(vec![])) {
-                    StreamDecision::Forward(cluster) => match cluster.discovery {
+                    StreamDecision::Forward(Relaying { cluster, .. }) => match cluster.discovery {
                         Discovery::Headless => "passthrough".to_owned(),
                         _ => format!("tcp {}", cluster.key),
                     },

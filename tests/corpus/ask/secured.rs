@@ -19,6 +19,9 @@ use super::PATIENCE;
 use crate::corpus::keys::keys;
 use crate::corpus::request::{OverTls, Request};
 
+/// The length of a protocol that nobody speaks, with that of its length.
+const FILLER: usize = 200;
+
 /// What came of a handshake.
 #[derive(Clone, Debug, Default)]
 pub struct Handshake {
@@ -46,7 +49,11 @@ impl Line {
         let (config, name) = settings(over, request)?;
         let mut session = ClientConnection::new(config, name)?;
         while session.is_handshaking() {
-            session.complete_io(&mut stream).context("shaking hands")?;
+            let shaken = match over.segments {
+                Some(length) => shake_in_segments(&mut session, &mut stream, length),
+                None => session.complete_io(&mut stream).map(|_| ()),
+            };
+            shaken.context("shaking hands")?;
         }
         let handshake = Handshake::of(&session);
         let mut line = Self::Secured(Box::new(StreamOwned::new(session, stream)));
@@ -77,6 +84,31 @@ impl Line {
             Self::Secured(stream) => &stream.sock,
         }
     }
+}
+
+/// One turn of a handshake. What is said in it goes out in segments of this length.
+fn shake_in_segments(
+    session: &mut ClientConnection,
+    stream: &mut TcpStream,
+    length: usize,
+) -> io::Result<()> {
+    if !session.wants_write() {
+        if session.read_tls(stream)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let read = session.process_new_packets();
+        return read
+            .map(|_| ())
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e));
+    }
+    let mut said = Vec::new();
+    session.write_tls(&mut said)?;
+    for segment in said.chunks(length) {
+        stream.write_all(segment)?;
+        // Or the kernel puts what follows behind it.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 impl Read for Line {
@@ -149,6 +181,11 @@ pub fn settings(
         None if request.tcp => Vec::new(),
         None => vec![usual.as_bytes().to_vec()],
     };
+    let filler = (0..over.filler).step_by(FILLER);
+    config
+        .alpn_protocols
+        .extend(filler.map(|at| format!("{at:0>width$}", width = FILLER - 1).into_bytes()));
+    config.max_fragment_size = over.records;
     let name = over.sni.as_deref().unwrap_or(request.name());
     config.enable_sni = !name.is_empty();
     let name = if name.is_empty() { "nobody" } else { name };

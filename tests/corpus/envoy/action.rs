@@ -303,6 +303,11 @@ pub fn hash(
         if !cookie["path"].is_null() {
             entry["path"] = cookie["path"].clone();
         }
+        let attributes = array(&cookie["attributes"]).iter();
+        let attributes = attributes.map(
+            |own| json!({"name": own["name"], "value": own["value"].as_str().unwrap_or_default()}),
+        );
+        entry["attributes"] = attributes.collect();
         json!({"cookie": entry})
     } else if hash["useSourceIp"] == true {
         json!({"connection_properties": {"source_ip": true}})

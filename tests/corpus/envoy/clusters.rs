@@ -55,8 +55,12 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
         "common_lb_config": {"healthy_panic_threshold": {}, "update_merge_window": "0s"},
     });
     balancer(&policy["loadBalancer"], &mut made);
-    if !policy["outlierDetection"].is_null() {
-        made["outlier_detection"] = outlier(&policy["outlierDetection"]);
+    let outliers = &policy["outlierDetection"];
+    if !outliers.is_null() {
+        made["outlier_detection"] = outlier(outliers);
+        if let Some(least) = outliers["minHealthPercent"].as_u64() {
+            made["common_lb_config"]["healthy_panic_threshold"] = json!({"value": least});
+        }
     }
     let http2 = port_name.starts_with("http2")
         || port_name.starts_with("grpc")
@@ -68,12 +72,29 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
         options["use_downstream_protocol_config"] =
             json!({"http_protocol_options": {}, "http2_protocol_options": {}});
     } else if http2 {
-        options["explicit_http_config"] = json!({"http2_protocol_options": {}});
+        let mut http2 = json!({});
+        if let Some(streams) = pool["http"]["maxConcurrentStreams"].as_u64() {
+            http2["max_concurrent_streams"] = json!(streams);
+        }
+        options["explicit_http_config"] = json!({"http2_protocol_options": http2});
     } else {
         options["explicit_http_config"] = json!({"http_protocol_options": {}});
     }
     if let Some(count) = pool["http"]["maxRequestsPerConnection"].as_u64() {
         options["common_http_protocol_options"] = json!({"max_requests_per_connection": count});
+    }
+    let codes = array(&outliers["outlierDetectionHttpErrorCodes"]);
+    if !codes.is_empty() {
+        let one = |code: &Value| {
+            let code = code.as_u64().unwrap_or_default().to_string();
+            let header = json!({"name": ":status", "string_match": {"exact": code}});
+            json!({"http_response_headers_match": {"headers": [header]}})
+        };
+        let matcher = match codes {
+            [only] => one(only),
+            codes => json!({"or_match": {"rules": codes.iter().map(one).collect::<Vec<_>>()}}),
+        };
+        options["outlier_detection"] = json!({"error_matcher": matcher});
     }
     if let Some((socket, automatic)) = tls::originated(view, &policy["tls"], http2) {
         made["transport_socket"] = socket;
@@ -134,7 +155,8 @@ fn balancer(balancer: &Value, made: &mut Value) {
     };
     made["lb_policy"] = json!(policy);
     if policy == "RING_HASH" {
-        made["ring_hash_lb_config"] = json!({"minimum_ring_size": 1024});
+        let size = hash["ringHash"]["minimumRingSize"].as_u64();
+        made["ring_hash_lb_config"] = json!({"minimum_ring_size": size.unwrap_or(1024)});
     }
 }
 
@@ -152,6 +174,14 @@ fn outlier(detection: &Value) -> Value {
         let count = detection["consecutiveGatewayErrors"].as_u64().unwrap_or(0);
         made["consecutive_gateway_failure"] = json!(count);
         made["enforcing_consecutive_gateway_failure"] = json!(if count > 0 { 100 } else { 0 });
+    }
+    if detection["splitExternalLocalOriginErrors"] == true {
+        made["split_external_local_origin_errors"] = json!(true);
+        made["enforcing_local_origin_success_rate"] = json!(0);
+        if let Some(count) = detection["consecutiveLocalOriginFailures"].as_u64() {
+            made["consecutive_local_origin_failure"] = json!(count);
+            made["enforcing_consecutive_local_origin_failure"] = json!(100);
+        }
     }
     for (from, to) in [
         ("interval", "interval"),

@@ -12,6 +12,9 @@ use super::super::value::text;
 use super::view::{Kind, View, array, covers, hosts_of, map};
 use super::{action, clusters, gateway};
 
+/// The cluster that leads wherever the client meant to go.
+const PASSTHROUGH: &str = "PassthroughCluster";
+
 /// A listener on loopback and the clusters behind it.
 pub fn listener(view: &View<'_>, listen: u16) -> Result<(Value, Vec<Value>)> {
     let name = format!("{}{}", view.prefix, view.place.port);
@@ -36,12 +39,18 @@ pub fn listener(view: &View<'_>, listen: u16) -> Result<(Value, Vec<Value>)> {
             if view.gateway() {
                 gateway::tls_chains(view)?
             } else {
+                if view.allows_unknown() {
+                    let route = json!({"cluster": format!("{}{PASSTHROUGH}", view.prefix)});
+                    listener["default_filter_chain"] =
+                        json!({"filters": [tcp_proxy(view, &route)]});
+                }
                 tls_chains(view)?
             }
         }
     };
     listener["filter_chains"] = chains.into();
-    if view.gateway() && !view.topology["proxyProtocol"].is_null() {
+    let announced = view.gateway() && !view.topology["proxyProtocol"].is_null();
+    if announced || view.place.is_dialled() {
         let filter = json!({
             "name": "proxy_protocol",
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"},
@@ -54,10 +63,18 @@ pub fn listener(view: &View<'_>, listen: u16) -> Result<(Value, Vec<Value>)> {
     names(&listener["filter_chains"], &mut named);
     named.sort();
     named.dedup();
-    let made = named
+    let mut made: Vec<Value> = named
         .iter()
         .filter_map(|name| clusters::cluster(view, name))
         .collect();
+    if listener.get("default_filter_chain").is_some() {
+        made.push(json!({
+            "name": format!("{}{PASSTHROUGH}", view.prefix),
+            "type": "ORIGINAL_DST",
+            "lb_policy": "CLUSTER_PROVIDED",
+            "connect_timeout": "10s",
+        }));
+    }
     Ok((listener, made))
 }
 
@@ -362,20 +379,36 @@ pub fn passed_on<'a>(
                 if !view.strictly_concerned_by(condition) {
                     continue;
                 }
-                let names = &condition["sniHosts"];
-                let same = |chain: &Value| chain["filter_chain_match"]["server_names"] == *names;
-                if chains.iter().any(same) {
+                let mut wanted = json!({"server_names": condition["sniHosts"]});
+                let subnets = array(&condition["destinationSubnets"]);
+                if !subnets.is_empty() && !view.gateway() {
+                    wanted["prefix_ranges"] = subnets.iter().filter_map(range).collect();
+                }
+                if chains
+                    .iter()
+                    .any(|chain| chain["filter_chain_match"] == wanted)
+                {
                     continue;
                 }
                 let route = action::stream_destinations(view, virtual_service, rule)?;
                 chains.push(json!({
-                    "filter_chain_match": {"server_names": names},
+                    "filter_chain_match": wanted,
                     "filters": [tcp_proxy(view, &route)],
                 }));
             }
         }
     }
     Ok(chains)
+}
+
+/// `10.1.0.0/16`, or an address alone.
+fn range(subnet: &Value) -> Option<Value> {
+    let subnet = subnet.as_str()?;
+    let (address, length) = match subnet.split_once('/') {
+        Some((address, length)) => (address, length.parse().ok()?),
+        None => (subnet, if subnet.contains(':') { 128 } else { 32 }),
+    };
+    Some(json!({"address_prefix": address, "prefix_len": length}))
 }
 
 pub fn tcp_proxy(view: &View<'_>, route: &Value) -> Value {

@@ -14,6 +14,13 @@ pub struct Place {
     pub family: Family,
 }
 
+impl Place {
+    /// Whether it counts which address the client dials.
+    pub fn is_dialled(self) -> bool {
+        self.kind == Kind::Tls && self.from != From::Gateway
+    }
+}
+
 /// What the listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -142,12 +149,22 @@ impl View<'_> {
         self.described_by(condition)
     }
 
-    /// As TCP and TLS have it: everything must hold.
+    /// As TCP and TLS have it: everything must hold. Of a gateway's clients nothing is asked.
     pub fn strictly_concerned_by(&self, condition: &Value) -> bool {
         let port = &condition["port"];
         (port.is_null() || *port == self.place.port)
             && (array(&condition["gateways"]).is_empty() || self.reached(condition))
-            && self.described_by(condition)
+            && (self.gateway() || self.described_by(condition))
+    }
+
+    /// Whether what nobody knows may be reached all the same.
+    pub fn allows_unknown(&self) -> bool {
+        let refuses = |object: &&Value| {
+            object["kind"] == "Sidecar"
+                && object["metadata"]["namespace"] == self.namespace()
+                && object["spec"]["outboundTrafficPolicy"]["mode"] == "REGISTRY_ONLY"
+        };
+        !self.manifests.iter().any(|object| refuses(&object))
     }
 
     fn reached(&self, condition: &Value) -> bool {

@@ -119,7 +119,7 @@ fn balancer(balancer: &Balancer) -> Value {
 
 fn hash(key: &HashKey, ring: Ring) -> Value {
     let key = match key {
-        HashKey::Header(name) => json!({ "httpHeaderName": name.as_str() }),
+        HashKey::Header(name) => json!({ "httpHeaderName": name.name() }),
         HashKey::Cookie { name, .. } => json!({ "httpCookie": name }),
         HashKey::SourceAddress => json!({ "useSourceIp": true }),
         HashKey::QueryParameter(name) => json!({ "httpQueryParameterName": name }),

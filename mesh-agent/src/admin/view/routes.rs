@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::model::{
     Abort, ClientMatch, Cors, Destination, DirectResponse, Fault, Forward, HeaderEdits,
-    HeaderMatch, HeaderSubject, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath,
-    RedirectPort, Retry, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch,
-    StreamRoute, StreamTable, TextMatch, VirtualHost,
+    HeaderMatch, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPath, RedirectPort,
+    Retry, Route, RouteAction, RouteMatch, RouteTable, Share, StreamMatch, StreamRoute,
+    StreamTable, TextMatch, VirtualHost,
 };
 
 /// The virtual hosts of a table, by domain.
@@ -38,8 +38,10 @@ pub fn streams(table: &StreamTable) -> Value {
             subnets,
             client,
         } = &route.when;
+        let (object, rule) = route.origin.clone().unzip();
         compact([
-            ("origin", json!(route.origin)),
+            ("origin", json!(object)),
+            ("rule", json!(rule)),
             ("sniHosts", json!(server_names)),
             ("destinationSubnets", json!(subnets)),
             ("client", self::client(client)),
@@ -108,7 +110,7 @@ fn conditions(when: &RouteMatch) -> Value {
     } = when;
     let header = |header: &HeaderMatch| {
         compact([
-            ("name", json!(subject(&header.subject))),
+            ("name", json!(header.subject.name())),
             ("value", text(&header.value)),
             ("without", flag(header.inverted)),
         ])
@@ -125,17 +127,6 @@ fn conditions(when: &RouteMatch) -> Value {
         ("queryParams", query.iter().map(parameter).collect()),
         ("client", self::client(client)),
     ])
-}
-
-fn subject(subject: &HeaderSubject) -> &str {
-    match subject {
-        HeaderSubject::Header(name) => name.as_str(),
-        HeaderSubject::Method => ":method",
-        HeaderSubject::Path => ":path",
-        HeaderSubject::Authority => ":authority",
-        HeaderSubject::Scheme => ":scheme",
-        HeaderSubject::Claim(name) => name,
-    }
 }
 
 fn client(client: &ClientMatch) -> Value {

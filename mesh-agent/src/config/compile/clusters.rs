@@ -8,6 +8,7 @@ use crate::config::compile::credentials::Audience;
 use crate::config::compile::policy::{InboundManner, Manner, Policies};
 use crate::config::compile::rules::{FoundRules, RuleId, Rules};
 use crate::config::compile::services::{Backend, Found, Registered, Services, State, has_labels};
+use crate::config::object::destination_rule::Pool;
 use crate::model::{
     Cluster, ClusterKey, Discovery, Endpoint, Endpoints, HostViews, Labels, LocalityPolicy,
     NamedEndpoint, Protocol, SharedMap,
@@ -149,6 +150,15 @@ impl<'a> Clusters<'a> {
     pub(super) fn inbound(&mut self, service: &Registered<'_>, port: u16) -> InboundManner {
         let rule = self.found(Some(&service.model.namespace), service).rule;
         self.policies.inbound(self.rules, rule, port)
+    }
+
+    /// The same, where a pod's Sidecar says it.
+    pub(super) fn inbound_by(
+        &self,
+        pool: &Pool,
+        retry_budget: Option<(f64, u32)>,
+    ) -> InboundManner {
+        self.policies.inbound_by(pool, retry_budget)
     }
 
     fn found(&self, client: Option<&str>, service: &Registered<'_>) -> FoundRules {

@@ -48,6 +48,17 @@ pub(super) fn local(
     local
 }
 
+/// Whether a Pod of a directory is in the mesh, and which of its connections are, on whichever machine it runs.
+pub(in crate::config) fn steering(
+    object: &Object,
+    default: &CapturePolicy,
+) -> (bool, CapturePolicy) {
+    let own = Own::of(&object.labels, &object.annotations, ENROL);
+    // What is wrong with them was told when the world was made.
+    let capture = capture::policy(&object.annotations, default, &mut Problems::default());
+    (own != Own::No, capture)
+}
+
 /// Where the network namespace of a Pod of this machine is.
 fn place(
     object: &Object,

@@ -8,10 +8,12 @@ use crate::config::CompileOptions;
 use crate::config::compile::clusters::Clusters;
 use crate::config::compile::gateways::{Selections, Targets};
 use crate::config::compile::located::{Located, LocatedPods};
+use crate::config::compile::policy::InboundManner;
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
 use crate::config::compile::{Report, membership, topology};
+use crate::config::object::Sidecar;
 use crate::config::object::sidecar::Ingress;
 use crate::model::{AppAddress, InboundPort, Pod, Protocol, SharedMap};
 
@@ -44,8 +46,8 @@ pub(super) fn pods<'a>(
                 .of(&object.labels, namespace, targets.get(&index)),
         };
         let served = std::mem::take(&mut served[index]);
-        let listeners = groups.sights.ingress(namespace, &object.labels);
-        let inbound = inbound(listeners, served);
+        let sidecar = groups.sights.sidecar_of(namespace, &object.labels);
+        let inbound = inbound(sidecar, served, clusters);
         Arc::new(pod(located, place, inbound, options, report))
     });
     pods.collect()
@@ -163,13 +165,24 @@ fn targets<'s>(
 
 /// What a Pod serves, of what its Services say and its Sidecar lists.
 pub(super) fn inbound(
-    listeners: &[Ingress],
+    sidecar: Option<&Sidecar>,
     served: BTreeMap<u16, InboundPort>,
+    clusters: &Clusters<'_>,
 ) -> BTreeMap<u16, InboundPort> {
-    match listeners {
+    let Some(sidecar) = sidecar else {
+        return served;
+    };
+    let mut inbound = match sidecar.ingress.as_slice() {
         [] => served,
         listeners => only(listeners, &served),
+    };
+    for (number, port) in &mut inbound {
+        if let Some(pool) = sidecar.pool(*number) {
+            let InboundManner { pool, http } = clusters.inbound_by(pool, port.pool.retry_budget);
+            (port.pool, port.http) = (pool, http);
+        }
     }
+    inbound
 }
 
 /// What a Pod serves where a Sidecar lists it: that, and nothing else. The Service in front of a port stays the same.

@@ -137,17 +137,23 @@ impl<'a> Policies<'a> {
             let layer = policy
                 .map(|policy| layer(policy, port).0)
                 .unwrap_or_default();
-            InboundManner {
-                pool: Arc::new(pool_of(&layer, self.mesh)),
-                http: match layer.pool.map(|pool| pool.http) {
-                    Some(UpstreamHttp::AsClient) => UpstreamHttp::AsClient,
-                    Some(UpstreamHttp::AsDeclared | UpstreamHttp::Http2) | None => {
-                        UpstreamHttp::AsDeclared
-                    }
-                },
-            }
+            inbound_manner(&layer, self.mesh)
         });
         made.clone()
+    }
+
+    /// The same, where a Sidecar has another pool.
+    pub(super) fn inbound_by(
+        &self,
+        pool: &Pool,
+        retry_budget: Option<(f64, u32)>,
+    ) -> InboundManner {
+        let layer = Layer {
+            pool: Some(pool),
+            retry_budget,
+            ..Layer::default()
+        };
+        inbound_manner(&layer, self.mesh)
     }
 }
 
@@ -274,6 +280,16 @@ fn policy_of(
         http: layer.pool.map(|pool| pool.http).unwrap_or_default(),
         // What the mesh has a say in.
         ..TrafficPolicy::default()
+    }
+}
+
+fn inbound_manner(layer: &Layer<'_>, mesh: &MeshConfig) -> InboundManner {
+    InboundManner {
+        pool: Arc::new(pool_of(layer, mesh)),
+        http: match layer.pool.map(|pool| pool.http) {
+            Some(UpstreamHttp::AsClient) => UpstreamHttp::AsClient,
+            Some(UpstreamHttp::AsDeclared | UpstreamHttp::Http2) | None => UpstreamHttp::AsDeclared,
+        },
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Registered, Services};
 use crate::config::object::name::ExportTo;
-use crate::config::object::sidecar::{Egress, EgressHost, Ingress, OutboundPolicy};
+use crate::config::object::sidecar::{Egress, EgressHost, OutboundPolicy};
 use crate::config::object::{Object, Sidecar};
 use crate::config::{CompileOptions, Inputs};
 use crate::model::Labels;
@@ -179,10 +179,10 @@ impl<'a> Sights<'a> {
         Some(self.restricted.len() - 1)
     }
 
-    /// What a pod's Sidecar lists as served by it; nothing is what its Services say.
-    pub(super) fn ingress(&self, namespace: &str, labels: &Labels) -> &'a [Ingress] {
+    /// A pod's Sidecar: what it serves, and how, where that is not what its Services say.
+    pub(super) fn sidecar_of(&self, namespace: &str, labels: &Labels) -> Option<&'a Sidecar> {
         let sidecar = self.sidecar(namespace, labels);
-        sidecar.map_or(&[], |index| &self.sidecars[index].1.ingress)
+        sidecar.map(|index| self.sidecars[index].1)
     }
 
     /// The Sidecar of a pod: one that selects it, else the one of its namespace, else that of the root namespace.

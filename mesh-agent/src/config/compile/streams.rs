@@ -110,9 +110,10 @@ pub(super) fn gateway_streams(
     for binding in bound {
         let audience = binding.exported_to.as_deref();
         let before = table.routes.len();
-        let blocks = rules(binding, kind)
+        let rules: Vec<_> = rules(binding, kind).collect();
+        let blocks = rules
             .iter()
-            .flat_map(|rule| rule.blocks.iter().map(move |block| (rule, block)))
+            .flat_map(|rule| rule.1.blocks.iter().map(move |block| (rule, block)))
             .filter(|(_, block)| concerns(block, name, server.port));
         for (rule, block) in blocks {
             // A name that has a route keeps it, and costs the whole block that names it again.
@@ -148,11 +149,17 @@ pub(super) fn gateway_streams(
     table
 }
 
-fn rules<'a>(binding: &Binding<'a>, kind: StreamKind) -> &'a [StreamRule] {
-    match kind {
-        StreamKind::Tcp => &binding.service.tcp,
-        StreamKind::Tls => &binding.service.tls,
-    }
+/// The rules of a kind, each with its field.
+fn rules<'a>(
+    binding: &Binding<'a>,
+    kind: StreamKind,
+) -> impl Iterator<Item = (Arc<str>, &'a StreamRule)> {
+    let (section, rules) = match kind {
+        StreamKind::Tcp => ("tcp", &binding.service.tcp),
+        StreamKind::Tls => ("tls", &binding.service.tls),
+    };
+    let named = move |(index, rule)| (format!("{section}[{index}]").into(), rule);
+    rules.iter().enumerate().map(named)
 }
 
 fn concerns(block: &StreamBlock, gateway: &GatewayName, port: u16) -> bool {
@@ -170,7 +177,7 @@ fn mesh_routes(
     let mut routes = Vec::new();
     for binding in bindings {
         for rule in rules(binding, kind) {
-            let blocks = rule.blocks.iter();
+            let blocks = rule.1.blocks.iter();
             for block in blocks.filter(|block| concerns(block, &GatewayName::Mesh, port)) {
                 let when = StreamMatch {
                     server_names: block.server_names.clone(),
@@ -181,7 +188,7 @@ fn mesh_routes(
                         exported_to: binding.exported_to.clone(),
                     },
                 };
-                routes.push(route(binding, rule, when, port, services));
+                routes.push(route(binding, &rule, when, port, services));
             }
         }
     }
@@ -272,7 +279,7 @@ fn tls_table(
 
 fn route(
     binding: &Binding<'_>,
-    rule: &StreamRule,
+    (field, rule): &(Arc<str>, &StreamRule),
     when: StreamMatch,
     port: u16,
     services: &Services<'_>,
@@ -280,7 +287,10 @@ fn route(
     let id = &binding.object.id;
     let destinations = destinations(&rule.shares, port, services);
     StreamRoute {
-        origin: Some(format!("{}/{}", id.namespace, id.name).into()),
+        origin: Some((
+            format!("{}/{}", id.namespace, id.name).into(),
+            Arc::clone(field),
+        )),
         when,
         total_weight: total_weight(&destinations),
         destinations,

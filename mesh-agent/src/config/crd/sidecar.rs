@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::config::crd::destination_rule::ConnectionPool;
 use crate::config::crd::service_entry::WorkloadSelector;
 use crate::config::crd::virtual_service::Destination;
 use crate::config::crd::{Port, Present};
@@ -18,7 +19,7 @@ pub struct SidecarSpec {
     pub ingress: Vec<Ingress>,
     pub egress: Vec<Egress>,
     pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
-    pub inbound_connection_pool: Option<Present>,
+    pub inbound_connection_pool: Option<ConnectionPool>,
 }
 
 /// `ingress[]`.
@@ -34,7 +35,7 @@ pub struct Ingress {
     pub capture_mode: Option<String>,
     pub default_endpoint: String,
     pub tls: Option<Present>,
-    pub connection_pool: Option<Present>,
+    pub connection_pool: Option<ConnectionPool>,
 }
 
 /// `egress[]`.

@@ -71,7 +71,14 @@ impl Api {
     /// One that has Kubernetes' own kinds and, where `istio` names a version, Istio's.
     pub(super) fn new(slices: &str, istio: Option<&str>) -> Self {
         let api = Self::default();
-        for name in ["services", "namespaces", "nodes", "pods", "secrets"] {
+        for name in [
+            "services",
+            "namespaces",
+            "nodes",
+            "pods",
+            "secrets",
+            "configmaps",
+        ] {
             api.define(&format!("/api/v1/{name}"));
         }
         api.define(&format!("/apis/discovery.k8s.io/{slices}/endpointslices"));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::kube::Viewer;
-use crate::config::object::Kind;
+use crate::config::object::{Kind, mesh_config};
 
 /// A set of objects that is listed and watched as one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +53,7 @@ impl Feed {
             Kind::EndpointSlice,
             Kind::Namespace,
             Kind::Node,
+            Kind::ConfigMap,
         ];
         let kinds = kinds.into_iter().chain(Kind::ROUTING).map(Self::All);
         match name.strip_prefix("Secret ") {
@@ -74,8 +75,9 @@ impl fmt::Display for Feed {
 }
 
 impl Scope {
-    /// Everything that is watched for a viewer, but for Secrets.
-    pub(super) fn all(viewer: &Viewer) -> Vec<Self> {
+    /// Everything that is watched for a viewer, but for Secrets. Of ConfigMaps that is the mesh's configuration alone, which
+    /// is in the root namespace.
+    pub(super) fn all(viewer: &Viewer, root_namespace: &Arc<str>) -> Vec<Self> {
         let mut scopes = vec![
             Self::core(Kind::Service),
             Self::core(Kind::Namespace),
@@ -87,6 +89,11 @@ impl Scope {
                 group: "discovery.k8s.io",
                 versions: &["v1", "v1beta1"],
                 ..Self::core(Kind::EndpointSlice)
+            },
+            Self {
+                namespace: Some(Arc::clone(root_namespace)),
+                fields: Some(format!("metadata.name={}", mesh_config::NAME)),
+                ..Self::core(Kind::ConfigMap)
             },
         ];
         scopes.extend(Self::pods(viewer));
@@ -157,13 +164,13 @@ mod tests {
     #[test]
     fn every_feed_has_a_name_to_be_found_by() {
         let viewer = Viewer::Node("a".into());
-        for scope in Scope::all(&viewer) {
+        for scope in Scope::all(&viewer, &"istio-system".into()) {
             let name = scope.feed.to_string();
             assert_eq!(Feed::named(&name), Some(scope.feed), "{name}");
         }
         let secret = Feed::Secret("web-cert".into());
         assert_eq!(Feed::named("Secret web-cert"), Some(secret));
-        assert_eq!(Feed::named("ConfigMap"), None);
+        assert_eq!(Feed::named("Secret"), None);
     }
 
     #[test]

@@ -122,6 +122,34 @@ fn has(snapshot: &Snapshot, service: &str) -> bool {
     snapshot.services.get(&*host).is_some()
 }
 
+/// The mesh's configuration is the ConfigMap `istio` of the root namespace, and no other is asked for.
+#[tokio::test]
+async fn the_configuration_of_the_mesh_is_followed() {
+    let api = Api::new("v1", Some("v1"));
+    api.apply(&service("web"));
+    let configuration = |name: &str, namespace: &str, timeout: &str| {
+        api.apply(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             data: {{mesh: 'connectTimeout: {timeout}'}}\n"
+        ));
+    };
+    let timeout = |snapshot: &Snapshot| {
+        let mut clusters = snapshot.clusters.values();
+        clusters
+            .next()
+            .map(|cluster| cluster.policy.pool.connect_timeout)
+    };
+    configuration("istio", "istio-system", "3s");
+    configuration("other", "istio-system", "4s");
+    configuration("istio", "shop", "5s");
+    let mut cluster = watch(&api, &node(), None);
+    let first = cluster.next().await;
+    assert_eq!(timeout(&first.snapshot), Some(Duration::from_secs(3)));
+    configuration("istio", "istio-system", "6s");
+    let six = Some(Duration::from_secs(6));
+    until_world(&mut cluster, |snapshot| timeout(snapshot) == six).await;
+}
+
 #[tokio::test]
 async fn the_first_world_is_whole_and_changes_follow() {
     let api = Api::new("v1", Some("v1"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::crd::core::{NumberOrName, ServicePort as WrittenPort, ServiceSpec};
 use crate::config::object;
 use crate::config::path::Path;
-use crate::config::problem::Problems;
+use crate::config::problem::{Code, Problems};
 use crate::model::{Labels, Protocol};
 
 /// A Service.
@@ -85,10 +85,11 @@ impl Service {
         let external = read_external(&r#type, &external_name, &path, problems);
         let distribution = Distribution::of(&traffic_distribution);
         if distribution.is_none() && !traffic_distribution.is_empty() {
-            problems.warning(
+            // Kubernetes would refuse it, and Istio's analyzer has no word for it: to Istio it is as if nothing was written.
+            problems.code(Code::Mesh0001).warning(
                 &path.key("trafficDistribution"),
-                format!("\"{traffic_distribution}\" is no distribution that the mesh knows"),
-                "write PreferSameZone or PreferSameNode",
+                format!("\"{traffic_distribution}\" is not known here and has no effect: all endpoints are equal"),
+                "write PreferClose, PreferSameZone or PreferSameNode",
             );
         }
         let headless = cluster_ip == "None" || cluster_ips.iter().any(|ip| ip == "None");

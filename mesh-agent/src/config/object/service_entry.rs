@@ -328,7 +328,7 @@ fn check(entry: &ServiceEntry, path: &Path, problems: &mut Problems) {
         );
     }
     // Of an object that is of no use there may be less here than was written.
-    if entry.addresses.is_empty() && !problems.unusable() {
+    if !problems.unusable() {
         check_reach(entry, &path.key("ports"), problems);
     }
 }
@@ -339,11 +339,17 @@ fn check_reach(entry: &ServiceEntry, path: &Path, problems: &mut Problems) {
         let path = path.index(index);
         let number = port.number;
         match port.protocol {
-            Protocol::Tcp if entry.hosts.len() > 1 => problems.error(
-                &path,
-                "several hosts without addresses cannot be told apart on a TCP port",
-                "add addresses, or write one ServiceEntry for each host",
-            ),
+            // Where clients dial the servers themselves, it does not matter which of the hosts it is.
+            Protocol::Tcp | Protocol::Auto | Protocol::Udp
+                if entry.hosts.len() > 1 && entry.resolution != Resolution::None =>
+            {
+                problems.error(
+                    &path,
+                    format!("several hosts cannot be told apart on port {number}, which is no HTTP and no TLS"),
+                    "write one ServiceEntry for each host",
+                );
+            }
+            _ if !entry.addresses.is_empty() => {}
             Protocol::Tcp => problems.code(Code::Ist0134).warning(
                 &path,
                 format!("without addresses, everything that is sent to port {number} goes here"),

@@ -7,13 +7,14 @@ use crate::config::crd::sidecar::{
     SidecarSpec,
 };
 use crate::config::crd::virtual_service::Destination;
+use crate::config::object::destination_rule::{Pool, read_pool};
 use crate::config::object::{self, Context, name, service};
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problems};
 use crate::model::{AppAddress, Labels, Protocol};
 
 /// A Sidecar.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Sidecar {
     /// The labels of its pods; `None` is all pods of the namespace.
     pub selector: Option<Labels>,
@@ -23,10 +24,21 @@ pub struct Sidecar {
     pub ingress: Vec<Ingress>,
     /// What becomes of what they do not know; `None` is what the mesh says.
     pub unknown: Option<OutboundPolicy>,
+    /// `inboundConnectionPool`: towards their apps, in place of what DestinationRules say.
+    pub pool: Option<Pool>,
+}
+
+impl Sidecar {
+    /// The pool towards an app on a port, where it says one.
+    pub fn pool(&self, port: u16) -> Option<&Pool> {
+        let own = self.ingress.iter().find(|listed| listed.port == port);
+        own.and_then(|listed| listed.pool.as_ref())
+            .or(self.pool.as_ref())
+    }
 }
 
 /// One of `ingress[]`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Ingress {
     /// The port that clients dial.
     pub port: u16,
@@ -34,6 +46,8 @@ pub struct Ingress {
     pub protocol: Protocol,
     /// `defaultEndpoint`.
     pub app: AppAddress,
+    /// `connectionPool`: towards the app, in place of the Sidecar's.
+    pub pool: Option<Pool>,
 }
 
 /// One of `egress[]`.
@@ -94,10 +108,9 @@ impl Sidecar {
             inbound_connection_pool,
         } = spec;
         let path = Path::of("spec");
-        if inbound_connection_pool.is_some() {
-            problems.without_effect(&path.key("inboundConnectionPool"), "inboundConnectionPool");
-        }
         Self {
+            pool: inbound_connection_pool
+                .map(|pool| read_pool(pool, &path.key("inboundConnectionPool"), problems)),
             selector: workload_selector
                 .map(|selector| object::labels(&selector.labels))
                 .filter(|labels| !labels.is_empty()),
@@ -148,9 +161,8 @@ fn read_ingress(
                 "the port is served as its pods' addresses are",
             );
         }
-        if connection_pool.is_some() {
-            problems.without_effect(&path.key("connectionPool"), "connectionPool");
-        }
+        let pool =
+            connection_pool.map(|pool| read_pool(pool, &path.key("connectionPool"), problems));
         let SidecarPort {
             number, protocol, ..
         } = port.unwrap_or_default();
@@ -174,6 +186,7 @@ fn read_ingress(
             port: number,
             protocol: declared.unwrap_or(Protocol::Auto),
             app: read_endpoint(&default_endpoint, &path.key("defaultEndpoint"), problems),
+            pool,
         });
     }
     ingress
@@ -261,9 +274,13 @@ fn read_hosts(written: &[String], path: &Path, problems: &mut Problems) -> Vec<E
     let mut hosts = Vec::new();
     for (index, text) in written.iter().enumerate() {
         let path = path.index(index);
+        // Istio's webhook warns of it, and so the Sidecar works.
         if written[..index].contains(text) {
             let message = format!("\"{text}\" stands here twice");
-            problems.error(&path, message, "remove one");
+            problems.warning(&path, message, "remove one");
+        } else if let Some(wider) = written.iter().find(|wider| is_whole(wider, text)) {
+            let message = format!("\"{wider}\", which stands here too, has \"{text}\" already");
+            problems.warning(&path, message, "remove one");
         }
         let parts = text.split_once('/');
         let Some((namespace, host)) = parts.filter(|(namespace, host)| {
@@ -290,6 +307,16 @@ fn read_hosts(written: &[String], path: &Path, problems: &mut Problems) -> Vec<E
         });
     }
     hosts
+}
+
+/// Whether one of two hosts is all of the namespace that the other one is in.
+fn is_whole(wider: &str, text: &str) -> bool {
+    let namespace = text.split_once('/').map(|(namespace, _)| namespace);
+    match wider.strip_suffix("/*") {
+        _ if wider == text => false,
+        Some("*") => true,
+        whole => whole.is_some() && whole == namespace,
+    }
 }
 
 fn read_policy(

@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use mesh_ebpf::abi::ABI_VERSION;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tracing::warn;
 
 use crate::intercept::journal::{
     self, Entry, FileError, Journal, PodNote, failed, names, remove_file,
 };
+use crate::node::Node;
 use crate::sys::mounts::{mount_points, mounts};
 
 /// Where bpffs usually is.
@@ -204,6 +206,12 @@ fn usual_base(run: &Path) -> Result<PathBuf, FileError> {
         None::<&str>,
     )
     .map_err(failed("mounting bpffs at", &own))?;
+    if matches!(Node::around(), Ok(Some(_))) {
+        warn!(
+            "no bpffs is mounted at {BPFFS}: what happens to pods when the agent dies is not in force here, as this \
+             container's own bpffs dies with it; mount one on the node (mount -t bpf bpf {BPFFS}) and let the container see it"
+        );
+    }
     Ok(own)
 }
 

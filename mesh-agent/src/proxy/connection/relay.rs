@@ -2,12 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::model::Cluster;
 use crate::proxy::connection::Connection;
 use crate::proxy::record::{Flag, Hop, Record};
 use crate::proxy::respond::Failure;
@@ -19,14 +17,14 @@ use crate::proxy::upstream::ConnectError;
 use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::health::Outcome;
 use crate::proxy::upstream::pool::Load;
-use crate::route::{Flow, StreamDecision, StreamScope, hash_of_source};
+use crate::route::{Flow, Relaying, StreamDecision, StreamScope, hash_of_source};
 use crate::sys::socket::Reach;
 
 /// Where a relayed connection goes.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     /// To an endpoint of the cluster.
-    Cluster(Arc<Cluster>),
+    Cluster(Relaying),
     /// Where the client meant it to go.
     Original,
     /// Nowhere: it is ended.
@@ -58,7 +56,7 @@ impl Connection {
             server_name,
         };
         match self.site.route_stream(scope, &flow) {
-            StreamDecision::Forward(cluster) => Target::Cluster(cluster),
+            StreamDecision::Forward(relaying) => Target::Cluster(relaying),
             StreamDecision::Passthrough => Target::Original,
             StreamDecision::Refuse => Target::Nowhere,
         }
@@ -67,7 +65,7 @@ impl Connection {
     pub(super) async fn connect(&self, target: &Target) -> Result<Server, Failure> {
         let mut place = None;
         let (address, connected) = match target {
-            Target::Cluster(cluster) => {
+            Target::Cluster(Relaying { cluster, conduct }) => {
                 let known = self.site.known(cluster);
                 if let Some(known) = &known {
                     place = Some(known.connection().ok_or(Failure::Overflow)?);
@@ -75,7 +73,7 @@ impl Connection {
                 let resolving = self.site.resolve(cluster, known.as_ref());
                 let resolved = resolving.endpoints().await;
                 let choice = Choice {
-                    hash: hash_of_source(&cluster.policy, self.peer.ip()),
+                    hash: hash_of_source(&conduct.policy, self.peer.ip()),
                     resolved: resolved.as_deref(),
                     ..Choice::default()
                 };
@@ -193,8 +191,8 @@ impl Connection {
     fn relay_limits(&self, target: &Target) -> Limits {
         let settings = &self.site.worker.settings;
         match target {
-            Target::Cluster(cluster) => {
-                let pool = &cluster.policy.pool;
+            Target::Cluster(relaying) => {
+                let pool = &relaying.conduct.policy.pool;
                 Limits {
                     idle: match pool.tcp_idle_timeout {
                         Duration::ZERO => Duration::MAX,
@@ -217,7 +215,7 @@ impl Connection {
             line.destination = Some(self.destination);
             line.protocol = "TCP";
             line.cluster = match target {
-                Target::Cluster(cluster) => cluster.key.to_string(),
+                Target::Cluster(relaying) => relaying.cluster.key.to_string(),
                 Target::Original => self.passthrough_name().to_owned(),
                 Target::Nowhere => "BlackHoleCluster".to_owned(),
             };

@@ -78,8 +78,14 @@ impl Outgoing {
             line.cluster = format!("inbound|{}||", connection.destination.port());
         }
         let port = connection.destination.port();
+        // What was declared when the connection came in may be otherwise by now, and so may be where the app listens.
+        let (protocol, http) = match connection.site.app_speaks(port) {
+            Some((Protocol::Tcp | Protocol::Tls | Protocol::Udp, http)) => (protocol, http),
+            Some(declared) => declared,
+            None => (protocol, UpstreamHttp::AsDeclared),
+        };
         let version = match protocol {
-            _ if connection.site.app_speaks_as_client(port) => client_version(&arrived),
+            _ if http == UpstreamHttp::AsClient => client_version(&arrived),
             Protocol::Http2 => Version::Http2,
             Protocol::Auto => client_version(&arrived),
             Protocol::Http | Protocol::Tls | Protocol::Tcp | Protocol::Udp => Version::Http1,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::model::{Cluster, Discovery, Endpoints, UpstreamHttp};
+use crate::model::{Cluster, Discovery, Endpoints, Protocol, UpstreamHttp};
 use crate::proxy::dns::{self, Name};
 use crate::proxy::site::Site;
 use crate::proxy::upstream::clusters::{Known, Now, Reaches};
@@ -53,11 +53,11 @@ impl Site {
         self.clusters.app(port, &served.pool)
     }
 
-    /// What the pod's own application is spoken to in, where that is what its client speaks whatever is declared.
-    pub(in crate::proxy) fn app_speaks_as_client(&self, port: u16) -> bool {
+    /// What the pod's own application declares to speak on a port, and what a DestinationRule says of that.
+    pub(in crate::proxy) fn app_speaks(&self, port: u16) -> Option<(Protocol, UpstreamHttp)> {
         let pod = self.pod();
         let served = pod.as_ref().and_then(|pod| pod.inbound.get(&port));
-        served.is_some_and(|served| served.http == UpstreamHttp::AsClient)
+        served.map(|served| (served.protocol, served.http))
     }
 
     /// The endpoints of a cluster whose names must be looked up; `None` for all others. Waits a moment for names that

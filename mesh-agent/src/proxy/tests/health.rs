@@ -126,7 +126,9 @@ fn the_same_hash_is_the_same_endpoint() {
     let servers = ["0", "1", "2", "3"].map(Server::saying);
     let addresses = servers.each_ref().map(|server| server.address);
     let mesh = hashing(
-        HashKey::Header(http::HeaderName::from_static("x-user")),
+        HashKey::Header(HeaderSubject::Header(http::HeaderName::from_static(
+            "x-user",
+        ))),
         &addresses,
     );
     let ask = |user: usize| {

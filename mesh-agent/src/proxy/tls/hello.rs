@@ -17,6 +17,8 @@ pub(super) enum Hello {
     Complete(ClientHello),
     /// The beginning of one.
     Incomplete,
+    /// One that is longer than any that is read.
+    TooLong,
     /// Something else.
     Other,
 }
@@ -26,7 +28,7 @@ const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const PROTOCOLS: u16 = 16;
 
-/// Longer ones are nobody's. Keys that withstand quantum computers take two kilobytes.
+/// Longer ones are nobody's, and Envoy's library reads none either. Keys that withstand quantum computers take two kilobytes.
 const LIMIT: usize = 16 * 1024;
 
 /// Reads a client's first bytes.
@@ -66,7 +68,7 @@ fn whole(message: &[u8]) -> Option<Hello> {
         .iter()
         .fold(0, |length, &byte| length << 8 | usize::from(byte));
     if length > LIMIT {
-        return Some(Hello::Other);
+        return Some(Hello::TooLong);
     }
     let body = rest.get(..length)?;
     Some(parse(body).map_or(Hello::Other, Hello::Complete))
@@ -228,16 +230,19 @@ mod tests {
         for bytes in [
             &b"G"[..],
             b"SSH-2.0",
-            b"\x80\x2e\x01\x03\x01",                 // SSL 2
-            b"\x16\x02",                             // no version of TLS
-            b"\x16\x03\x01\x00\x00",                 // an empty record
-            b"\x16\x03\x01\xff\xff",                 // a record that is too long
-            b"\x16\x03\x01\x00\x04\x02",             // a server's message
-            b"\x15\x03\x01\x00\x02\x02\x28",         // an alert
-            b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", // a message that is too long
+            b"\x80\x2e\x01\x03\x01",         // SSL 2
+            b"\x16\x02",                     // no version of TLS
+            b"\x16\x03\x01\x00\x00",         // an empty record
+            b"\x16\x03\x01\xff\xff",         // a record that is too long
+            b"\x16\x03\x01\x00\x04\x02",     // a server's message
+            b"\x15\x03\x01\x00\x02\x02\x28", // an alert
         ] {
             assert_eq!(read(bytes), Hello::Other, "{bytes:?}");
         }
+        assert_eq!(
+            read(b"\x16\x03\x01\x00\x04\x01\x00\x40\x01"),
+            Hello::TooLong
+        );
         let mut torn = records(&message(&named(b"a.example")), 999);
         // The length of the list of names.
         let length = torn.len() - 14;

@@ -15,9 +15,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::proxy::http::PIECE;
 use crate::proxy::http::ahead::{Heard, Said};
 use crate::proxy::http::upload::RequestBody;
-use crate::proxy::http::{HEAD_LIMIT, PIECE};
 use crate::proxy::stream::Stream;
 use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::lease::{Lease, Line, Next, Sender};
@@ -26,6 +26,8 @@ use crate::proxy::upstream::pool::{Limits, Load, LocalExecutor, Version};
 /// How often a server that owes an answer is asked whether it is still there, where nobody says otherwise, and how long it
 /// has to say so.
 const PINGS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// The head of an answer of HTTP/1.1 takes no more than this, as with Envoy; beyond it the answer is a 502.
+const ANSWER_HEAD_LIMIT: usize = 80 * 1024;
 
 /// The connections that can be used for one another.
 #[derive(Debug)]
@@ -206,7 +208,7 @@ impl Host {
                 let said = Arc::<Said>::default();
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(PIECE)
-                    .max_header_size(HEAD_LIMIT)
+                    .max_header_size(ANSWER_HEAD_LIMIT)
                     // Old servers fold long headers, and Envoy lets them.
                     .allow_obsolete_multiline_headers_in_responses(true)
                     .handshake(TokioIo::new(Heard::new(stream, Arc::clone(&said))))

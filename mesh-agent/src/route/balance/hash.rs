@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::COOKIE;
 use twox_hash::XxHash64;
 
-use crate::model::{Balancer, HashKey, TrafficPolicy};
+use crate::model::{Balancer, HashKey, HeaderSubject, TrafficPolicy};
 use crate::route::{Request, matching};
 
 /// A cookie that is made here.
@@ -46,18 +46,7 @@ fn hash_of_one<'a>(
     make: &mut impl FnMut(NewCookie<'a>) -> u64,
 ) -> Option<u64> {
     match key {
-        HashKey::Header(name) => {
-            let mut values: Vec<&[u8]> = request
-                .headers
-                .get_all(name)
-                .iter()
-                .map(http::HeaderValue::as_bytes)
-                .collect();
-            // Their order makes no difference.
-            values.sort_unstable();
-            let hash = values.iter().fold(0, |seed, value| xxhash64(value, seed));
-            (!values.is_empty()).then_some(hash)
-        }
+        HashKey::Header(subject) => hash_of_header(subject, request),
         HashKey::Cookie {
             name,
             path,
@@ -76,6 +65,28 @@ fn hash_of_one<'a>(
         HashKey::SourceAddress => Some(of_address(request.source)),
         HashKey::QueryParameter(name) => matching::parameter(request.query, name).map(hash_of_text),
     }
+}
+
+fn hash_of_header(subject: &HeaderSubject, request: &Request<'_>) -> Option<u64> {
+    let name = match subject {
+        HeaderSubject::Method => return Some(hash_of_text(request.method)),
+        HeaderSubject::Authority => return Some(hash_of_text(request.authority)),
+        HeaderSubject::Scheme => return Some(hash_of_text(request.scheme)),
+        HeaderSubject::Path => {
+            return Some(match request.query {
+                None => hash_of_text(request.path),
+                Some(query) => hash_of_text(&format!("{}?{query}", request.path)),
+            });
+        }
+        HeaderSubject::Claim(_) => return None,
+        HeaderSubject::Header(name) => name,
+    };
+    let values = request.headers.get_all(name).iter();
+    let mut values: Vec<&[u8]> = values.map(http::HeaderValue::as_bytes).collect();
+    // Their order makes no difference.
+    values.sort_unstable();
+    let hash = values.iter().fold(0, |seed, value| xxhash64(value, seed));
+    (!values.is_empty()).then_some(hash)
 }
 
 /// The hash of a connection that is not HTTP: `useSourceIp` alone has one, and that of a port is not asked.

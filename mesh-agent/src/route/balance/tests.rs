@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    ClusterKey, Discovery, Failover, HashKey, Labels, Locality, LocalityPolicy, LocalityShare,
-    OutlierDetection, Pod, PodId, Protocol, Ring, TrafficPolicy,
+    ClusterKey, Discovery, Failover, HashKey, HeaderSubject, Labels, Locality, LocalityPolicy,
+    LocalityShare, OutlierDetection, Pod, PodId, Protocol, Ring, TrafficPolicy,
 };
 use crate::route::Request;
 use crate::route::tests::{Seeded, Told};
@@ -720,7 +720,7 @@ fn hashed_together(
 
 #[test]
 fn several_keys_are_one_hash() {
-    let header = |name: &str| HashKey::Header(name.parse().expect("a name"));
+    let header = |name: &str| HashKey::Header(HeaderSubject::named(name).expect("a name"));
     let keys = [header("x-one"), HashKey::QueryParameter("two".into())];
     let of = |headers: &[(&'static str, &str)], query| hashed_together(&keys, headers, query);
     let one = hash_of_text("a");
@@ -747,12 +747,24 @@ fn what_is_hashed() {
     assert_eq!(of("a"), "d24ec4f1a98c6e5b");
     assert_eq!(of("abc"), "44bc2cf5ad770999");
 
-    let header = HashKey::Header("x-user".parse().expect("a name"));
+    let header = HashKey::Header(HeaderSubject::named("x-user").expect("a name"));
     assert_eq!(hashed(header.clone(), &[], None), "none");
     assert_eq!(
         hashed(header.clone(), &[("x-user", "abc")], None),
         of("abc")
     );
+    for (name, query, expected) in [
+        (":method", None, "GET"),
+        (":scheme", None, "http"),
+        (":authority", None, "a"),
+        ("Host", None, "a"),
+        (":path", None, "/"),
+        (":path", Some("q=1"), "/?q=1"),
+    ] {
+        let subject = HeaderSubject::named(name).expect("a name");
+        let found = hashed(HashKey::Header(subject), &[], query);
+        assert_eq!(found, of(expected), "{name}");
+    }
     let two = hashed(header.clone(), &[("x-user", "a"), ("x-user", "b")], None);
     let turned = hashed(header, &[("x-user", "b"), ("x-user", "a")], None);
     assert_eq!(two, turned);

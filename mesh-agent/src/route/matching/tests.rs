@@ -54,7 +54,9 @@ fn told(mismatch: Option<Mismatch<'_>>) -> &'static str {
         Some(Mismatch::Header { expected }) if expected.inverted => "withoutHeaders",
         Some(Mismatch::Header { .. }) => "headers",
         Some(Mismatch::Query { .. }) => "queryParams",
-        Some(Mismatch::Subnet { .. } | Mismatch::ServerName { .. }) => "not of a request",
+        Some(
+            Mismatch::Subnet { .. } | Mismatch::WiderSubnet { .. } | Mismatch::ServerName { .. },
+        ) => "not of a request",
     }
 }
 

@@ -28,7 +28,7 @@ fn destination(host: &str, weight: u32) -> Destination {
 
 fn route(when: StreamMatch, shares: &[(&str, u32)]) -> StreamRoute {
     StreamRoute {
-        origin: Some("default/rules".into()),
+        origin: Some(("default/rules".into(), "tcp[0]".into())),
         when,
         destinations: shares
             .iter()
@@ -89,9 +89,15 @@ fn ask(
     let decided = stream(snapshot, &Client::Pod(client), scope, &flow, &mut told);
     assert!(told.0.is_empty(), "draws that nobody asked for");
     match decided {
-        StreamDecision::Forward(cluster) => {
-            let host = cluster.key.host.split('.').next();
-            host.unwrap_or_default().to_owned()
+        StreamDecision::Forward(Relaying { cluster, conduct }) => {
+            let [host, whose] = [cluster, conduct].map(|cluster| {
+                let host = cluster.key.host.split('.').next();
+                host.unwrap_or_default().to_owned()
+            });
+            match host == whose {
+                true => host,
+                false => format!("{host} as {whose} says"),
+            }
         }
         StreamDecision::Passthrough => "passthrough".to_owned(),
         StreamDecision::Refuse => "refuse".to_owned(),
@@ -166,6 +172,33 @@ fn the_first_route_that_matches_wins() {
 }
 
 #[test]
+fn the_narrowest_subnet_decides_which_names_there_are() {
+    let routes = vec![
+        route(
+            when(&["z.com"], &["10.0.0.1/32"], &[("app", "other")]),
+            &[("gone", 1)],
+        ),
+        route(when(&["x.com"], &["10.0.0.0/30"], &[]), &[("a", 1)]),
+        route(when(&["*.com"], &["10.0.0.0/30"], &[]), &[("gone", 1)]),
+        route(when(&["y.org"], &["10.0.0.0/24"], &[]), &[("b", 1)]),
+        route(when(&["z.org"], &[], &[]), &[("b", 1)]),
+    ];
+    let snapshot = with(world(), table(routes));
+    for (to, name, expected) in [
+        ("10.0.0.1:9000", "x.com", "a"),
+        ("10.0.0.1:9000", "y.com", "refuse"),
+        ("10.0.0.1:9000", "y.org", "passthrough"),
+        ("10.0.0.1:9000", "z.org", "passthrough"),
+        ("10.0.0.4:9000", "y.org", "b"),
+        ("10.0.0.4:9000", "z.org", "passthrough"),
+        ("10.0.1.1:9000", "z.org", "b"),
+    ] {
+        let found = ask(&snapshot, &service_a(), to, Some(name), &[]);
+        assert_eq!(found, expected, "{to} {name}");
+    }
+}
+
+#[test]
 fn a_stand_in_is_asked_where_nothing_concerns_the_client() {
     let for_others = route(when(&[], &[], &[("app", "other")]), &[("gone", 1)]);
     let for_all = route(when(&["x.com"], &[], &[]), &[("b", 1)]);
@@ -183,7 +216,8 @@ fn a_stand_in_is_asked_where_nothing_concerns_the_client() {
 fn shares_of_connections() {
     let shares = [("a", 1), ("b", 3)];
     let snapshot = with(world(), table(vec![route(StreamMatch::default(), &shares)]));
-    for (drawn, expected) in [(0, "a"), (1, "b"), (3, "b")] {
+    // Whichever takes it, how long it may last is the first one's affair.
+    for (drawn, expected) in [(0, "a"), (1, "b as a says"), (3, "b as a says")] {
         let found = ask(&snapshot, &service_a(), "10.0.0.1:9000", None, &[drawn]);
         assert_eq!(found, expected);
     }

@@ -1,5 +1,6 @@
-//! Annotations that mean nothing: unknown ones (IST0108), those on the wrong kind of object (IST0107), and those that Istio
-//! has deprecated (IST0135). Looked at, as by Istio, are Services and Pods.
+//! Annotations that mean nothing: unknown ones (IST0108), those on the wrong kind of object (IST0107), those that Istio
+//! has deprecated (IST0135), and those that would change in Istio how traffic goes, and do not here (MESH0001). Looked at, as
+//! by Istio, are Services and Pods.
 
 use crate::config::Inputs;
 use crate::config::compile::analysis::Findings;
@@ -148,8 +149,9 @@ pub(super) fn check(inputs: &Inputs, findings: &mut Findings) {
     let services = inputs.services().into_iter().map(|(object, _)| object);
     let pods = inputs.pods().into_iter().map(|(object, _)| object);
     for object in services.chain(pods) {
-        for name in object.annotations.keys().filter(|name| is_ours(name)) {
-            if let Some(problem) = judge(name, object.id.kind) {
+        let annotations = object.annotations.iter();
+        for (name, value) in annotations.filter(|(name, _)| is_ours(name)) {
+            if let Some(problem) = judge(name, value, object.id.kind) {
                 findings.add(object, problem);
             }
         }
@@ -166,7 +168,7 @@ fn is_ours(name: &str) -> bool {
     below("istio.io") || below("mesh-agent.io")
 }
 
-fn judge(name: &str, kind: Kind) -> Option<Problem> {
+fn judge(name: &str, value: &str, kind: Kind) -> Option<Problem> {
     let path = annotation(name);
     let known = KNOWN.iter().find(|(known, ..)| *known == name);
     let problem = match known {
@@ -188,13 +190,38 @@ fn judge(name: &str, kind: Kind) -> Option<Problem> {
             "Istio has deprecated this annotation",
             "remove it",
         ),
-        Some((_, _, false)) => return None,
+        Some((_, _, false)) => return undone(name, value),
     };
     // It is the name that is wrong, and its value that may be on the same line.
     Some(Problem {
         name: true,
         ..problem
     })
+}
+
+/// What an annotation would do in Istio, and does not here; what concerns the sidecar's container alone is not missed.
+fn undone(name: &str, value: &str) -> Option<Problem> {
+    let (message, remedy) = match (name, value) {
+        ("sidecar.istio.io/interceptionMode", "TPROXY") => (
+            "TPROXY has no effect: the app sees 127.0.0.6 as its client",
+            "set mesh-agent.io/source: preserve, and the app sees its client's address",
+        ),
+        ("sidecar.istio.io/interceptionMode", "NONE") => (
+            "NONE has no effect: the Pod's connections are steered",
+            "set mesh-agent.io/enrol: \"false\" to keep the Pod out of the mesh",
+        ),
+        ("sidecar.istio.io/bootstrapOverride", _) => (
+            "there is no Envoy whose bootstrap it would override",
+            "remove it",
+        ),
+        _ => return None,
+    };
+    Some(Problem::breach(
+        Code::Mesh0001,
+        &annotation(name),
+        message,
+        remedy,
+    ))
 }
 
 #[cfg(test)]
@@ -228,10 +255,10 @@ mod tests {
             ("mesh-agent.io/enroll", Kind::Pod, Some(Code::Ist0108)),
         ];
         for (name, kind, expected) in cases {
-            let code = judge(name, kind).and_then(|problem| problem.code);
+            let code = judge(name, "", kind).and_then(|problem| problem.code);
             assert_eq!(code, expected, "{name}");
         }
-        let remedy = |name| judge(name, Kind::Pod).map(|problem| problem.remedy);
+        let remedy = |name| judge(name, "", Kind::Pod).map(|problem| problem.remedy);
         assert_eq!(
             remedy("traffic.sidecar.istio.io/excludeinboundport").as_deref(),
             Some("did you mean traffic.sidecar.istio.io/excludeInboundPorts?")

@@ -1,10 +1,11 @@
 //! Services: ports whose protocol nobody said (IST0118), and Services that do not agree on the ports of the Pods that they
-//! share (IST0116, IST0137).
+//! share (IST0116, IST0137); and what Istio would do for a Service and nobody does here.
 
 use std::collections::HashSet;
 
 use crate::config::compile::analysis::Findings;
 use crate::config::compile::analysis::registry::{Known, Member, Registry};
+use crate::config::object;
 use crate::config::object::service::Port;
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem};
@@ -12,6 +13,12 @@ use crate::model::Protocol;
 
 /// Kubernetes' own, whose names its users do not choose.
 pub(super) const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// Labels of Services that ask for sessions.
+const SESSIONS: [&str; 2] = [
+    "istio.io/persistent-session",
+    "istio.io/persistent-session-header",
+];
 
 /// The most Services in front of one Pod that are compared with each other.
 const MOST: usize = 16;
@@ -21,6 +28,7 @@ pub(super) fn check(registry: &Registry<'_>, findings: &mut Findings) {
         if !SYSTEM.contains(&&*known.object.id.namespace) {
             check_names(known, findings);
         }
+        check_sessions(known, findings);
     }
     let mut seen = HashSet::new();
     for pod in &registry.pods {
@@ -50,6 +58,18 @@ fn check_names(known: &Known<'_>, findings: &mut Findings) {
         let path = Path::of("spec.ports").index(index).key("name");
         let problem = Problem::breach(Code::Ist0118, &path, message, remedy);
         findings.add(known.object, problem);
+    }
+}
+
+/// Sessions that stay with their endpoint, also while it ends: in Istio, where that is switched on.
+fn check_sessions(known: &Known<'_>, findings: &mut Findings) {
+    for name in SESSIONS {
+        if known.object.labels.contains_key(name) {
+            let message = format!("{name} has no effect: endpoints that end get nothing more");
+            let remedy = "use consistentHash of a DestinationRule";
+            let problem = Problem::breach(Code::Mesh0001, &object::label(name), message, remedy);
+            findings.add(known.object, problem);
+        }
     }
 }
 

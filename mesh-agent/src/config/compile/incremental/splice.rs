@@ -76,8 +76,9 @@ impl<'v> Splice<'v> {
             let pod = index.map(|index| {
                 let located = &located.list[index];
                 let labels = &located.object.labels;
-                let listeners = sights.ingress(&located.object.id.namespace, labels);
-                let inbound = pods::inbound(listeners, std::mem::take(&mut served[index]));
+                let sidecar = sights.sidecar_of(&located.object.id.namespace, labels);
+                let served = std::mem::take(&mut served[index]);
+                let inbound = pods::inbound(sidecar, served, &clusters);
                 Arc::new(pods::pod(located, place, inbound, options, &mut report))
             });
             let key = PodId {

@@ -414,6 +414,10 @@ fn the_way_to_the_app_has_the_pool_that_the_pod_itself_would_use() {
         limit(2)
     );
     let declared = UpstreamHttp::AsDeclared;
+    let sidecar = |spec: &str| istio("Sidecar", "a", &format!("{{{spec}}}"));
+    let listener = |port: &str, more: &str| {
+        format!("{{port: {{number: {port}, protocol: HTTP, name: x}}{more}}}")
+    };
     let cases = [
         (String::new(), [(None, declared), (None, declared)]),
         (
@@ -450,6 +454,35 @@ fn the_way_to_the_app_has_the_pool_that_the_pod_itself_would_use() {
         (
             rule("a", upgraded, ""),
             [(None, declared), (None, declared)],
+        ),
+        (
+            rule("a", &limit(1), "")
+                + &sidecar("inboundConnectionPool: {tcp: {maxConnections: 7}}"),
+            [(Some(7), declared), (Some(7), declared)],
+        ),
+        (
+            rule("a", &limit(1), "")
+                + &sidecar("inboundConnectionPool: {http: {useClientProtocol: true}}"),
+            [
+                (None, UpstreamHttp::AsClient),
+                (None, UpstreamHttp::AsClient),
+            ],
+        ),
+        (
+            rule("a", &limit(1), "")
+                + &sidecar(&format!(
+                    "inboundConnectionPool: {{tcp: {{maxConnections: 7}}}}, ingress: [{}, {}]",
+                    listener("8080", ", connectionPool: {tcp: {maxConnections: 8}}"),
+                    listener("8081", "")
+                )),
+            [(Some(8), declared), (Some(7), declared)],
+        ),
+        (
+            rule("a", &limit(1), "")
+                + &sidecar(
+                    "workloadSelector: {labels: {app: b}}, inboundConnectionPool: {tcp: {maxConnections: 7}}",
+                ),
+            [(Some(1), declared), (Some(1), declared)],
         ),
     ];
     let id = PodId {
@@ -597,7 +630,7 @@ fn routes_hash_what_the_levels_say() {
         )));
         let words = |key: &Option<Arc<HashKey>>| match key.as_deref() {
             None => "-".to_owned(),
-            Some(HashKey::Header(name)) => name.to_string(),
+            Some(HashKey::Header(name)) => name.name().to_owned(),
             Some(other) => format!("{other:?}"),
         };
         let found: Vec<String> = ["", "v1"]

@@ -1,6 +1,7 @@
 //! Which endpoints take requests, which only count, and which do neither.
 
 use crate::config::fixture::{istio, pod, service, sound_world, world};
+use crate::config::problem::Code;
 use crate::model::{Cluster, ClusterKey, Snapshot};
 
 fn cluster<'s>(snapshot: &'s Snapshot, subset: Option<&str>) -> &'s Cluster {
@@ -169,9 +170,10 @@ fn a_distribution_that_nobody_knows_is_reported() {
         "  trafficDistribution: Nearby\n  clusterIP:",
     );
     let (_, rejected) = world(&text);
-    let shown: Vec<String> = rejected
+    let shown: Vec<_> = rejected
         .iter()
-        .map(|complaint| complaint.message.clone())
+        .map(|complaint| (complaint.code, &*complaint.message))
         .collect();
-    assert_eq!(shown, ["\"Nearby\" is no distribution that the mesh knows"]);
+    let message = "\"Nearby\" is not known here and has no effect: all endpoints are equal";
+    assert_eq!(shown, [(Some(Code::Mesh0001), message)]);
 }

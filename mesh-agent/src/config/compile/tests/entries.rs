@@ -307,8 +307,10 @@ fn what_is_wrong_with_an_entry_is_said() {
             &["spec.hosts[0]: a wildcard has no address to look up"],
         ),
         (
-            "{hosts: [a.com, b.com], ports: [{number: 1, name: t, protocol: TCP}]}",
-            &["spec.ports[0]: several hosts without addresses cannot be told apart on a TCP port"],
+            "{hosts: [a.com, b.com], resolution: STATIC, ports: [{number: 1, name: t, protocol: TCP}]}",
+            &[
+                "spec.ports[0]: several hosts cannot be told apart on port 1, which is no HTTP and no TLS",
+            ],
         ),
         (
             "{hosts: [a.com], location: HERE, resolution: MAGIC, addresses: [x], ports: [{number: 0, name: a, protocol: HTTP}, {number: 1, protocol: 'NO'}]}",

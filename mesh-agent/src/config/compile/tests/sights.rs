@@ -208,8 +208,11 @@ fn what_is_wrong_with_a_sidecar_is_said() {
             &["spec.egress[0].hosts[0]: \"x\" is not namespace/host"],
         ),
         (
-            "{egress: [{hosts: ['./*', './*']}]}",
-            &["spec.egress[0].hosts[1]: \"./*\" stands here twice"],
+            "{egress: [{hosts: ['./*', './*', './x.com']}]}",
+            &[
+                "spec.egress[0].hosts[1]: \"./*\" stands here twice",
+                "spec.egress[0].hosts[2]: \"./*\", which stands here too, has \"./x.com\" already",
+            ],
         ),
         (
             "{egress: [{hosts: ['./*']}, {hosts: ['*/*']}]}",

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use crate::config::crd::Number;
 use crate::config::crd::destination_rule::{
     ConsistentHash, CookieAttribute, HttpCookie, LoadBalancer as Written, Maglev, RingHash,
@@ -15,7 +13,7 @@ use crate::config::object::destination_rule::{LocalitySetting, locality};
 use crate::config::object::duration;
 use crate::config::path::Path;
 use crate::config::problem::Problems;
-use crate::model::{Balancer, HashKey, Ring, Warmup};
+use crate::model::{Balancer, HashKey, HeaderSubject, Ring, Warmup};
 
 /// The ring that Envoy makes where nobody says otherwise.
 const RING_SIZE: u64 = 1024;
@@ -241,23 +239,13 @@ fn read_hash(
     (key, ring)
 }
 
-fn read_header(name: &str, path: &Path, problems: &mut Problems) -> Option<HeaderName> {
-    if name.starts_with(':') {
-        problems.unsupported_part(
-            path,
-            &format!("a hash of {name}"),
-            "endpoints are chosen by LEAST_REQUEST, and requests do not stay with one",
-        );
-        return None;
+fn read_header(name: &str, path: &Path, problems: &mut Problems) -> Option<HeaderSubject> {
+    let subject = HeaderSubject::named(name);
+    if subject.is_none() {
+        let message = format!("\"{name}\" is no name of a header");
+        problems.error(path, message, "write its name");
     }
-    match HeaderName::from_bytes(name.as_bytes()) {
-        Ok(name) => Some(name),
-        Err(_) => {
-            let message = format!("\"{name}\" is no name of a header");
-            problems.error(path, message, "write its name");
-            None
-        }
-    }
+    subject
 }
 
 fn read_cookie(cookie: HttpCookie, path: &Path, problems: &mut Problems) -> HashKey {

@@ -9,8 +9,8 @@ use crate::config::document::{Outcome, read_text};
 use crate::config::object::Body;
 use crate::config::problem::{Code, Severity};
 use crate::model::{
-    Balancer, ConnectionPool, Failover, HashKey, Keepalive, LocalityShare, OutlierDetection,
-    ProxyProtocol, Ring, UpstreamHttp, Warmup,
+    Balancer, ConnectionPool, Failover, HashKey, HeaderSubject, Keepalive, LocalityShare,
+    OutlierDetection, ProxyProtocol, Ring, UpstreamHttp, Warmup,
 };
 
 /// The rule with this `spec`, in namespace `default`, and what is said of it: `W`, `E`, or `-` for a part that is not in force; the
@@ -393,11 +393,10 @@ fn a_hash_has_one_key_and_one_algorithm() {
             "{httpHeaderName: 'a b'}",
             &["E .httpHeaderName: \"a b\" is no name of a header"],
         ),
+        ("{httpHeaderName: ':authority'}", &[]),
         (
-            "{httpHeaderName: ':authority'}",
-            &[
-                "- .httpHeaderName: a hash of :authority is not supported yet: endpoints are chosen by LEAST_REQUEST, and requests do not stay with one",
-            ],
+            "{httpHeaderName: ':status'}",
+            &["E .httpHeaderName: \":status\" is no name of a header"],
         ),
         (
             "{httpQueryParameterName: ''}",
@@ -522,7 +521,9 @@ fn a_load_balancer_is_what_it_is_called() {
         (
             "{consistentHash: {httpHeaderName: X-User}}",
             hash(
-                HashKey::Header(http::HeaderName::from_static("x-user")),
+                HashKey::Header(HeaderSubject::Header(http::HeaderName::from_static(
+                    "x-user",
+                ))),
                 ring(1024),
             ),
         ),

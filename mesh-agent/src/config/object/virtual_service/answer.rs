@@ -167,7 +167,7 @@ fn read_status(
     let number = written.map_or(0, |number| number.0);
     let status = u16::try_from(number)
         .ok()
-        .filter(|status| (200..=600).contains(status))
+        .filter(|status| (200..=599).contains(status))
         .and_then(|status| StatusCode::from_u16(status).ok());
     if status.is_none() {
         let message = match written {

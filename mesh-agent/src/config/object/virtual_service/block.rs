@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::HeaderName;
-
 use crate::config::crd::virtual_service::{HttpMatch, Matches};
 use crate::config::crd::{Port, StringMatch};
 use crate::config::object::name::{self, GatewayName};
@@ -249,26 +247,18 @@ fn no_condition(path: &Path, problems: &mut Problems) {
 }
 
 fn read_subject(name: &str, path: &Path, problems: &mut Problems) -> Option<HeaderSubject> {
-    match name {
-        ":method" => Some(HeaderSubject::Method),
-        ":path" => Some(HeaderSubject::Path),
-        ":authority" => Some(HeaderSubject::Authority),
-        ":scheme" => Some(HeaderSubject::Scheme),
-        _ if is_claim(name) => Some(HeaderSubject::Claim(name.into())),
-        // As with Envoy, this is another name for it.
-        _ if name.eq_ignore_ascii_case("host") => Some(HeaderSubject::Authority),
-        _ => match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(name) => Some(HeaderSubject::Header(name)),
-            Err(_) => {
-                problems.error(
-                    path,
-                    format!("\"{name}\" is no header of a request"),
-                    "use letters, digits and hyphens, or one of :method, :path, :authority, :scheme",
-                );
-                None
-            }
-        },
+    if is_claim(name) {
+        return Some(HeaderSubject::Claim(name.into()));
     }
+    let subject = HeaderSubject::named(name);
+    if subject.is_none() {
+        problems.error(
+            path,
+            format!("\"{name}\" is no header of a request"),
+            "use letters, digits and hyphens, or one of :method, :path, :authority, :scheme",
+        );
+    }
+    subject
 }
 
 fn read_query(

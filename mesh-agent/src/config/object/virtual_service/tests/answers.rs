@@ -66,6 +66,10 @@ fn redirects_are_checked_and_read() {
             &["E http[0].directResponse.status: 199 is no status of a response"],
         ),
         (
+            "directResponse: {status: 600}",
+            &["E http[0].directResponse.status: 600 is no status of a response"],
+        ),
+        (
             "directResponse: {status: 99999999}",
             &["E http[0].directResponse.status: 99999999 is no status of a response"],
         ),
@@ -106,12 +110,12 @@ fn redirects_are_checked_and_read() {
         ("aGk=", "hi"),
         ("", ""),
     ] {
-        let fields = format!("directResponse: {{status: 600, body: {{bytes: '{bytes}'}}}}");
+        let fields = format!("directResponse: {{status: 599, body: {{bytes: '{bytes}'}}}}");
         let Action::Respond(response) = action(&fields) else {
             panic!("{fields}");
         };
         assert_eq!(response.body, body);
-        assert_eq!(response.status.as_u16(), 600);
+        assert_eq!(response.status.as_u16(), 599);
     }
     let Action::Redirect(redirect) =
         action("redirect: {derivePort: FROM_REQUEST_PORT, uri: '/x?y'}")
