@@ -149,11 +149,17 @@ impl Agent {
     }
 
     /// Starts the agent of a cluster's node, whose world is what the API server says. It keeps that in `state`.
-    pub fn of_cluster(node: &Pod, kubeconfig: &Path, state: &Path, mode: Mode) -> Result<Self> {
+    pub fn of_cluster(
+        node: &Pod,
+        kubeconfig: &Path,
+        state: &Path,
+        mode: Mode,
+        flags: &[String],
+    ) -> Result<Self> {
         let mut command = node.command(binary()?);
         command.env("KUBECONFIG", kubeconfig);
         command.args(["run", "--kubernetes", "--state-dir"]);
-        command.arg(state).args(mode.flags());
+        command.arg(state).args(mode.flags()).args(flags);
         command.args(["--node", "node1", "--admin", &ADMIN.to_string()]);
         let log = Path::new(mesh_tests::FILES).join("logs/agent.log");
         let mut agent = Self {

@@ -1,8 +1,14 @@
 //! The agent on a node of a real Kubernetes: its API server says what the world is, its kubelet and containerd make the
 //! pods. One cluster serves all these tests; each has a namespace of its own.
 
+mod image;
+mod live;
 mod node;
+mod plugin;
+mod pods;
+mod probes;
 mod scene;
+mod walkthrough;
 
 use std::time::Duration;
 
@@ -33,6 +39,17 @@ pub fn tests() -> Vec<Test> {
             the_api_server_restarts_under_load,
         ),
         ("starts_without_an_api_server", starts_without_an_api_server),
+        ("the_walkthrough", walkthrough::the_walkthrough),
+        (
+            "no_pod_begins_outside_the_mesh",
+            plugin::no_pod_begins_outside_the_mesh,
+        ),
+        ("the_kubelet_probes", probes::the_kubelet_probes),
+        (
+            "a_label_moves_pods_under_load",
+            live::a_label_moves_pods_under_load,
+        ),
+        ("the_node_reboots", live::the_node_reboots),
     ];
     let mut tests = Vec::new();
     for (name, run) in all {

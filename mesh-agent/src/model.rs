@@ -203,6 +203,8 @@ pub struct LocalPod {
     pub enrol: bool,
     /// Which of its connections are steered to the agent.
     pub capture: CapturePolicy,
+    /// Whether it is being deleted: it outlives its last process for a moment.
+    pub leaving: bool,
 }
 
 /// How the network namespace of a pod is found.

@@ -23,6 +23,7 @@ use crate::sys::socket;
 mod found;
 mod newcomers;
 mod plan;
+mod prober;
 
 use found::Finder;
 use newcomers::Newcomers;
@@ -263,7 +264,9 @@ impl Pods {
                 // No process runs in it yet.
                 (Err((e, _)), Some((netns, _))) if e.kind() == io::ErrorKind::NotFound => netns,
                 (Err((e, why)), _) => {
-                    self.failed(&pod.id, why);
+                    if !local.leaving || e.kind() != io::ErrorKind::NotFound {
+                        self.failed(&pod.id, why);
+                    }
                     let held = self.enrolled.iter().find(|enrolled| enrolled.pod == pod.id);
                     match held {
                         // Out of descriptors, say. That is no word about the pod, which stays as it is.
@@ -278,11 +281,12 @@ impl Pods {
                     }
                 }
             };
+            let policy = prober::with_probers(&local.capture, &addresses);
             census.wanted.push(Wanted {
                 pod: pod.id.clone(),
                 netns,
                 addresses,
-                policy: local.capture.clone(),
+                policy,
             });
         }
         census.wanted.sort_by(|a, b| a.pod.cmp(&b.pod));

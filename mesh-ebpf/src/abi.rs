@@ -141,6 +141,8 @@ pub const FAIL_HOLD: u32 = 2;
 pub const PORT_EXCLUDED: u32 = 1;
 /// The port is included.
 pub const PORT_INCLUDED: u32 = 2;
+/// The node asks there whether the pod is well.
+pub const PORT_PROBED: u32 = 4;
 
 /// Neither direction is steered on the interface.
 pub const INTERFACE_EXCLUDED: u32 = 1;
@@ -158,6 +160,8 @@ pub const CIDR_EXCLUDED: u32 = 0;
 pub const CIDR_INCLUDED: u32 = 2;
 /// [`CidrKey::kind`]: an IPv4 route; the value says whether it leaves by an excluded interface. Add 1 for IPv6.
 pub const CIDR_ROUTE: u32 = 4;
+/// [`CidrKey::kind`]: an IPv4 address of the node. Add 1 for IPv6.
+pub const CIDR_PROBER: u32 = 6;
 /// How many bits of a [`CidrKey`] stand before the address.
 pub const CIDR_KEY_BITS: u32 = 64;
 

@@ -7,12 +7,12 @@
 //! address cannot be included, because the kernel's local routes come before any rule of ours.
 
 use crate::abi::{
-    Address, AddressKey, CIDR_EXCLUDED, CIDR_INCLUDED, CIDR_ROUTE, CidrKey, FAIL_HOLD, FAIL_OPEN,
-    INBOUND, INTERFACE_EXCLUDED, INTERFACE_VIRTUAL, InterfaceKey, LISTENER_INBOUND,
+    Address, AddressKey, CIDR_EXCLUDED, CIDR_INCLUDED, CIDR_PROBER, CIDR_ROUTE, CidrKey, FAIL_HOLD,
+    FAIL_OPEN, INBOUND, INTERFACE_EXCLUDED, INTERFACE_VIRTUAL, InterfaceKey, LISTENER_INBOUND,
     LISTENER_OUTBOUND, LISTENER_TEST, LOOPBACK_INTERFACE, MARK_MASK, OUTBOUND, OWNER_GROUP,
     OWNER_USER, OwnerKey, POLICY_ALL_INBOUND, POLICY_ALL_OUTBOUND, POLICY_INBOUND,
-    POLICY_INTERFACES, POLICY_IPV6, POLICY_OUTBOUND, PORT_EXCLUDED, PORT_INCLUDED, PROXY_MARK,
-    Policy, PortKey, TEST_ADDRESS4, TEST_ADDRESS6, TUNNEL_PORT, slot,
+    POLICY_INTERFACES, POLICY_IPV6, POLICY_OUTBOUND, PORT_EXCLUDED, PORT_INCLUDED, PORT_PROBED,
+    PROXY_MARK, Policy, PortKey, TEST_ADDRESS4, TEST_ADDRESS6, TUNNEL_PORT, slot,
 };
 
 /// What a decision looks up: the maps in the kernel, a plan on the host.
@@ -308,11 +308,18 @@ fn includes_inbound(maps: &impl Lookups, policy: Policy, packet: &Packet) -> boo
         port: packet.port,
         direction: INBOUND,
     });
-    if policy.flags & POLICY_ALL_INBOUND != 0 {
+    let included = if policy.flags & POLICY_ALL_INBOUND != 0 {
         port & PORT_EXCLUDED == 0
     } else {
         port & PORT_INCLUDED != 0
-    }
+    };
+    included && !(port & PORT_PROBED != 0 && is_prober(maps, packet))
+}
+
+#[inline(always)]
+fn is_prober(maps: &impl Lookups, packet: &Packet) -> bool {
+    let ipv6 = !packet.remote.is_v4();
+    cidr(maps, packet.pod, CIDR_PROBER, packet.remote, ipv6).is_some()
 }
 
 #[inline(always)]

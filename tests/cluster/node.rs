@@ -1,15 +1,18 @@
 //! The cluster that all the tests share: brought up by the first of them, by the same command that a developer uses.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use mesh_tests::Pod;
+use serde_json::Value;
+use tempfile::TempDir;
 
+use super::image;
 use crate::Lacking;
 
 /// Istio's kinds, and their plurals.
@@ -21,6 +24,10 @@ const KINDS: [(&str, &str); 6] = [
     ("WorkloadEntry", "workloadentries"),
     ("Sidecar", "sidecars"),
 ];
+
+/// Where a node has the configurations of its network, and the plugins that make it.
+const NETWORKS: &str = "etc/cni/net.d";
+const CNI_PLUGINS: &str = "opt/cni/bin";
 
 /// A cluster that runs.
 #[derive(Debug)]
@@ -75,28 +82,53 @@ impl Cluster {
         let programs = programs.to_string_lossy();
         cluster.xtask("up", &["--programs", &programs])?;
         for version in ["v1", "v2"] {
-            cluster.make_image(version)?;
+            let server = ["/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"];
+            cluster.make_image(
+                &format!("mesh-web:{version}"),
+                &image::web(version)?,
+                &server,
+            )?;
         }
         Ok(cluster)
     }
 
-    /// A web server that says its version and the path that it was asked for.
-    fn make_image(&self, version: &str) -> Result<()> {
-        let root = tempfile::tempdir()?;
-        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755))?;
-        let busybox = root.path().join("busybox");
-        fs::copy("/bin/busybox", &busybox).context("there is no busybox-static")?;
-        for folder in ["", "new"] {
-            let folder = root.path().join("www").join(folder);
-            fs::create_dir_all(&folder)?;
-            let path = folder.strip_prefix(root.path().join("www"))?.display();
-            fs::write(folder.join("index.html"), format!("{version} at /{path}\n"))?;
-        }
-        let name = format!("mesh-web:{version}");
+    /// Makes an image of a folder.
+    pub fn make_image(&self, name: &str, root: &TempDir, entrypoint: &[&str]) -> Result<()> {
         let root = root.path().to_string_lossy();
-        let server = ["/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"];
-        let arguments: Vec<&str> = [name.as_str(), &root].into_iter().chain(server).collect();
+        let arguments = [&[name, &root], entrypoint].concat();
         self.xtask("image", &arguments)
+    }
+
+    /// Ends all of it as when the power goes, and starts it again.
+    pub fn reboot(&self) -> Result<()> {
+        self.xtask("reboot", &[])
+    }
+
+    /// The flags with which an agent is among the node's CNI plugins.
+    pub fn plugin_flags(&self) -> Vec<String> {
+        let flag = |flag: &str, place: &str| {
+            let folder = self.folder.join("private").join(place);
+            format!("--{flag}={}", folder.display())
+        };
+        vec![
+            flag("cni-net-dir", NETWORKS),
+            flag("cni-bin-dir", CNI_PLUGINS),
+        ]
+    }
+
+    /// The chain of the node's CNI plugins.
+    pub fn chain(&self) -> Result<Value> {
+        let place = self.folder.join("private").join(NETWORKS);
+        let text = fs::read(place.join("10-bridge.conflist"))?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    /// The node's CNI plugins, by name.
+    pub fn plugins(&self) -> Result<BTreeSet<String>> {
+        let entries = fs::read_dir(self.folder.join("private").join(CNI_PLUGINS))?;
+        entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
     }
 
     fn xtask(&self, verb: &str, arguments: &[&str]) -> Result<()> {
@@ -122,11 +154,28 @@ impl Cluster {
         output_of(command, Some(manifests)).map(|_| ())
     }
 
+    /// The same, for manifests that name no namespace.
+    pub fn apply_in(&self, namespace: &str, manifests: &str) -> Result<()> {
+        let arguments = ["--namespace", namespace, "apply", "--filename", "-"];
+        output_of(self.kubectl_command(&arguments), Some(manifests)).map(|_| ())
+    }
+
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(self.kubeconfig());
         command.args(arguments);
         command
+    }
+
+    /// The address and port of its API server.
+    pub fn api_server(&self) -> Result<(String, String)> {
+        let server = "--output=jsonpath={.clusters[0].cluster.server}";
+        let url = self.kubectl(&["config", "view", server])?;
+        let host = url
+            .strip_prefix("https://")
+            .and_then(|rest| rest.rsplit_once(':'));
+        let (host, port) = host.with_context(|| format!("the API server is at {url}"))?;
+        Ok((host.to_owned(), port.to_owned()))
     }
 
     /// Kills parts of it.
@@ -245,8 +294,8 @@ fn output_of(mut command: Command, input: Option<&str>) -> Result<String> {
     Ok(said)
 }
 
-/// A process of the pod with this uid: the oldest is the one that holds its namespaces.
-pub fn process_of(uid: &str) -> Result<u32> {
+/// The processes of the pod with this uid, those first that began first: the first one holds its namespaces.
+pub fn processes_of(uid: &str) -> Result<Vec<u32>> {
     let mut found: Vec<u32> = fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| {
@@ -256,5 +305,11 @@ pub fn process_of(uid: &str) -> Result<u32> {
         .collect();
     found.sort_unstable();
     ensure!(!found.is_empty(), "no process is in a group of pod {uid}");
-    Ok(found[0])
+    Ok(found)
+}
+
+/// The place of the pod with this uid.
+pub fn place_of(name: &str, uid: &str) -> Result<Pod> {
+    let (v4, v6) = (mesh_tests::NODE_V4, mesh_tests::NODE_V6);
+    Pod::of_process(name, processes_of(uid)?[0], v4, v6)
 }

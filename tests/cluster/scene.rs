@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::Pod;
+use nix::sys::signal::Signal;
 
-use super::PATIENCE;
-use super::node::{Cluster, process_of};
+use super::node::{Cluster, place_of};
+use super::{PATIENCE, plugin, pods};
 use crate::agent::{Agent, Mode, eventually};
 use crate::http;
 
@@ -25,6 +26,7 @@ pub struct Scene {
     cluster: &'static Cluster,
     namespace: String,
     mode: Mode,
+    flags: Vec<String>,
     state: PathBuf,
     agent: Option<Agent>,
     client: Pod,
@@ -59,11 +61,22 @@ impl Routes {
 impl Scene {
     /// Makes the namespace with all its pods, enrolled or not, and starts the agent.
     pub fn new(cluster: &'static Cluster, name: &str, mode: Mode, enrolled: bool) -> Result<Self> {
+        Self::with_flags(cluster, name, mode, enrolled, Vec::new())
+    }
+
+    /// The same, with more flags for the agent.
+    pub fn with_flags(
+        cluster: &'static Cluster,
+        name: &str,
+        mode: Mode,
+        enrolled: bool,
+        flags: Vec<String>,
+    ) -> Result<Self> {
         let namespace = format!("{name}-{}", mode.name());
-        cluster.apply(&manifests(&namespace, enrolled))?;
+        cluster.apply(&pods::namespace(&namespace, enrolled))?;
         // A namespace has its account, without which there are no pods, a moment later.
-        eventually(PATIENCE, || cluster.apply(&pods(&namespace)).is_ok())
-            .or_else(|_| cluster.apply(&pods(&namespace)))?;
+        let make_pods = || cluster.apply_in(&namespace, &pods::pods());
+        eventually(PATIENCE, || make_pods().is_ok()).or_else(|_| make_pods())?;
         let all = [
             "wait",
             "pod",
@@ -83,9 +96,8 @@ impl Scene {
         let services = field(&["service", "web"], "{.spec.clusterIPs[*]}")?;
         let server = field(&["pod", "web-v1"], "{.status.podIP}")?;
         let uid = field(&["pod", "client"], "{.metadata.uid}")?;
-        let (v4, v6) = (mesh_tests::NODE_V4, mesh_tests::NODE_V6);
         let state = Path::new(mesh_tests::FILES).join(format!("state-{namespace}"));
-        let client = Pod::of_process("client", process_of(&uid)?, v4, v6)?;
+        let client = place_of("client", &uid)?;
         let services = services
             .split_whitespace()
             .map(|address| Ok(SocketAddr::new(address.parse::<IpAddr>()?, 80)))
@@ -97,6 +109,7 @@ impl Scene {
         let mut scene = Self {
             cluster,
             mode,
+            flags,
             state,
             agent: None,
             client,
@@ -108,7 +121,8 @@ impl Scene {
         Ok(scene)
     }
 
-    fn start_agent(&mut self) -> Result<()> {
+    /// Starts the agent.
+    pub fn start_agent(&mut self) -> Result<()> {
         let kubeconfig = self.cluster.kubeconfig();
         let node = &self.cluster.node;
         self.agent = Some(Agent::of_cluster(
@@ -116,6 +130,7 @@ impl Scene {
             &kubeconfig,
             &self.state,
             self.mode,
+            &self.flags,
         )?);
         Ok(())
     }
@@ -126,9 +141,17 @@ impl Scene {
         self.start_agent()
     }
 
-    fn stop_agent(&mut self) -> Result<()> {
+    /// Ends the agent, as a node would.
+    pub fn stop_agent(&mut self) -> Result<()> {
         let mut agent = self.agent.take().context("no agent")?;
         agent.process.stop(Duration::from_secs(20)).map(|_| ())
+    }
+
+    /// Kills the agent.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        let mut agent = self.agent.take().context("no agent")?;
+        agent.process.signal(Signal::SIGKILL)?;
+        agent.process.wait(Duration::from_secs(5)).map(|_| ())
     }
 
     /// Ends it all.
@@ -139,6 +162,33 @@ impl Scene {
     /// The agent.
     pub fn agent(&self) -> Result<&Agent> {
         self.agent.as_ref().context("no agent")
+    }
+
+    /// Kills the agent, and removes what of it would not outlive the machine.
+    pub fn lose_agent(&mut self) -> Result<()> {
+        self.kill_agent()?;
+        for place in ["/run/mesh-agent", "/sys/fs/bpf/mesh-agent"] {
+            if Path::new(place).exists() {
+                std::fs::remove_dir_all(place).with_context(|| format!("removing {place}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for the client again, whose pod was made anew.
+    pub fn find_client(&mut self) -> Result<()> {
+        self.client = self.place_of("client")?;
+        Ok(())
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    /// The address of the first version's pod, and its port.
+    pub fn server(&self) -> SocketAddr {
+        self.server
     }
 
     /// The client's pod.
@@ -228,7 +278,13 @@ spec:
             .map(|_| ())
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+    /// Applies manifests that name no namespace.
+    pub fn apply(&self, manifests: &str) -> Result<()> {
+        self.cluster.apply_in(&self.namespace, manifests)
+    }
+
+    /// What `kubectl` says, in the namespace.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let arguments = [&["--namespace", &self.namespace], arguments].concat();
         self.cluster.kubectl(&arguments)
     }
@@ -278,6 +334,11 @@ spec:
             .collect()
     }
 
+    /// Asks a server in the client's pod: its answer, which must be a good one.
+    pub fn ask_as(&self, host: &str, target: SocketAddr, path: &str) -> Result<String> {
+        ask(&self.client, host, target, path)
+    }
+
     /// Asks the first version by the address of its pod.
     pub fn ask_server_directly(&self) -> Result<()> {
         let answer = self.ask(self.server, PATHS[0])?;
@@ -286,73 +347,40 @@ spec:
     }
 
     fn ask(&self, target: SocketAddr, path: &str) -> Result<String> {
-        let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(5));
-        let stream = self.client.run(connect)?.context("connecting")?;
-        let response = http::get(stream, "web", path)?;
-        let text = response.text().trim().to_owned();
-        ensure!(
-            response.status == 200,
-            "{path} said {}: {text}",
-            response.status
-        );
-        Ok(text)
+        self.ask_as("web", target, path)
     }
+}
+
+fn ask(client: &Pod, host: &str, target: SocketAddr, path: &str) -> Result<String> {
+    let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(5));
+    let stream = client.run(connect)?.context("connecting")?;
+    let response = http::get(stream, host, path)?;
+    let text = response.text().trim().to_owned();
+    ensure!(
+        response.status == 200,
+        "{path} said {}: {text}",
+        response.status
+    );
+    Ok(text)
 }
 
 impl Drop for Scene {
     fn drop(&mut self) {
+        // A test that failed must not leave a plugin without an agent, which would keep the pods of the next from beginning.
+        if self.agent.is_none()
+            && plugin::is_installed(self.cluster).unwrap_or(false)
+            && let Err(error) = self.start_agent()
+        {
+            eprintln!("the CNI plugin stays: {error:#}");
+        }
+        if self.agent.is_some()
+            && let Err(error) = self.stop_agent()
+        {
+            eprintln!("the agent did not end well: {error:#}");
+        }
         let arguments = ["delete", "namespace", "--wait=false", &self.namespace];
         if let Err(error) = self.cluster.kubectl(&arguments) {
             eprintln!("{} stays: {error:#}", self.namespace);
         }
     }
-}
-
-fn manifests(namespace: &str, enrolled: bool) -> String {
-    let labels = if enrolled {
-        r#"mesh-agent.io/enrol: "true""#
-    } else {
-        ""
-    };
-    format!(
-        "apiVersion: v1
-kind: Namespace
-metadata: {{name: {namespace}, labels: {{{labels}}}}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: {namespace}}}
-spec:
-  ipFamilyPolicy: RequireDualStack
-  selector: {{app: web}}
-  ports: [{{name: http, port: 80, targetPort: 8080}}]
-"
-    )
-}
-
-fn pods(namespace: &str) -> String {
-    let pod = |name: &str, labels: &str, image: &str, container: &str| {
-        format!(
-            "apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: {name}
-    image: {image}
-    imagePullPolicy: Never
-    {container}
----
-"
-        )
-    };
-    let probe = "readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}";
-    let sleep = r#"command: [/busybox, sleep, "2147483647"]"#;
-    [
-        pod("web-v1", "app: web, version: v1", "mesh-web:v1", probe),
-        pod("web-v2", "app: web, version: v2", "mesh-web:v2", probe),
-        pod("client", "app: client", "mesh-web:v1", sleep),
-    ]
-    .concat()
 }

@@ -72,6 +72,11 @@ pub enum Action {
         /// Which
         part: Part,
     },
+    /// End all of it at once, as when the power goes, and start it again
+    Reboot {
+        #[command(flatten)]
+        place: Place,
+    },
     /// End it, its pods too, and remove all that it had
     Down {
         #[command(flatten)]
@@ -132,6 +137,11 @@ pub fn run(screen: Screen, action: &Action) -> Result<ExitCode> {
         }
         Action::Stop { place, kill, part } => down::stop(&place.known()?, *part, *kill)?,
         Action::Start { place, part } => up::start(&place.known()?, *part)?,
+        Action::Reboot { place } => {
+            let layout = place.known()?;
+            down::cut(&layout)?;
+            bring_up(screen, &layout.folder, &layout.programs)?;
+        }
         Action::Down { place, at_end } => take_down(screen, &place.folder, *at_end)?,
     }
     Ok(ExitCode::SUCCESS)

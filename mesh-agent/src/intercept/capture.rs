@@ -39,7 +39,8 @@ impl Capture {
         }
     }
 
-    /// Whether a connection from outside the pod to this address is caught on its way in, by whatever interface it comes.
+    /// Whether a connection from outside the pod to this address is caught on its way in, by whatever interface it comes. The
+    /// node's own are another matter where they may be probes; another pod's are not.
     pub fn is_sure_of(&self, destination: SocketAddr) -> bool {
         let (address, port) = (destination.ip().to_canonical(), destination.port());
         let CapturePolicy {

@@ -219,7 +219,16 @@ fn check_inbound(
         lookup.verdict, expected,
         "{lookup:?} for {packet:?} under {policy:?}"
     );
-    check_sure(policy, SocketAddr::new(to, port), lookup.verdict);
+    let probe = policy.probers.contains(&from) && policy.probed_ports.contains(&port);
+    if probe {
+        assert_ne!(
+            lookup.verdict,
+            Verdict::Inbound,
+            "{packet:?} under {policy:?}"
+        );
+    } else {
+        check_sure(policy, SocketAddr::new(to, port), lookup.verdict);
+    }
     lookup.verdict
 }
 
@@ -330,6 +339,12 @@ fn random_policy(rng: &mut Rng) -> CapturePolicy {
             vec![1337, 1338]
         },
         proxy_gids: vec![1337],
+        probed_ports: ports(rng),
+        probers: rng
+            .choose_multiple(FOREIGN, 2)
+            .into_iter()
+            .map(parse)
+            .collect(),
         ..CapturePolicy::default()
     }
 }

@@ -3,6 +3,8 @@
 //! Both interception modes are set up from this one value: the iptables mode renders chains from it, the eBPF mode
 //! fills maps. The fields mean what Istio's `traffic.sidecar.istio.io/*` annotations mean.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 /// The steering of one pod.
@@ -28,6 +30,11 @@ pub struct CapturePolicy {
     pub proxy_uids: Vec<u32>,
     /// Groups likewise.
     pub proxy_gids: Vec<u32>,
+    /// The ports at which the node asks after the pod: connections from `probers` to them are not steered, so that what is
+    /// heard is the pod's own answer, with an agent and without one.
+    pub probed_ports: Vec<u16>,
+    /// The node's own addresses, as the pod sees them.
+    pub probers: Vec<IpAddr>,
     /// What the app sees as its client.
     pub source: SourceMode,
     /// What happens to new connections while no agent runs.
@@ -88,6 +95,8 @@ impl Default for CapturePolicy {
             virtual_interfaces: Vec::new(),
             proxy_uids: vec![1337],
             proxy_gids: vec![1337],
+            probed_ports: Vec::new(),
+            probers: Vec::new(),
             source: SourceMode::Sidecar,
             on_agent_loss: FailPolicy::Refuse,
             fast_path: true,

@@ -43,6 +43,28 @@ pub fn run(folder: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Ends everything at once, and removes what no machine has when it starts again: namespaces, mounts, the bridge, what was
+/// below /run.
+pub fn cut(layout: &Layout) -> Result<()> {
+    let all: Vec<_> = process::all(&layout.folder)
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .collect();
+    process::kill_all(&all)?;
+    end_pods(layout)?;
+    remove_groups(layout)?;
+    remove_bridge(layout)?;
+    for place in [layout.path("containerd-state"), layout.private("/run")] {
+        match fs::remove_dir_all(&place) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", place.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Ends one part, at once if it is asked to.
 pub fn stop(layout: &Layout, part: Part, at_once: bool) -> Result<()> {
     let processes = part.processes(layout);
@@ -107,7 +129,7 @@ fn remove_group(group: &Path) -> io::Result<()> {
 /// Whether it was here. If not, this is another network namespace than that of the cluster, which is gone with all in it.
 fn remove_bridge(layout: &Layout) -> Result<bool> {
     let bridge = layout.bridge();
-    if !Path::new("/sys/class/net").join(&bridge).exists() {
+    if !up::has_link(&bridge) {
         return Ok(false);
     }
     let output = Command::new("ip")

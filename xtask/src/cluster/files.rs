@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{layout::Layout, part::CNI_PLUGINS};
+use super::{
+    layout::{CNI_PLUGINS, Layout, NETWORKS},
+    part::PACKAGED_PLUGINS,
+};
 
 /// The image of the process that holds a pod's namespaces.
 pub const PAUSE: &str = "docker.io/mesh-agent/pause:1";
@@ -27,11 +30,17 @@ pub fn write(layout: &Layout) -> Result<()> {
     }
     let token = fs::read_to_string(&tokens).context("cannot read the token")?;
     let token = token.split(',').next().unwrap_or_default();
-    fs::create_dir_all(layout.path("cni"))?;
     put(&layout.kubeconfig(), &kubeconfig(layout, token))?;
     put(&layout.path("containerd.toml"), &containerd(layout))?;
     put(&layout.path("kubelet.yaml"), &kubelet(layout))?;
-    put(&layout.path("cni/10-bridge.conflist"), &network(layout))?;
+    plugins(layout).context("cannot put the CNI plugins in their place")?;
+    let networks = layout.private(NETWORKS);
+    fs::create_dir_all(&networks)?;
+    let bridge = networks.join("10-bridge.conflist");
+    if !bridge.exists() {
+        // Once, for others may have put a plugin of theirs into the chain.
+        put(&bridge, &network(layout))?;
+    }
     // Names of Services are for the mesh to resolve; there is no DNS in this cluster.
     put(&layout.path("resolv.conf"), "nameserver 127.0.0.1\n")
 }
@@ -115,7 +124,7 @@ state = "{folder}/containerd-state"
 
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_PLUGINS}"
-    conf_dir = "{folder}/cni"
+    conf_dir = "{NETWORKS}"
 "#,
         folder = layout.folder.display(),
         socket = layout.socket().display(),
@@ -153,6 +162,20 @@ volumePluginDir: "{folder}/volume-plugins"
         folder = layout.folder.display(),
         group = layout.group(),
     )
+}
+
+/// Debian's plugins, in the folder that a node has them in.
+fn plugins(layout: &Layout) -> Result<()> {
+    let folder = layout.private(CNI_PLUGINS);
+    fs::create_dir_all(&folder)?;
+    for entry in fs::read_dir(PACKAGED_PLUGINS).into_iter().flatten() {
+        let entry = entry?;
+        let link = folder.join(entry.file_name());
+        if !link.exists() {
+            std::os::unix::fs::symlink(entry.path(), link)?;
+        }
+    }
+    Ok(())
 }
 
 fn network(layout: &Layout) -> String {

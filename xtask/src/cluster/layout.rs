@@ -23,9 +23,17 @@ pub const SERVICES: &str = "10.96.0.0/16,fd96::/112";
 /// A socket's path may have 108 bytes, and containerd appends to it.
 const LONGEST_FOLDER: usize = 80;
 
+/// Where the configurations of a node's network are, as on any node.
+pub const NETWORKS: &str = "/etc/cni/net.d";
+
+/// Where a node's CNI plugins are.
+pub const CNI_PLUGINS: &str = "/opt/cni/bin";
+
 /// The host's folders that containerd, the kubelet and CNI insist on. The cluster gets its own in their places, which
 /// nobody else sees.
-pub const PRIVATE: [&str; 6] = [
+pub const PRIVATE: [&str; 8] = [
+    NETWORKS,
+    CNI_PLUGINS,
     "/run/containerd",
     "/run/netns",
     "/var/lib/cni",
@@ -138,6 +146,11 @@ impl Layout {
         self.folder.join(name)
     }
 
+    /// What the cluster has in the place of one of [`PRIVATE`].
+    pub fn private(&self, place: &str) -> PathBuf {
+        self.path("private").join(place.trim_start_matches('/'))
+    }
+
     /// Where kubectl, the agent, and Kubernetes' own programs read how to reach it.
     pub fn kubeconfig(&self) -> PathBuf {
         self.path("kubeconfig")
@@ -213,11 +226,7 @@ impl Before {
                 .iter()
                 .filter_map(|name| Some(((*name).to_owned(), value(name)?)))
                 .collect(),
-            missing: PRIVATE
-                .iter()
-                .map(PathBuf::from)
-                .filter(|path| !path.exists())
-                .collect(),
+            missing: missing_of(&PRIVATE),
         }
     }
 
@@ -238,6 +247,21 @@ impl Before {
             let _ = fs::remove_dir(folder);
         }
     }
+}
+
+/// Those that are not there, and what is not there above them: the inner ones first.
+fn missing_of(places: &[&str]) -> Vec<PathBuf> {
+    let mut missing: Vec<PathBuf> = Vec::new();
+    for place in places {
+        let absent = Path::new(place).ancestors().take_while(|at| !at.exists());
+        for at in absent.map(Path::to_path_buf) {
+            if !missing.contains(&at) {
+                missing.push(at);
+            }
+        }
+    }
+    missing.sort_by_key(|at| std::cmp::Reverse(at.components().count()));
+    missing
 }
 
 fn id_of(folder: &Path) -> String {
@@ -277,6 +301,29 @@ mod tests {
         assert_eq!(again.programs, Path::new("/b"));
         // The kernel takes no longer name for a link.
         assert!(made.bridge().len() < 16);
+    }
+
+    #[test]
+    fn what_is_made_is_removed_from_within() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name).display().to_string();
+        fs::create_dir_all(at("etc")).unwrap();
+        let (networks, plugins) = (at("etc/cni/net.d"), at("opt/cni/bin"));
+        let missing = missing_of(&[networks.as_str(), plugins.as_str(), at("etc").as_str()]);
+        for place in [&networks, &plugins] {
+            fs::create_dir_all(place).unwrap();
+        }
+        Before {
+            sysctls: Vec::new(),
+            missing,
+        }
+        .restore(true);
+        let left: Vec<_> = fs::read_dir(root.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["etc"]);
+        assert!(fs::read_dir(at("etc")).unwrap().next().is_none());
     }
 
     #[test]

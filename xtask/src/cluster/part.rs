@@ -242,7 +242,7 @@ const NEEDED: [(&str, &str); 7] = [
 ];
 
 /// Where Debian puts the plugins that give pods their network.
-pub const CNI_PLUGINS: &str = "/usr/lib/cni";
+pub const PACKAGED_PLUGINS: &str = "/usr/lib/cni";
 
 /// The packages whose programs this machine lacks. Programs that are there from elsewhere will do.
 pub fn missing_packages() -> Vec<&'static str> {
@@ -251,7 +251,7 @@ pub fn missing_packages() -> Vec<&'static str> {
         .filter(|(program, _)| workspace::find_program(program).is_none())
         .map(|(_, package)| package)
         .collect();
-    if !Path::new(CNI_PLUGINS).join("bridge").exists() {
+    if !Path::new(PACKAGED_PLUGINS).join("bridge").exists() {
         missing.push("containernetworking-plugins");
     }
     missing.dedup();

@@ -96,7 +96,8 @@ impl Build {
         self.describe_api(screen)?;
         fs::create_dir_all(self.folder.join("programs"))?;
         for (number, program) in (1..).zip(PROGRAMS) {
-            let version = "k8s.io/component-base/version";
+            // By the path that Go gives a vendored package.
+            let version = "k8s.io/kubernetes/vendor/k8s.io/component-base/version";
             let flags = format!(
                 "-s -w -X {version}.gitVersion=v{VERSION} -X {version}.gitMajor=1 -X {version}.gitMinor=20"
             );

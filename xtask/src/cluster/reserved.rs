@@ -11,10 +11,22 @@ use std::{
     process::{Child, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::prepare;
 use crate::{privilege::Privilege, screen::Screen, workspace};
+
+/// Tries what running pods takes, in namespaces of its own and where it leaves nothing: mounts, a bridge, control groups.
+const TRY: &str = r#"
+mount --make-rprivate /
+ip link add mesh-try type bridge
+for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
+    [ -e "$hierarchy/cgroup.procs" ] || continue
+    mkdir "$hierarchy/mesh-agent-try-$$"
+    rmdir "$hierarchy/mesh-agent-try-$$"
+    [ ! -e "$hierarchy/cgroup.controllers" ] || break
+done
+"#;
 
 /// The place. The cluster goes with it, and with the process that made it: another one waits for its end.
 #[derive(Debug)]
@@ -32,6 +44,7 @@ impl Reserved {
         let mut hasher = DefaultHasher::new();
         workspace::root().hash(&mut hasher);
         let name = format!("mesh-agent-tests-{:08x}", hasher.finish() >> 32);
+        can_run_pods(privilege)?;
         let programs = prepare(screen)?;
         // Not where files are in memory: etcd and the images take some hundred megabytes.
         let folder = Path::new("/var/tmp").join(name);
@@ -71,6 +84,20 @@ impl Reserved {
             })
             .collect())
     }
+}
+
+/// An error on a machine that is too confined, as some containers are: then it is not worth building anything.
+fn can_run_pods(privilege: Privilege) -> Result<()> {
+    let output = privilege
+        .command("unshare")
+        .args(["--mount", "--net", "sh", "-euc", TRY])
+        .output()
+        .context("cannot start unshare")?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!("this machine does not let pods run: {}", why.trim());
+    }
+    Ok(())
 }
 
 impl Drop for Reserved {

@@ -138,7 +138,7 @@ fn succeeds(command: &mut Command) -> bool {
 /// The bridge has the node's addresses before anything listens there.
 fn bridge(layout: &Layout) -> Result<()> {
     let bridge = layout.bridge();
-    if Path::new("/sys/class/net").join(&bridge).exists() {
+    if has_link(&bridge) {
         return Ok(());
     }
     let (v4, v6) = (layout.pods_v4().1, layout.pods_v6().1);
@@ -160,6 +160,11 @@ fn bridge(layout: &Layout) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether this network namespace has an interface; `/sys` may be of another one.
+pub fn has_link(name: &str) -> bool {
+    succeeds(Command::new("ip").args(["link", "show", "dev", name]))
 }
 
 /// The kubelet wants the group to be there, in every hierarchy.

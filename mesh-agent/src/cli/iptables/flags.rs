@@ -250,6 +250,8 @@ impl Chains {
                 list => PortSet::Only(problems.ports("-b", list)),
             },
             exclude_inbound_ports: problems.ports("-d", &self.istio_local_exclude_ports),
+            probed_ports: Vec::new(),
+            probers: Vec::new(),
             outbound_cidrs: match self.istio_service_cidr.trim() {
                 "*" => CidrSet::All,
                 list => CidrSet::Only(problems.networks("-i", list)),

@@ -38,7 +38,11 @@ pub(super) fn local(
     let local = place.map(|netns| LocalPod {
         netns,
         enrol: enrols(located, options, &mut problems),
-        capture: capture::policy(&object.annotations, &options.capture, &mut problems),
+        leaving: object.terminating,
+        capture: CapturePolicy {
+            probed_ports: located.pod.probed.clone(),
+            ..capture::policy(&object.annotations, &options.capture, &mut problems)
+        },
     });
     report.take(object, problems);
     local

@@ -110,6 +110,47 @@ pub struct Container {
     pub name: String,
     pub security_context: SecurityContext,
     pub ports: Vec<ContainerPort>,
+    pub startup_probe: Option<Handler>,
+    pub liveness_probe: Option<Handler>,
+    pub readiness_probe: Option<Handler>,
+    pub lifecycle: Option<Lifecycle>,
+}
+
+/// `Pod.spec.containers[].lifecycle`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct Lifecycle {
+    pub post_start: Option<Handler>,
+    pub pre_stop: Option<Handler>,
+}
+
+/// What a probe or a hook asks, where it asks at a port.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct Handler {
+    pub http_get: Option<Asked>,
+    pub tcp_socket: Option<Asked>,
+    pub grpc: Option<Asked>,
+}
+
+/// `httpGet`, `tcpSocket` or `grpc`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[expect(
+    missing_docs,
+    reason = "the names are Kubernetes', and so is what they mean"
+)]
+pub struct Asked {
+    pub host: String,
+    pub port: Option<NumberOrName>,
 }
 
 /// `Pod.spec.containers[].ports[]`.

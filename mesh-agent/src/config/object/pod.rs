@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::crd::Number;
-use crate::config::crd::core::{Container, PodSpec, PodStatus, SecurityContext};
+use crate::config::crd::core::{
+    Asked, Container, Handler, NumberOrName, PodSpec, PodStatus, SecurityContext,
+};
 use crate::config::path::Path;
 use crate::config::problem::Problems;
 
@@ -19,6 +21,8 @@ pub struct Pod {
     pub ready: bool,
     /// The named TCP ports of its containers.
     pub ports: Vec<(Arc<str>, u16)>,
+    /// The ports at which the kubelet asks after its containers.
+    pub probed: Vec<u16>,
     /// The fields that make it run as the user who is the proxy.
     pub as_proxy: Vec<Path>,
     /// `spec.nodeName`, once it has one.
@@ -49,6 +53,8 @@ impl Pod {
         } = spec;
         let mut all = containers.iter().chain(&init_containers);
         let has_proxy = all.any(|container| container.name == PROXY_CONTAINER);
+        let probed = containers.iter().chain(&init_containers);
+        let probed = probed.flat_map(probed_ports).collect();
         let as_proxy = as_proxy(security_context, &containers, &init_containers);
         let PodStatus {
             phase,
@@ -87,6 +93,7 @@ impl Pod {
                 .chain(init_containers)
                 .flat_map(named_ports)
                 .collect(),
+            probed,
             as_proxy,
             node: (!node_name.is_empty()).then(|| node_name.into()),
             host_network,
@@ -117,14 +124,77 @@ fn as_proxy(pod: SecurityContext, containers: &[Container], init: &[Container]) 
 }
 
 fn named_ports(container: Container) -> impl Iterator<Item = (Arc<str>, u16)> {
-    let Container {
-        name: _,
-        security_context: _,
-        ports,
-    } = container;
-    ports.into_iter().filter_map(|port| {
+    container.ports.into_iter().filter_map(|port| {
         let tcp = port.protocol.is_empty() || port.protocol == "TCP";
         let number = u16::try_from(port.container_port?.0).ok()?;
         (tcp && !port.name.is_empty()).then(|| (port.name.into(), number))
     })
+}
+
+/// The ports of the container's probes and hooks. A name is one of its own ports.
+fn probed_ports(container: &Container) -> Vec<u16> {
+    let Container {
+        name: _,
+        security_context: _,
+        ports,
+        startup_probe,
+        liveness_probe,
+        readiness_probe,
+        lifecycle,
+    } = container;
+    let hooks = lifecycle.iter();
+    let hooks = hooks.flat_map(|lifecycle| [&lifecycle.post_start, &lifecycle.pre_stop]);
+    let handlers = [startup_probe, liveness_probe, readiness_probe]
+        .into_iter()
+        .chain(hooks)
+        .flatten();
+    let asked = handlers.flat_map(|handler| {
+        let Handler {
+            http_get,
+            tcp_socket,
+            grpc,
+        } = handler;
+        [http_get, tcp_socket, grpc].into_iter().flatten()
+    });
+    let number = |asked: &Asked| match asked.port.as_ref()? {
+        // Another host is none of the pod's.
+        _ if !asked.host.is_empty() => None,
+        NumberOrName::Number(number) => Some(*number),
+        NumberOrName::Name(name) => {
+            let port = ports.iter().find(|port| port.name == *name)?;
+            u16::try_from(port.container_port?.0).ok()
+        }
+    };
+    asked.filter_map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::yaml::{documents, read::read};
+
+    #[test]
+    fn the_ports_of_probes_and_hooks_are_the_containers_own() {
+        let check = |container: &str, expected: &[u16]| {
+            let node = documents(container).next().expect("one").expect("YAML");
+            let (container, unknown) = read::<Container>(&node).expect("a container");
+            assert!(unknown.is_empty());
+            assert_eq!(probed_ports(&container), expected);
+        };
+        check("{name: a, ports: [{containerPort: 80}]}", &[]);
+        check(
+            "livenessProbe: {httpGet: {port: 8080}}\nreadinessProbe: {tcpSocket: {port: 9090}}\n\
+             startupProbe: {grpc: {port: 9091}}\nlifecycle: {preStop: {httpGet: {port: 8081}}, postStart: {}}\n",
+            &[9091, 8080, 9090, 8081],
+        );
+        check(
+            "ports: [{name: web, containerPort: 8080}]\nreadinessProbe: {httpGet: {port: web}}\n\
+             livenessProbe: {httpGet: {port: other}}\n",
+            &[8080],
+        );
+        check(
+            "livenessProbe: {httpGet: {port: 8080, host: 192.0.2.1}}\nreadinessProbe: {}\n",
+            &[],
+        );
+    }
 }

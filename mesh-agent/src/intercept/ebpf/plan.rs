@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh_ebpf::abi::{
-    Address, AddressKey, CIDR_EXCLUDED, CIDR_INCLUDED, CIDR_KEY_BITS, CIDR_ROUTE, CidrKey,
-    FAIL_HOLD, FAIL_OPEN, FAIL_REFUSE, INBOUND, INTERFACE_EXCLUDED, INTERFACE_VIRTUAL,
+    Address, AddressKey, CIDR_EXCLUDED, CIDR_INCLUDED, CIDR_KEY_BITS, CIDR_PROBER, CIDR_ROUTE,
+    CidrKey, FAIL_HOLD, FAIL_OPEN, FAIL_REFUSE, INBOUND, INTERFACE_EXCLUDED, INTERFACE_VIRTUAL,
     InterfaceKey, LISTENER_INBOUND, LISTENER_OUTBOUND, OUTBOUND, OWNER_GROUP, OWNER_USER, OwnerKey,
     POLICY_ALL_INBOUND, POLICY_ALL_OUTBOUND, POLICY_FAST_PATH, POLICY_INBOUND, POLICY_INTERFACES,
-    POLICY_IPV6, POLICY_OUTBOUND, PORT_EXCLUDED, PORT_INCLUDED, Policy, PortKey, slot,
+    POLICY_IPV6, POLICY_OUTBOUND, PORT_EXCLUDED, PORT_INCLUDED, PORT_PROBED, Policy, PortKey, slot,
 };
 use mesh_ebpf::decide::Lookups;
 
@@ -98,6 +98,7 @@ pub fn plan(policy: &CapturePolicy, facts: &Facts) -> Result<Plan, PlanError> {
     };
     plan.add_addresses(facts);
     plan.add_inbound(policy);
+    plan.add_probes(policy);
     plan.add_outbound(policy);
     plan.add_owners(policy);
     plan.add_interfaces(policy, facts);
@@ -157,6 +158,16 @@ impl Plan {
                 self.add_ports(INBOUND, &policy.exclude_inbound_ports, PORT_EXCLUDED);
             }
             PortSet::Only(ports) => self.add_ports(INBOUND, ports, PORT_INCLUDED),
+        }
+    }
+
+    fn add_probes(&mut self, policy: &CapturePolicy) {
+        self.add_ports(INBOUND, &policy.probed_ports, PORT_PROBED);
+        if policy.probed_ports.is_empty() {
+            return;
+        }
+        for prober in &policy.probers {
+            self.add_cidr(CIDR_PROBER, IpNet::from(*prober), 1);
         }
     }
 

@@ -40,6 +40,10 @@ pub struct Options {
     pub inbound_ports: PortSet,
     /// Inbound ports to leave alone; counts with `PortSet::All` only.
     pub exclude_inbound_ports: Vec<u16>,
+    /// Inbound ports to leave alone where the client is one of `probers`, whatever else holds for them.
+    pub probed_ports: Vec<u16>,
+    /// The node's addresses.
+    pub probers: Vec<IpAddr>,
     /// Destinations to redirect.
     pub outbound_cidrs: CidrSet,
     /// Destinations to leave alone; stronger than any include.
@@ -143,6 +147,8 @@ impl From<&CapturePolicy> for Options {
             virtual_interfaces,
             proxy_uids,
             proxy_gids,
+            probed_ports,
+            probers,
             // Neither has a rule of its own: the source is the proxy's choice, and without an agent there is nobody
             // on the port that connections are sent to.
             source: _,
@@ -161,6 +167,8 @@ impl From<&CapturePolicy> for Options {
             mode: InboundMode::Redirect,
             inbound_ports: inbound_ports.clone(),
             exclude_inbound_ports: exclude_inbound_ports.clone(),
+            probed_ports: probed_ports.clone(),
+            probers: probers.clone(),
             outbound_cidrs: outbound_cidrs.clone(),
             exclude_outbound_cidrs: exclude_outbound_cidrs.clone(),
             include_outbound_ports: include_outbound_ports.clone(),

@@ -127,6 +127,13 @@ impl<'a> Renderer<'a> {
             }
         };
         self.bottom(table, Hook::Prerouting, Rule::jump(INBOUND).tcp());
+        let probers: Vec<IpNet> = self.options.probers.iter().copied().map(host).collect();
+        for prober in self.of_family(&probers) {
+            for &port in &self.options.probed_ports {
+                let probe = Rule::to(Target::Return).from_network(prober);
+                self.add(table, INBOUND, probe.tcp().port(port));
+            }
+        }
         // A transparent connection's later packets must reach the same socket, so they are marked too.
         let established = |rule: Rule| rule.when(Match::State(ConnState::RelatedOrEstablished));
         match &self.options.inbound_ports {
