@@ -7,9 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use tracing::{info, warn};
 
-use crate::cli::{ModeChoice, RunArgs, Switch};
+use crate::cli::{FastPathChoice, ModeChoice, RunArgs};
 use crate::intercept::Interceptor;
-use crate::intercept::ebpf::{self, Ebpf};
+use crate::intercept::ebpf::{self, Ebpf, FastPathFor};
 use crate::intercept::iptables::{self, Iptables};
 use crate::intercept::journal::RUN;
 use crate::intercept::succession::{Places, Successor};
@@ -125,7 +125,11 @@ fn ebpf(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
         pin_dir: args.bpffs.clone(),
         outbound_port: args.outbound_port,
         inbound_port: args.inbound_port,
-        fast_path: args.fast_path == Switch::On,
+        fast_path: match args.fast_path {
+            FastPathChoice::On => FastPathFor::Agent,
+            FastPathChoice::Off => FastPathFor::Nobody,
+            FastPathChoice::Applications => FastPathFor::Applications,
+        },
         ..ebpf::Options::default()
     };
     Ebpf::probe(&options)?;

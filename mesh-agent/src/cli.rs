@@ -84,11 +84,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = FailChoice::Refuse, verbatim_doc_comment)]
     pub on_agent_loss: FailChoice,
 
-    /// Whether connections within the node go without TCP, in the eBPF mode (Linux 6.3). Much faster; but an application
-    /// that blocks in recv may be told EAGAIN where TCP would tell of a reset. A pod's annotation
+    /// Which connections within the node go without TCP, in the eBPF mode (Linux 6.3). A pod's annotation
     /// `mesh-agent.io/fast-path: off` takes the pod out
-    #[arg(long, value_enum, default_value_t = Switch::Off, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
-    pub fast_path: Switch,
+    #[arg(long, value_enum, default_value_t = FastPathChoice::On, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
+    pub fast_path: FastPathChoice,
 
     /// The port, inside each pod, for the connections that the pod opens
     #[arg(long, default_value_t = 15001, value_name = "PORT")]
@@ -210,13 +209,15 @@ pub struct MeshArgs {
     pub root_namespace: String,
 }
 
-/// On or off.
+/// `--fast-path`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// Yes
+pub enum FastPathChoice {
+    /// Those between two pods of the mesh, from the agent to the agent: applications see no difference
     On,
-    /// No
+    /// None
     Off,
+    /// Also those from and to applications, whose sockets then are not quite what they are without: see the README
+    Applications,
 }
 
 /// `--outbound-traffic-policy`.

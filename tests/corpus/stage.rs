@@ -253,7 +253,7 @@ impl Meshed {
         };
         let standing: Vec<String> = objects(netns).iter().map(ToString::to_string).collect();
         manifests.write("world.yaml", &standing.join("\n---\n"))?;
-        let agent = Agent::start_fast(world, manifests.path(), mode)?;
+        let agent = Agent::start(world, manifests.path(), mode)?;
         for pod in PODS.iter().filter(|pod| pod.enrol) {
             agent.wait_enrolled(&format!("{}/{}", pod.namespace, pod.name), true)?;
         }

@@ -51,13 +51,15 @@ pub enum Part {
 
 impl ValueEnum for Part {
     fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [Part; 9] = [
+        const ALL: [Part; 11] = [
             Part::Decide,
             Part::Memory,
             Part::Subject(Subject::Direct),
             Part::Subject(Subject::Iptables),
             Part::Subject(Subject::Ebpf),
-            Part::Subject(Subject::FastPath),
+            Part::Subject(Subject::Applications),
+            Part::Subject(Subject::Both),
+            Part::Subject(Subject::BothTcp),
             Part::Subject(Subject::Envoy),
             Part::Subject(Subject::Nginx),
             Part::Subject(Subject::Haproxy),

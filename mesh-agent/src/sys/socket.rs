@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use mesh_ebpf::abi::{FAST_MARK, FAST_PRIORITY};
+use mesh_ebpf::abi::{AGENT_MARK, FAST_MARK, FAST_PRIORITY};
 
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::netns::NetNs;
@@ -45,8 +45,11 @@ pub enum Source {
 pub enum Reach {
     /// By TCP.
     Anywhere,
-    /// The server is on this node and is spoken to in HTTP without TLS: in the eBPF mode they need no TCP.
-    SameNode,
+    /// The server is an application of this node and is spoken to in HTTP without TLS: in the eBPF mode they may do without
+    /// TCP where applications take part in that.
+    Application,
+    /// The agent itself accepts the connection, for another pod of this node: in the eBPF mode nobody needs TCP.
+    Agent,
 }
 
 /// Opens the listeners of a pod.
@@ -66,12 +69,20 @@ pub fn listen(netns: &NetNs, spec: ListenSpec) -> io::Result<PodListeners> {
             }
             Err(e) => Err(e),
         };
-        Ok(PodListeners {
+        let listeners = PodListeners {
             outbound4: v4(spec.outbound_port)?,
             outbound6: v6(spec.outbound_port)?,
             inbound4: v4(spec.inbound_port)?,
             inbound6: v6(spec.inbound_port)?,
-        })
+        };
+        if spec.transparent {
+            // What they accept inherits it.
+            SockRef::from(&listeners.inbound4).set_mark(AGENT_MARK)?;
+            if let Some(inbound6) = &listeners.inbound6 {
+                SockRef::from(inbound6).set_mark(AGENT_MARK)?;
+            }
+        }
+        Ok(listeners)
     })?
 }
 
@@ -84,7 +95,8 @@ pub fn upstream(
 ) -> io::Result<Socket> {
     let fast = match reach {
         Reach::Anywhere => 0,
-        Reach::SameNode => FAST_MARK,
+        Reach::Application => FAST_MARK,
+        Reach::Agent => AGENT_MARK,
     };
     netns.run(|| {
         let domain = Domain::for_address(destination);

@@ -10,11 +10,10 @@ use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
 use mesh_ebpf::abi::{
-    Address, CAPTURE_MARK, FAST_MARK, KERNEL_FAST_PATH, MARK_MASK, POLICY_FAST_PATH, PRESERVE_MARK,
-    PROXY_MARK, leg_slot,
+    Address, KERNEL_FAST_APPLICATIONS, KERNEL_FAST_PATH, POLICY_FAST_PATH, leg_slot,
 };
 use mesh_ebpf::decide::{Lookups, Reason};
-use mesh_ebpf::pair::{Handshake, LEG_ASKS, Leg, PLAIN_FOR_GOOD, Pair, Tally, Waiting};
+use mesh_ebpf::pair::{self, Handshake, LEG_ASKS, Leg, PLAIN_FOR_GOOD, Pair, Tally, Waiting};
 
 use super::leg;
 use crate::maps::{
@@ -50,8 +49,8 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
     DONE
 }
 
-/// The end that connects is there first. If its other end is the proxy's or it is itself, and it stays on the node, it
-/// waits for the other.
+/// The end that connects is there first. If it or its other end is the proxy's, and it stays on the node, it may have to
+/// wait for the other.
 #[inline(always)]
 fn connected(ctx: &SockOpsContext) {
     let cookie = namespace(ctx);
@@ -72,26 +71,29 @@ fn connected(ctx: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
-    let mark = read!(socket, mark);
-    let own = mark & MARK_MASK == PROXY_MARK || mark & MARK_MASK == PRESERVE_MARK;
-    let namespace = if own && mark & FAST_MARK != 0 {
-        0
-    } else if !own && mark & CAPTURE_MARK != 0 {
-        cookie
-    } else {
+    let applications = MESH_KERNEL.load() & KERNEL_FAST_APPLICATIONS != 0;
+    let Some(application) = pair::application(read!(socket, mark), applications) else {
         return;
     };
+    // What an application opens stays in its pod.
+    let namespace = if application == 0 { cookie } else { 0 };
     let Ok(Some(pair)) = MESH_FREE.pop() else {
         tally(Tally::Full, 1);
         return;
     };
-    if !wait(ctx, socket, pair, namespace) {
+    if !wait(ctx, socket, pair, namespace, application) {
         give_back(pair);
     }
 }
 
 #[inline(always)]
-fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64) -> bool {
+fn wait(
+    ctx: &SockOpsContext,
+    socket: *mut bpf_sock,
+    number: u32,
+    namespace: u64,
+    application: u32,
+) -> bool {
     let Some(pair) = MESH_PAIRS.get_ptr_mut(number) else {
         return false;
     };
@@ -109,7 +111,7 @@ fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64
             ready: 0,
             generation,
             handshake,
-            application: u32::from(namespace == 0),
+            application,
         };
     }
     let leg = Leg {
@@ -138,7 +140,8 @@ fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let cookie = namespace(ctx);
-    if let Some(pod) = pod(cookie) {
+    let pod = pod(cookie);
+    if let Some(pod) = pod {
         count(Reason::EstablishedPassive);
         debug!(
             ctx,
@@ -176,7 +179,11 @@ fn accepted(ctx: &SockOpsContext) {
     if MESH_WAITING.remove(handshake).is_err() {
         return;
     }
-    if !enter(ctx, waiting.pair, 1) || !leg::note(socket.cast(), leg) {
+    let joins = pair::is_meant(read!(pair, application), read!(socket, mark))
+        && pod.is_none_or(allows)
+        && enter(ctx, waiting.pair, 1)
+        && leg::note(socket.cast(), leg);
+    if !joins {
         leave(waiting.pair);
         return;
     }

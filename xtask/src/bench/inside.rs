@@ -180,11 +180,12 @@ impl<'a> Bench<'a> {
                 "apiVersion: v1\nkind: Service\nmetadata:\n  name: user-app-svc\nspec:\n  clusterIP: {SERVICE_IP}\n  clusterIPs:\n  - {SERVICE_IP}\n  \
                  selector:\n    app: user-app\n  ports:\n  - name: http\n    port: 80\n    targetPort: 80\n"
             );
-            // The others stand at the client's end only; so does the agent here.
+            // The others stand at the client's end only; so does the agent, but for those that say otherwise.
+            let enrol = subject.enrols_server();
             let server = pod(
                 "server",
                 &self.server,
-                "{app: user-app, mesh-agent.io/enrol: \"false\"}",
+                &format!("{{app: user-app, mesh-agent.io/enrol: \"{enrol}\"}}"),
             );
             let client = pod("client", client, "{app: client}");
             fs::write(
@@ -300,36 +301,21 @@ impl<'a> Bench<'a> {
 
     fn start(&self, subject: Subject, client: &Pod) -> Result<Option<Running>> {
         let log = self.folder.join(format!("{}.log", subject.name()));
-        let mut command = match subject {
-            Subject::Direct => return Ok(None),
-            Subject::Iptables | Subject::Ebpf | Subject::FastPath => {
-                let mut command = self.world.node().command(&self.agent);
-                command
-                    .arg("run")
-                    .arg("--manifests")
-                    .arg(self.folder.join(format!("manifests-{}", subject.name())));
-                command
-                    .args([
-                        "--mode",
-                        if subject == Subject::Iptables {
-                            "iptables"
-                        } else {
-                            "ebpf"
-                        },
-                        "--fast-path",
-                        if subject == Subject::FastPath {
-                            "on"
-                        } else {
-                            "off"
-                        },
-                        "--node",
-                        "node1",
-                        "--workers",
-                        "1",
-                    ])
-                    .env("NO_COLOR", "1");
-                return Ok(Some(Running::start(subject.name(), command, &log)?));
+        if let Some(flags) = subject.flags() {
+            let mut command = self.world.node().command(&self.agent);
+            command
+                .args(["run", "--node", "node1", "--workers", "1", "--manifests"])
+                .arg(self.folder.join(format!("manifests-{}", subject.name())))
+                .args(flags)
+                .env("NO_COLOR", "1");
+            let running = Running::start(subject.name(), command, &log)?;
+            if subject.enrols_server() {
+                // Connections that were opened before would go on without it.
+                self.wait_for_enrolment(subject, &running)?;
             }
+            return Ok(Some(running));
+        }
+        let mut command = match subject {
             Subject::Envoy => client.command_as(
                 PROXY_UID,
                 PROXY_UID,
@@ -341,12 +327,26 @@ impl<'a> Bench<'a> {
                 PROXY_UID,
                 workspace::find_program("haproxy").context("HAProxy is missing")?,
             ),
+            _ => return Ok(None),
         };
         let (_, arguments) = subject
             .foreign(self.folder, self.server.ipv4)
             .context("no configuration")?;
         command.args(arguments);
         Ok(Some(Running::start(subject.name(), command, &log)?))
+    }
+
+    /// Until what comes to the server from elsewhere passes through the agent.
+    fn wait_for_enrolment(&self, subject: Subject, running: &Running) -> Result<()> {
+        let to = format!("{}:80", self.server.ipv4);
+        demo::wait_until("it stands before the server", PATIENCE, || {
+            Ok(self
+                .world
+                .node()
+                .run(|| http::get(&to, "user-app-svc", "/"))?
+                .is_ok_and(|response| subject.handled(&response)))
+        })
+        .with_context(|| format!("the end of its log:\n{}\n", running.tail(20)))
     }
 
     fn wait_for_answer(from: &Pod, to: &str, running: &Running) -> Result<()> {
@@ -402,7 +402,9 @@ pub(super) fn load_average() -> Option<f64> {
 fn lacking(subject: Subject, tools: &Tools) -> Option<String> {
     match subject {
         Subject::Direct | Subject::Nginx | Subject::Iptables => None,
-        Subject::Ebpf | Subject::FastPath => tools.without_ebpf.clone(),
+        Subject::Ebpf | Subject::Applications | Subject::Both | Subject::BothTcp => {
+            tools.without_ebpf.clone()
+        }
         Subject::Envoy => tools
             .envoy
             .is_none()

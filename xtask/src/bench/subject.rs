@@ -23,10 +23,18 @@ pub enum Subject {
     Iptables,
     /// The agent, eBPF mode
     Ebpf,
-    /// The agent, eBPF mode with the fast path
-    #[value(name = "fast-path")]
-    #[serde(rename = "fast-path")]
-    FastPath,
+    /// The agent, eBPF mode, the fast path for applications too
+    #[value(name = "ebpf-applications")]
+    #[serde(rename = "ebpf-applications")]
+    Applications,
+    /// The agent, eBPF mode, at the client and at the server
+    #[value(name = "ebpf-both")]
+    #[serde(rename = "ebpf-both")]
+    Both,
+    /// Likewise without the fast path
+    #[value(name = "ebpf-both-tcp")]
+    #[serde(rename = "ebpf-both-tcp")]
+    BothTcp,
     /// Envoy behind the chains
     Envoy,
     /// nginx behind the chains
@@ -37,11 +45,13 @@ pub enum Subject {
 
 impl Subject {
     /// All, in the order of the report.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Direct,
         Self::Iptables,
         Self::Ebpf,
-        Self::FastPath,
+        Self::Applications,
+        Self::Both,
+        Self::BothTcp,
         Self::Envoy,
         Self::Nginx,
         Self::Haproxy,
@@ -53,7 +63,9 @@ impl Subject {
             Self::Direct => "direct",
             Self::Iptables => "iptables",
             Self::Ebpf => "ebpf",
-            Self::FastPath => "fast-path",
+            Self::Applications => "ebpf-applications",
+            Self::Both => "ebpf-both",
+            Self::BothTcp => "ebpf-both-tcp",
             Self::Envoy => "envoy",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
@@ -66,7 +78,9 @@ impl Subject {
             Self::Direct => "no mesh",
             Self::Iptables => "mesh-agent, iptables",
             Self::Ebpf => "mesh-agent, eBPF",
-            Self::FastPath => "mesh-agent, eBPF, fast path",
+            Self::Applications => "mesh-agent, eBPF, fast path to applications",
+            Self::Both => "mesh-agent, eBPF, both pods",
+            Self::BothTcp => "mesh-agent, eBPF, both pods, no fast path",
             Self::Envoy => "Envoy, same chains",
             Self::Nginx => "nginx, same chains",
             Self::Haproxy => "HAProxy, same chains",
@@ -75,10 +89,24 @@ impl Subject {
 
     /// Whether it is the agent.
     pub fn is_agent(self) -> bool {
+        self.flags().is_some()
+    }
+
+    /// Its `--mode` and `--fast-path`, where it is the agent.
+    pub fn flags(self) -> Option<[&'static str; 4]> {
+        let flags = |mode, fast_path| Some(["--mode", mode, "--fast-path", fast_path]);
         match self {
-            Self::Iptables | Self::Ebpf | Self::FastPath => true,
-            Self::Direct | Self::Envoy | Self::Nginx | Self::Haproxy => false,
+            Self::Iptables => flags("iptables", "off"),
+            Self::Ebpf | Self::Both => flags("ebpf", "on"),
+            Self::Applications => flags("ebpf", "applications"),
+            Self::BothTcp => flags("ebpf", "off"),
+            Self::Direct | Self::Envoy | Self::Nginx | Self::Haproxy => None,
         }
+    }
+
+    /// Whether it stands before the server as well.
+    pub fn enrols_server(self) -> bool {
+        matches!(self, Self::Both | Self::BothTcp)
     }
 
     /// Whether this answer passed through it, as far as an answer can tell.
@@ -88,9 +116,12 @@ impl Subject {
             Self::Direct => {
                 marked.is_none() && response.header("x-envoy-upstream-service-time").is_none()
             }
-            Self::Iptables | Self::Ebpf | Self::FastPath | Self::Envoy => {
-                response.header("x-envoy-upstream-service-time").is_some()
-            }
+            Self::Iptables
+            | Self::Ebpf
+            | Self::Applications
+            | Self::Both
+            | Self::BothTcp
+            | Self::Envoy => response.header("x-envoy-upstream-service-time").is_some(),
             Self::Nginx => marked == Some("nginx"),
             Self::Haproxy => marked == Some("haproxy"),
         }
@@ -106,7 +137,12 @@ impl Subject {
         let file = self.configuration(folder).display().to_string();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         match self {
-            Self::Direct | Self::Iptables | Self::Ebpf | Self::FastPath => None,
+            Self::Direct
+            | Self::Iptables
+            | Self::Ebpf
+            | Self::Applications
+            | Self::Both
+            | Self::BothTcp => None,
             Self::Envoy => Some((
                 envoy(server),
                 words(&[
