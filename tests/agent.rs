@@ -95,8 +95,10 @@ pub struct Agent {
 pub struct Accepted {
     /// Opened by a pod.
     pub outbound: u64,
-    /// Opened to a pod.
+    /// Opened to a pod, whichever way they came.
     pub inbound: u64,
+    /// Those of them that came from another pod of the node without the pod's listener.
+    pub one_hop: u64,
 }
 
 impl Agent {
@@ -110,7 +112,8 @@ impl Agent {
         Self::start_with(world, manifests, mode, &["--fast-path", "applications"])
     }
 
-    fn start_with(world: &World, manifests: &Path, mode: Mode, flags: &[&str]) -> Result<Self> {
+    /// Likewise with some more flags.
+    pub fn start_with(world: &World, manifests: &Path, mode: Mode, flags: &[&str]) -> Result<Self> {
         let mut agent = Self::spawn_with(world, manifests, mode, "agent", flags)?;
         agent.wait_ready()?;
         let status = agent.status()?;
@@ -219,7 +222,8 @@ impl Agent {
                     .with_context(|| format!("no number `{key}` in /stats: {pod}"))
             };
             sum.outbound += count("outbound")?;
-            sum.inbound += count("inbound")?;
+            sum.inbound += count("inbound")? + count("one_hop")?;
+            sum.one_hop += count("one_hop")?;
         }
         Ok(sum)
     }

@@ -80,7 +80,7 @@ fn verdict(wrong: &[String]) -> Result<()> {
 const RULES: std::ops::RangeInclusive<u32> = 1..=53;
 
 /// Codes that it takes more than manifests to break, and where they are tested.
-const ELSEWHERE: [(Code, &str); 2] = [
+const ELSEWHERE: [(Code, &str); 3] = [
     (
         Code::Mesh0003,
         "config/file: it takes a file that cannot be read",
@@ -88,6 +88,10 @@ const ELSEWHERE: [(Code, &str); 2] = [
     (
         Code::Mesh0005,
         "config/object/secret: it takes a certificate that ages",
+    ),
+    (
+        Code::Mesh0008,
+        "config/compile/membership: it takes a node of Kubernetes",
     ),
 ];
 

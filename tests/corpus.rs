@@ -21,6 +21,9 @@
 //!       - {get: /v2, to: c}
 //! ```
 //!
+//! A file's `families: [ipv4, ipv6]`, or a case's `family: ipv6`, has it played over that; servers must then have been reached
+//! over it too, where `upstream: {family: ...}` says no other.
+//!
 //! One file of one level is one test, such as `corpus::envoy::match-uri`.
 
 use std::path::Path;
@@ -42,6 +45,7 @@ mod check;
 mod decide;
 mod doubts;
 mod envoy;
+mod keys;
 mod request;
 mod scenery;
 mod stage;

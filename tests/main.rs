@@ -15,6 +15,7 @@ mod iptables;
 mod life;
 mod load;
 mod manifests;
+mod one_hop;
 mod protocols;
 mod raw;
 mod servers;
@@ -88,6 +89,7 @@ fn run(mut arguments: Arguments) -> ExitCode {
     tests.extend(gateway::tests());
     tests.extend(rooted(gateway_tls::tests()));
     tests.extend(protocols::tests());
+    tests.extend(one_hop::tests());
     tests.extend(corpus::tests());
     tests.extend(analysis::tests());
     let trials = tests.into_iter().map(Test::trial).collect();

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -20,7 +19,7 @@ use crate::flows::names::{APP, APP_NET1, CLIENT, CLIENT_NET1, REMOTE, VIP};
 use crate::flows::scene::Scene;
 use crate::http::read_head;
 use crate::manifests::ServiceObject;
-use crate::servers::{Server, any};
+use crate::servers::{Background, Server, any, runtime};
 use crate::{InMode, Test, in_modes};
 
 /// How long the end of a connection may take.
@@ -100,7 +99,7 @@ fn http2_to_an_http2_server(mode: Mode) -> Result<()> {
             .port("http", 80, 8080)
             .port("http2", 81, 8081),
     )?;
-    let _server = Http2Server::start(&scene.world, 8081)?;
+    let _server = http2_server(&scene.world, 8081)?;
     crate::agent::eventually(Duration::from_secs(5), || {
         scene
             .agent()
@@ -246,49 +245,16 @@ fn ask_http2(
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting a runtime")
-}
-
 /// A server on the machine outside, under the remote pod's address, that speaks nothing but HTTP/2.
-struct Http2Server {
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Http2Server {
-    fn start(world: &World, port: u16) -> Result<Self> {
-        let listener = world
-            .outside()
-            .run(|| TcpListener::bind((REMOTE.0, port)))??;
-        listener.set_nonblocking(true)?;
-        let runtime = runtime()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let thread = thread::spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    result = serve_http2(listener) => eprintln!("the HTTP/2 server ended: {result:?}"),
-                    _ = stopped => {}
-                }
-            });
-        });
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Http2Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+fn http2_server(world: &World, port: u16) -> Result<Background> {
+    let listener = world
+        .outside()
+        .run(|| TcpListener::bind((REMOTE.0, port)))??;
+    listener.set_nonblocking(true)?;
+    Background::start(move || async move {
+        let ended = serve_http2(listener).await;
+        eprintln!("the HTTP/2 server ended: {ended:?}");
+    })
 }
 
 async fn serve_http2(listener: TcpListener) -> io::Result<()> {

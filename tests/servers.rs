@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use mesh_tests::Pod;
 use serde_json::json;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::sync::oneshot;
 
 /// No connection of a test may keep a thread for longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,6 +23,54 @@ pub struct Server {
     accepting: Option<JoinHandle<()>>,
     /// How the connections that it served ended, in the order in which they did.
     endings: Arc<Mutex<Vec<String>>>,
+}
+
+/// What serves asynchronously, on a thread of its own until it is dropped.
+#[must_use = "the server stops when this is dropped"]
+#[derive(Debug)]
+pub struct Background {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Runs what `serve` makes, and what that spawns.
+    pub fn start<F>(serve: impl FnOnce() -> F + Send + 'static) -> Result<Self>
+    where
+        F: Future<Output = ()>,
+    {
+        let runtime = runtime()?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serve() => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A runtime of the calling thread.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting a runtime")
 }
 
 impl Server {

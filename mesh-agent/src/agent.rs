@@ -1,27 +1,46 @@
 //! The node agent: builds its parts, wires them, starts them in order, and takes them down again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::cli::{FastPathChoice, ModeChoice, RunArgs};
+use crate::cli::{FailChoice, FastPathChoice, ModeChoice, RunArgs, Switch};
+use crate::cni::{Loss, install};
+use crate::config::Membership;
+use crate::config::kube::outside::{self, Outsider};
+use crate::config::kube::{Viewer, Watched};
 use crate::intercept::Interceptor;
 use crate::intercept::ebpf::{self, Ebpf, FastPathFor};
 use crate::intercept::iptables::{self, Iptables};
 use crate::intercept::journal::RUN;
 use crate::intercept::succession::{Places, Successor};
 use crate::model::{CapturePolicy, Topology};
-use crate::pod::{self, Pods};
-use crate::process::{Identity, Process};
+use crate::pod::{self, Door, Newcomer, Pods, Reports};
+use crate::process::{Identity, Process, Standing};
+use crate::proxy::Settings;
 use crate::sys::memory;
+
+/// What an agent waits for that is not ready.
+const PODS: &str = "the pods of this node";
+
+/// How long a pod may be on its way into the mesh before the agent is not ready for it.
+const ON_THE_WAY: Duration = Duration::from_secs(2);
+
+/// Where an agent saves what the API server says.
+const STATE: &str = "/var/lib/mesh-agent";
 
 /// `mesh-agent run`: serves until it is told to end, and leaves nothing behind.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let process = Process::start(&args.process, capture_defaults(args), Topology::default())?;
     let node = args.node.clone().map_or_else(host_name, Ok)?;
+    let standing = standing(args, node.as_str().into());
+    let Some(process) = Process::start(&args.process, standing)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let (interceptor, reason) =
         choose(args).map_err(|e| match nix::unistd::geteuid().is_root() {
             true => e,
@@ -45,7 +64,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // Not held: when the last who holds it lets go, everything is undone.
     let asked = Arc::downgrade(&successor);
     let mode = Some((successor.mode().to_string(), reason));
-    let mut not_ready = Some(process.ready.hold("the pods of this node"));
+    let ready = process.ready.clone();
+    let mut not_ready = Some(ready.hold(PODS));
+    let mut incomplete: Option<Instant> = None;
     let mut swept = false;
     let enrolled = move |complete: bool| {
         // Whatever predecessors that died left in other pods goes now that ours are steered.
@@ -58,7 +79,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             );
         }
         if complete {
+            incomplete = None;
             drop(not_ready.take());
+        } else if incomplete.get_or_insert_with(Instant::now).elapsed() >= ON_THE_WAY {
+            // A pod outside the mesh should be seen, and not only by those who ask.
+            not_ready.get_or_insert_with(|| ready.hold(PODS));
         }
     };
     let identity = Identity {
@@ -71,15 +96,40 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             tallies.and_then(Result::ok).unwrap_or_default()
         }),
     };
+    let (name, reports) = (identity.name.clone(), identity.pods.clone());
     let running = process.announce(identity);
+    if let Some(client) = running
+        .client
+        .clone()
+        .filter(|_| args.write_status == Switch::On)
+    {
+        let look = move || outsiders(&reports);
+        running.runtime.spawn(outside::tell(client, name, look));
+    }
 
+    let (plugin, newcomers) = plugin(args)?;
+    if let Some(plugin) = &plugin {
+        let Plugin { node, entry, .. } = plugin;
+        let program = std::env::current_exe().context("finding this program's file")?;
+        running
+            .runtime
+            .spawn(install::keep(node.clone(), program, entry.clone()));
+    }
     // Enrolment makes blocking system calls and enters other namespaces, so it has this thread for itself.
     let shutdown = running.shutdown.clone();
-    running
-        .runtime
-        .block_on(pod::run(pods, running.snapshots, enrolled, async move {
-            shutdown.asked().await;
-        }));
+    let asked = async move {
+        shutdown.asked().await;
+        if let Some(plugin) = plugin {
+            plugin.withdraw();
+        }
+    };
+    running.runtime.block_on(pod::run(
+        pods,
+        running.snapshots,
+        newcomers,
+        enrolled,
+        asked,
+    ));
     info!("every pod is as it was before; goodbye");
     Ok(ExitCode::SUCCESS)
 }
@@ -148,6 +198,98 @@ fn iptables(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
     };
     settings.probe()?;
     Ok(Arc::new(Iptables::start(settings, Path::new(RUN))?))
+}
+
+/// The pods of this node that ought to be in the mesh and are not.
+fn outsiders(reports: &Reports) -> Vec<Outsider> {
+    let outside = reports.get().into_iter().filter_map(|report| {
+        let (namespace, name) = report.pod.split_once('/')?;
+        Some(Outsider {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: report.uid.map(|uid| uid.to_string()),
+            why: report.outside?,
+        })
+    });
+    outside.collect()
+}
+
+/// The CNI plugin of this node, and where it asks.
+struct Plugin {
+    node: install::Node,
+    entry: install::Entry,
+    door: Door,
+}
+
+/// Begins to listen for the plugin, where it is asked for.
+fn plugin(args: &RunArgs) -> anyhow::Result<(Option<Plugin>, mpsc::Receiver<Newcomer>)> {
+    let (Some(configurations), Some(binaries)) = (&args.cni_net_dir, &args.cni_bin_dir) else {
+        // Nobody will ask.
+        return Ok((None, mpsc::channel(1).1));
+    };
+    let (door, newcomers) = Door::open(&args.cni_socket).with_context(|| {
+        format!(
+            "listening for the CNI plugin at {}",
+            args.cni_socket.display()
+        )
+    })?;
+    let plugin = Plugin {
+        node: install::Node {
+            configurations: configurations.clone(),
+            binaries: binaries.clone(),
+        },
+        entry: install::Entry {
+            socket: args.cni_socket.clone(),
+            on_agent_loss: match args.on_agent_loss {
+                FailChoice::Open => Loss::Open,
+                FailChoice::Refuse | FailChoice::Hold => Loss::Refuse,
+            },
+        },
+        door,
+    };
+    Ok((Some(plugin), newcomers))
+}
+
+impl Plugin {
+    /// Takes the plugin out of the chain, before there is nobody to ask; unless another agent has taken over.
+    fn withdraw(self) {
+        if self.door.is_ours()
+            && let Err(e) = self.node.uninstall()
+        {
+            warn!(
+                error = &e as &dyn std::error::Error,
+                "the CNI plugin is still in the node's chain: pods cannot begin until an agent runs or it is removed"
+            );
+        }
+    }
+}
+
+fn standing(args: &RunArgs, node: Arc<str>) -> Standing {
+    let saved = args.process.state_dir.clone();
+    let watched = Watched {
+        viewer: Viewer::Node(Arc::clone(&node)),
+        saved: saved.or_else(|| Some(PathBuf::from(STATE))),
+        herald: (args.write_status == Switch::On).then(|| node.to_string()),
+    };
+    Standing {
+        origin: args.process.origin(watched),
+        membership: match args.process.kubernetes {
+            true => Membership::Asked {
+                node,
+                istio: args.istio_injection,
+            },
+            false => Membership::Placed,
+        },
+        capture: capture_defaults(args),
+        topology: Topology::default(),
+        settings: Settings {
+            one_hop: match args.one_hop {
+                Some(choice) => choice == Switch::On,
+                None => !args.process.kubernetes,
+            },
+            ..Settings::default()
+        },
+    }
 }
 
 fn capture_defaults(args: &RunArgs) -> CapturePolicy {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::cli::{AnalyzeArgs, ClientArgs, ExplainArgs, LogArgs, OutputFormat};
+use crate::cli::{AnalyzeArgs, ClientArgs, ExplainArgs, InjectArgs, LogArgs, OutputFormat};
 use crate::config::{self, Code, Severity};
 use crate::explain::{self, Who, Wish};
+use crate::inject::{self, Outcome, Workload};
 use crate::model::CapturePolicy;
 use crate::report::{Report, Style};
 
@@ -56,6 +57,33 @@ fn style() -> Style {
     } else {
         Style::Plain
     }
+}
+
+/// `mesh-agent inject`.
+pub fn inject(args: &InjectArgs) -> anyhow::Result<ExitCode> {
+    let file = args.filename.display();
+    let text = match args.filename.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()).context("reading standard input")?,
+        false => {
+            std::fs::read_to_string(&args.filename).with_context(|| format!("reading {file}"))?
+        }
+    };
+    let injected = match inject::inject(&text) {
+        Ok(injected) => injected,
+        Err(wrong) => {
+            eprintln!("mesh-agent: {file}: {wrong}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let unlike = |workload: &&Workload| workload.outcome != Outcome::Asks;
+    for workload in injected.workloads.iter().filter(unlike) {
+        eprintln!("mesh-agent: {file}: {workload}");
+    }
+    if injected.workloads.is_empty() {
+        eprintln!("mesh-agent: {file}: no workload is in it; it comes back as it was");
+    }
+    say(&injected.text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `mesh-agent explain`.

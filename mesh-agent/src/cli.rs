@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Code, CompileOptions, OutboundTrafficPolicy, UnknownFields};
+use crate::cni;
+use crate::config::kube::Watched;
+use crate::config::source::Origin;
+use crate::config::{Code, CompileOptions, Membership, OutboundTrafficPolicy, UnknownFields};
 use crate::log::{self, LogFormat};
 use crate::model::{CapturePolicy, FailPolicy, SourceMode, Topology};
 
@@ -31,6 +34,7 @@ Examples:
   mesh-agent analyze --explain IST0109                       what a code means
   mesh-agent explain --manifests ./manifests --from default/client -H 'user: bob' http://reviews:9080/
                                                              which rule takes a request, and why
+  mesh-agent inject -f deploy.yaml | kubectl apply -f -       a workload into the mesh
   mesh-agent status                                          what a running agent does, and why
   mesh-agent iptables print                                  the nat chains, without applying them
 
@@ -50,6 +54,9 @@ pub enum Command {
     Analyze(AnalyzeArgs),
     /// Say what becomes of a request, step by step: which listener, host and rule, and why; where it goes, and how
     Explain(ExplainArgs),
+    /// Ask, in the manifests of workloads, for their pods to be in the mesh: `mesh-agent inject -f x.yaml | kubectl apply
+    /// -f -`; the rest of the text stays as it is
+    Inject(InjectArgs),
     /// Show the mode, the pods and the rejected objects of a running agent
     Status(ClientArgs),
     /// Print the configuration in force in a running agent, as JSON
@@ -73,6 +80,30 @@ pub struct RunArgs {
     #[arg(long, env = "NODE_NAME")]
     pub node: Option<String>,
 
+    /// With --kubernetes, enrol the pods that Istio would give a sidecar too: by `istio-injection`, `istio.io/rev` and
+    /// `sidecar.istio.io/inject`. Without it `mesh-agent.io/enrol: "true"` alone counts, on a namespace or a pod
+    #[arg(long, verbatim_doc_comment)]
+    pub istio_injection: bool,
+
+    /// With --kubernetes, whether what is wrong with objects is said on them: a condition in the status of Istio's, and an
+    /// Event. Of all agents one does it
+    #[arg(long, value_enum, default_value_t = Switch::On, verbatim_doc_comment)]
+    pub write_status: Switch,
+
+    /// The node's directory of CNI configurations, /etc/cni/net.d as the agent sees it. With --cni-bin-dir, the agent puts
+    /// itself at the end of the node's chain of plugins, so that no pod begins before it is in the mesh, and takes itself out
+    /// again when it ends
+    #[arg(long, value_name = "DIR", requires_all = ["kubernetes", "cni_bin_dir"], verbatim_doc_comment)]
+    pub cni_net_dir: Option<PathBuf>,
+
+    /// The node's directory of CNI plugins, /opt/cni/bin as the agent sees it
+    #[arg(long, value_name = "DIR", requires = "cni_net_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
+
+    /// Where the plugin asks the agent: the same path for the agent and for the node
+    #[arg(long, value_name = "SOCKET", default_value = cni::SOCKET)]
+    pub cni_socket: PathBuf,
+
     /// The client address that applications see: 127.0.0.6 as with a sidecar, or the client's own. A pod's annotation
     /// `mesh-agent.io/source` wins
     #[arg(long, value_enum, default_value_t = SourceChoice::Sidecar, verbatim_doc_comment)]
@@ -88,6 +119,12 @@ pub struct RunArgs {
     /// `mesh-agent.io/fast-path: off` takes the pod out
     #[arg(long, value_enum, default_value_t = FastPathChoice::On, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
     pub fast_path: FastPathChoice,
+
+    /// Whether what one pod of this node says to another passes the proxy once, for both of them, and comes to the server's
+    /// pod from within: rules of the kernel between the two pods do not see it. Off: twice, over the pods' network
+    /// [default: on; off with --kubernetes, where a NetworkPolicy may forbid what one pod says to another]
+    #[arg(long, value_enum, env = "MESH_AGENT_ONE_HOP", verbatim_doc_comment)]
+    pub one_hop: Option<Switch>,
 
     /// The port, inside each pod, for the connections that the pod opens
     #[arg(long, default_value_t = 15001, value_name = "PORT")]
@@ -137,8 +174,28 @@ pub struct GatewayArgs {
 pub struct ProcessArgs {
     /// The directory of manifests: Services, Pods, EndpointSlices and Istio's kinds. It is watched; an edit is live at
     /// once, a broken one leaves the last good state in force
-    #[arg(long, value_name = "DIR", env = "MESH_AGENT_MANIFESTS")]
-    pub manifests: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "MESH_AGENT_MANIFESTS",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub manifests: Option<PathBuf>,
+
+    /// Watch Kubernetes' API server instead: the one that a Pod's service account leads to, or a kubeconfig
+    #[arg(long, env = "MESH_AGENT_KUBERNETES")]
+    pub kubernetes: bool,
+
+    /// Where to save what the API server says, so that a start without it has a world. For its owner alone: of a gateway
+    /// it holds the keys of Secrets [default: /var/lib/mesh-agent for an agent, nowhere for a gateway]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "kubernetes",
+        verbatim_doc_comment
+    )]
+    pub state_dir: Option<PathBuf>,
 
     /// How they are understood.
     #[command(flatten)]
@@ -188,6 +245,16 @@ pub struct ProcessArgs {
     pub log_format: LogFormat,
 }
 
+impl ProcessArgs {
+    /// Where the world comes from; `watched` is for an API server.
+    pub fn origin(&self, watched: Watched) -> Origin {
+        match &self.manifests {
+            Some(directory) => Origin::Directory(directory.clone()),
+            None => Origin::Kubernetes(watched),
+        }
+    }
+}
+
 /// How manifests are understood: what Istio has in its mesh configuration.
 #[derive(Debug, Args)]
 pub struct MeshArgs {
@@ -220,6 +287,15 @@ pub enum FastPathChoice {
     Applications,
 }
 
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes
+    On,
+    /// No
+    Off,
+}
+
 /// `--outbound-traffic-policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutboundTrafficChoice {
@@ -248,6 +324,7 @@ impl MeshArgs {
             },
             capture,
             topology: Topology::default(),
+            membership: Membership::default(),
         }
     }
 }
@@ -271,6 +348,14 @@ pub struct AnalyzeArgs {
     /// Say what a code means, such as IST0101, and analyze nothing
     #[arg(long, value_name = "CODE", value_parser = code, conflicts_with = "manifests")]
     pub explain: Option<Code>,
+}
+
+/// `mesh-agent inject`.
+#[derive(Debug, Args)]
+pub struct InjectArgs {
+    /// The file with the manifests; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: PathBuf,
 }
 
 /// `mesh-agent explain`.

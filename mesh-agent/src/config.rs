@@ -33,6 +33,7 @@ use crate::model::{CapturePolicy, Snapshot, Topology};
 pub use crate::config::compile::{analyze, compile};
 pub use crate::config::file::ManifestDir;
 pub use crate::config::inputs::Inputs;
+pub use crate::config::kube::Cluster;
 pub use crate::config::problem::{Code, Rejected, Related, Severity};
 
 pub mod compile;
@@ -42,9 +43,12 @@ pub mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod inputs;
+pub mod kube;
+mod maker;
 pub mod object;
 pub mod path;
 pub mod problem;
+pub mod source;
 pub mod yaml;
 
 /// How manifests are read, and what holds where they are silent.
@@ -62,6 +66,24 @@ pub struct CompileOptions {
     pub capture: CapturePolicy,
     /// What stands before a gateway whose Pod does not say.
     pub topology: Topology,
+    /// Which Pods are of this machine and in the mesh.
+    pub membership: Membership,
+}
+
+/// Which Pods are of this machine, and which of those are in the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// Those whose manifests say where their network namespace is (`mesh-agent.io/netns`), unless they say no.
+    #[default]
+    Placed,
+    /// Those that Kubernetes has on a node and that ask for it, or whose namespaces do (`mesh-agent.io/enrol`).
+    Asked {
+        /// `spec.nodeName`.
+        node: Arc<str>,
+        /// Whether it counts as asking where Istio would inject its sidecar (`istio-injection`, `istio.io/rev`,
+        /// `sidecar.istio.io/inject`).
+        istio: bool,
+    },
 }
 
 /// `meshConfig.outboundTrafficPolicy.mode`.
@@ -83,6 +105,16 @@ pub enum UnknownFields {
     Warn,
 }
 
+impl CompileOptions {
+    /// Whether a Pod is one of the node that the world is made for.
+    fn is_here(&self, pod: &object::Pod) -> bool {
+        match &self.membership {
+            Membership::Placed => false,
+            Membership::Asked { node, .. } => pod.node.as_ref() == Some(node),
+        }
+    }
+}
+
 impl Default for CompileOptions {
     fn default() -> Self {
         Self {
@@ -92,8 +124,19 @@ impl Default for CompileOptions {
             outbound_traffic_policy: OutboundTrafficPolicy::default(),
             capture: CapturePolicy::default(),
             topology: Topology::default(),
+            membership: Membership::default(),
         }
     }
+}
+
+/// The world after a change of its source. A world that is in force already comes again, the same one, when it has been
+/// looked through for what does not fit together: nobody waits for that.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// The world.
+    pub snapshot: Arc<Snapshot>,
+    /// Everything that is wrong with the objects now, not only with those that changed.
+    pub rejected: Vec<Rejected>,
 }
 
 /// What is wrong with a directory of manifests.

@@ -11,10 +11,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::{error, info};
 
 use crate::cli::GatewayArgs;
+use crate::config::Membership;
+use crate::config::kube::{Viewer, Watched};
 use crate::model::{CapturePolicy, PodId, Snapshot, Topology};
 use crate::pod::Reports;
-use crate::process::{Identity, Process};
-use crate::proxy::{GatewayProxy, Handle, Workers};
+use crate::process::{Identity, Process, Standing};
+use crate::proxy::{GatewayProxy, Handle, Settings, Workers};
 use crate::ready::{NotReady, Ready};
 
 /// `mesh-agent gateway`: serves until it is told to end.
@@ -24,7 +26,29 @@ pub fn run(args: &GatewayArgs) -> anyhow::Result<ExitCode> {
         trusted_proxies: args.trusted_proxies,
         ..Topology::default()
     };
-    let process = Process::start(&args.process, CapturePolicy::default(), topology)?;
+    let settings = Settings {
+        // An agent of this node may hand bytes over, and nobody here would know.
+        splice: false,
+        ..Settings::default()
+    };
+    let watched = Watched {
+        viewer: Viewer::Gateway {
+            namespace: Arc::clone(&pod.namespace),
+            name: Arc::clone(&pod.name),
+        },
+        saved: args.process.state_dir.clone(),
+        herald: None,
+    };
+    let standing = Standing {
+        origin: args.process.origin(watched),
+        membership: Membership::Placed,
+        capture: CapturePolicy::default(),
+        topology,
+        settings,
+    };
+    let Some(process) = Process::start(&args.process, standing)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let gateway = Gateway {
         pod,
         bind: args.bind,

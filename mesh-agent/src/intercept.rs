@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{CapturePolicy, PodId};
 use crate::netns::NetNs;
 
+pub mod capture;
 pub mod ebpf;
 #[cfg(test)]
 mod equivalence;

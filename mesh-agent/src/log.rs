@@ -9,9 +9,14 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-/// Targets that stay quiet unless the filter names them: the access log is asked for, not given, and aya's loader
-/// speaks of sections and relocations.
-const QUIET: [&str; 2] = ["access=off", "aya=warn"];
+/// Targets that stay quiet unless the filter names them: the access log is asked for, not given, aya's loader speaks of
+/// sections and relocations, and of each connection that kube's client cannot open we tell ourselves, once.
+const QUIET: [&str; 4] = [
+    "access=off",
+    "aya=warn",
+    "kube_client=off",
+    "kube_runtime=off",
+];
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

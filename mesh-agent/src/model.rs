@@ -197,12 +197,30 @@ impl Pod {
 /// The part of a pod that only its own node cares about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {
-    /// The pod's network namespace.
-    pub netns: PathBuf,
+    /// Where the pod's network namespace is.
+    pub netns: NetnsPlace,
     /// Whether the pod wants to be in the mesh.
     pub enrol: bool,
     /// Which of its connections are steered to the agent.
     pub capture: CapturePolicy,
+}
+
+/// How the network namespace of a pod is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetnsPlace {
+    /// It is mounted here.
+    Path(PathBuf),
+    /// It is that of the processes whose control groups bear this name: the pod's uid, as the kubelet knows it.
+    Processes(Arc<str>),
+}
+
+impl fmt::Display for NetnsPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Processes(uid) => write!(f, "of the processes of pod {uid}"),
+        }
+    }
 }
 
 /// What a pod serves on one of its ports.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -30,7 +30,22 @@ pub struct NetNsId {
 impl NetNs {
     /// Opens the namespace that is mounted, or shown by `/proc/PID/ns/net`, at `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        Self::of(File::open(path)?)
+    }
+
+    /// The namespace that a descriptor is of, as somebody else has opened it. An error where it is of something else.
+    pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
+        let kind = nix::sys::statfs::fstatfs(&descriptor)?.filesystem_type();
+        if kind != nix::sys::statfs::NSFS_MAGIC {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the descriptor is not of a namespace",
+            ));
+        }
+        Self::of(File::from(descriptor))
+    }
+
+    fn of(file: File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
             file,

@@ -8,19 +8,25 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::intercept::{Enrolment, InterceptError, Interceptor, Mode, PodListeners};
-use crate::model::{CapturePolicy, PodId, Snapshot};
-use crate::netns::NetNs;
+use crate::intercept::capture::Capture;
+use crate::intercept::{Enrolment, InterceptError, Interceptor, ListenSpec, Mode, PodListeners};
+use crate::model::{CapturePolicy, NetnsPlace, PodId, Snapshot};
+use crate::netns::{NetNs, NetNsId};
 use crate::proxy::{Accepted, Handle, PodProxy, Workers};
 use crate::sys::socket;
 
+mod found;
+mod newcomers;
 mod plan;
 
+use found::Finder;
+use newcomers::Newcomers;
+pub use newcomers::{Door, Newcomer};
 use plan::{Actual, Step, Wanted, plan};
 
 /// How often pods that could not be enrolled are tried again, and drained ones are cleared away.
@@ -38,6 +44,8 @@ pub struct Pods {
     drain: Duration,
     enrolled: Vec<Enrolled>,
     failures: HashMap<PodId, String>,
+    finder: Finder,
+    newcomers: Newcomers,
     reports: Reports,
 }
 
@@ -54,6 +62,12 @@ pub struct PodReport {
     pub mode: String,
     /// `enrolled`, `draining`, or `failed: ` and why.
     pub state: String,
+    /// Why it is outside the mesh, where it ought to be in it.
+    #[serde(skip)]
+    pub outside: Option<String>,
+    /// Its uid, where that is known and it is outside.
+    #[serde(skip)]
+    pub uid: Option<Arc<str>>,
     #[serde(skip)]
     accepted: Arc<Accepted>,
 }
@@ -106,6 +120,8 @@ impl Pods {
             drain,
             enrolled: Vec::new(),
             failures: HashMap::new(),
+            finder: Finder::new(found::host_proc()),
+            newcomers: Newcomers::default(),
             reports: Reports::default(),
         }
     }
@@ -149,9 +165,30 @@ impl Pods {
                 }
             }
         }
-        self.publish();
+        self.publish(|pod| snapshot.pods.get(pod)?.uid.clone());
         // A Pod may outlive its namespace, or come before it; that is no reason not to be ready for the others.
         self.failures.keys().all(|pod| missing.contains(pod))
+    }
+
+    /// Takes in what a CNI plugin asks. It is answered by [`Pods::answer`].
+    pub fn welcome(&mut self, newcomer: Newcomer) {
+        self.newcomers.take(newcomer, Instant::now());
+    }
+
+    /// Answers the CNI plugins that wait, after a reconciliation.
+    pub fn answer(&mut self, snapshot: &Snapshot) {
+        let Self {
+            newcomers,
+            enrolled,
+            failures,
+            ..
+        } = self;
+        let is_enrolled = |pod: &PodId, netns: NetNsId| {
+            let mut found = enrolled.iter();
+            found.any(|held| held.pod == *pod && held.netns.id() == netns && !held.is_draining())
+        };
+        let failed = |pod: &PodId| failures.get(pod).cloned();
+        newcomers.answer(snapshot, Instant::now(), is_enrolled, failed);
     }
 
     /// Puts back what somebody took away from under an enrolled pod.
@@ -189,7 +226,7 @@ impl Pods {
             withdraw(&enrolled.pod, enrolled.enrolment);
         }
         self.failures.clear();
-        self.publish();
+        self.publish(|_| None);
     }
 
     /// The pods that should be enrolled, as their namespaces are found.
@@ -199,16 +236,34 @@ impl Pods {
             let Some(local) = pod.local.as_ref().filter(|local| local.enrol) else {
                 continue;
             };
-            let netns = match NetNs::open(&local.netns) {
-                Ok(netns) => Arc::new(netns),
-                Err(e) => {
-                    self.failed(
-                        &pod.id,
-                        format!(
-                            "its network namespace {} cannot be opened: {e}; check the annotation mesh-agent.io/netns",
-                            local.netns.display()
-                        ),
+            let opened = match &local.netns {
+                NetnsPlace::Path(path) => NetNs::open(path).map_err(|e| {
+                    let why = format!(
+                        "its network namespace {} cannot be opened: {e}; check the annotation mesh-agent.io/netns",
+                        path.display()
                     );
+                    (e, why)
+                }),
+                NetnsPlace::Processes(uid) => self.finder.find(uid).map_err(|e| {
+                    let why = format!("its network namespace cannot be found: {e}");
+                    (e, why)
+                }),
+            };
+            let shown = self.newcomers.shown(&pod.id, pod.uid.as_deref());
+            let addresses = match (pod.addresses.as_slice(), &shown) {
+                ([], Some((_, addresses))) => addresses.to_vec(),
+                (addresses, _) => addresses.to_vec(),
+            };
+            if addresses.is_empty() {
+                // Its sandbox is being made; who makes it will say when it is there.
+                continue;
+            }
+            let netns = match (opened, shown) {
+                (Ok(netns), _) => Arc::new(netns),
+                // No process runs in it yet.
+                (Err((e, _)), Some((netns, _))) if e.kind() == io::ErrorKind::NotFound => netns,
+                (Err((e, why)), _) => {
+                    self.failed(&pod.id, why);
                     let held = self.enrolled.iter().find(|enrolled| enrolled.pod == pod.id);
                     match held {
                         // Out of descriptors, say. That is no word about the pod, which stays as it is.
@@ -226,7 +281,7 @@ impl Pods {
             census.wanted.push(Wanted {
                 pod: pod.id.clone(),
                 netns,
-                addresses: pod.addresses.clone(),
+                addresses,
                 policy: local.capture.clone(),
             });
         }
@@ -250,6 +305,7 @@ impl Pods {
         let listeners = self.listen(wanted)?;
         let handle = self.serve(wanted, &listeners)?;
         let enrolment = self.interceptor.enrol(&wanted.target(&listeners))?;
+        handle.catch(Some(capture(wanted, self.interceptor.listen(), &listeners)));
         Ok(Enrolled {
             pod: wanted.pod.clone(),
             netns: Arc::clone(&wanted.netns),
@@ -290,6 +346,7 @@ impl Pods {
             }
         };
         let (drain, runtime) = (self.drain, self.runtime.clone());
+        let ports = self.interceptor.listen();
         let enrolled = &mut self.enrolled[index];
         if let Some((handle, listeners)) = fresh {
             enrolled.accepted = handle.accepted();
@@ -301,10 +358,11 @@ impl Pods {
                 runtime.spawn(handle.drain(drain));
             }
         }
-        let Service::Serving { listeners, .. } = &enrolled.service else {
+        let Service::Serving { listeners, handle } = &enrolled.service else {
             return Ok(());
         };
         enrolled.enrolment.update(&wanted.target(listeners))?;
+        handle.catch(Some(capture(wanted, ports, listeners)));
         enrolled.addresses.clone_from(&wanted.addresses);
         enrolled.policy = wanted.policy.clone();
         Ok(())
@@ -317,6 +375,9 @@ impl Pods {
             return;
         }
         info!(pod = %enrolled.pod, "leaving the mesh");
+        if let Service::Serving { handle, .. } = &enrolled.service {
+            handle.catch(None);
+        }
         if let Err(e) = enrolled.enrolment.stop_steering() {
             error!(pod = %enrolled.pod, error = chain(&e), "the steering of the pod could not be stopped");
         }
@@ -377,7 +438,8 @@ impl Pods {
         self.failures.insert(pod.clone(), why);
     }
 
-    fn publish(&self) {
+    /// `uid` knows the pods that are in the world.
+    fn publish(&self, uid: impl Fn(&PodId) -> Option<Arc<str>>) {
         let mode = self.interceptor.mode();
         let mut reports: Vec<_> = self
             .enrolled
@@ -388,6 +450,8 @@ impl Pods {
             pod: pod.to_string(),
             mode: mode.to_string(),
             state: format!("failed: {why}"),
+            outside: Some(why.clone()),
+            uid: uid(pod),
             accepted: Arc::default(),
         }));
         reports.sort_by(|a, b| a.pod.cmp(&b.pod));
@@ -417,10 +481,12 @@ impl Reports {
 }
 
 /// Follows the snapshots for as long as the agent runs, and takes every pod out of the mesh at its end. `enrolled` is
-/// called after the first round, with whether every pod is in the mesh.
+/// called after every round, with whether every pod is in the mesh. `newcomers` are the questions of CNI plugins; where
+/// nobody asks, the other end is to be dropped.
 pub async fn run(
     mut pods: Pods,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    mut newcomers: mpsc::Receiver<Newcomer>,
     mut enrolled: impl FnMut(bool),
     shutdown: impl Future<Output = ()>,
 ) {
@@ -431,11 +497,13 @@ pub async fn run(
         tokio::select! {
             () = &mut shutdown => break,
             changed = snapshots.changed() => if changed.is_err() { break },
+            Some(newcomer) = newcomers.recv() => pods.welcome(newcomer),
             _ = retry.tick() => {}
             _ = repair.tick() => pods.repair(),
         }
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         let complete = pods.reconcile(&snapshot);
+        pods.answer(&snapshot);
         enrolled(complete);
     }
     pods.withdraw_all().await;
@@ -466,9 +534,16 @@ impl Enrolled {
             pod: self.pod.to_string(),
             mode: mode.to_string(),
             state: state.to_owned(),
+            outside: None,
+            uid: None,
             accepted: Arc::clone(&self.accepted),
         }
     }
+}
+
+/// What of the connections to a pod is caught once it is enrolled so.
+fn capture(wanted: &Wanted, ports: ListenSpec, listeners: &PodListeners) -> Capture {
+    Capture::new(&wanted.addresses, &wanted.policy, ports, listeners)
 }
 
 fn withdraw(pod: &PodId, enrolment: Box<dyn Enrolment>) {

@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use crate::admin::{Admin, Endpoints, Face, Tallies};
 use crate::cli::ProcessArgs;
-use crate::config::file::Update;
-use crate::config::{Code, CompileOptions, ManifestDir, Rejected, Severity};
+use crate::config::source::{Origin, Source};
+use crate::config::{Code, CompileOptions, Membership, Rejected, Severity, Update};
 use crate::log::{self, LogFilter};
 use crate::model::{CapturePolicy, Snapshot, Topology};
 use crate::pod::Reports;
@@ -37,6 +37,7 @@ pub(crate) struct Process {
     rejected: Arc<ArcSwap<Vec<Rejected>>>,
     endpoints: Endpoints,
     log: LogFilter,
+    client: Option<kube::Client>,
 }
 
 /// Who the process is, for those who ask.
@@ -53,13 +54,23 @@ pub(crate) struct Identity {
     pub(crate) tallies: Tallies,
 }
 
+/// Where a process stands in the world that it is to serve.
+pub(crate) struct Standing {
+    /// Where the world comes from.
+    pub(crate) origin: Origin,
+    /// Which Pods are of this machine.
+    pub(crate) membership: Membership,
+    /// What the annotations of a pod start from.
+    pub(crate) capture: CapturePolicy,
+    /// Likewise, of a gateway's pod.
+    pub(crate) topology: Topology,
+    /// How the workers carry traffic.
+    pub(crate) settings: Settings,
+}
+
 impl Process {
-    /// Starts what both kinds of process need. `capture` and `topology` are what the annotations of a pod start from.
-    pub(crate) fn start(
-        args: &ProcessArgs,
-        capture: CapturePolicy,
-        topology: Topology,
-    ) -> anyhow::Result<Self> {
+    /// Starts what both kinds of process need. `None` where it was told to end before there was a world to serve.
+    pub(crate) fn start(args: &ProcessArgs, standing: Standing) -> anyhow::Result<Option<Self>> {
         let log = log::start(&args.log, args.log_format)?;
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -74,28 +85,38 @@ impl Process {
         })?;
 
         let options = CompileOptions {
-            topology,
-            ..args.mesh.options(capture)
+            topology: standing.topology,
+            membership: standing.membership,
+            ..args.mesh.options(standing.capture)
         };
-        let (manifests, first) = runtime
-            .block_on(async { ManifestDir::open(&args.manifests, options) })
-            .context("reading the manifests")?;
+        let opened = runtime.block_on(async {
+            tokio::select! {
+                opened = Source::open(standing.origin, options) => Some(opened),
+                () = shutdown.asked() => None,
+            }
+        });
+        let Some(opened) = opened else {
+            info!("told to end before there was anything to serve; goodbye");
+            return Ok(None);
+        };
+        let (source, first) = opened?;
+        let client = source.client().cloned();
         let world = Arc::new(ArcSwap::from(Arc::clone(&first.snapshot)));
         let rejected = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let (publish, snapshots) = watch::channel(Arc::clone(&first.snapshot));
         report(first.rejected, &rejected);
         announce(&first.snapshot);
         runtime.spawn(follow(
-            manifests,
+            source,
             Arc::clone(&world),
             Arc::clone(&rejected),
             publish,
         ));
 
         let count = args.workers.map_or_else(default_workers, usize::from);
-        let workers = Workers::start(count, Arc::clone(&world), Settings::default())
+        let workers = Workers::start(count, Arc::clone(&world), standing.settings)
             .context("starting the workers")?;
-        Ok(Self {
+        Ok(Some(Self {
             runtime,
             workers: Arc::new(workers),
             snapshots,
@@ -105,7 +126,8 @@ impl Process {
             rejected,
             endpoints,
             log,
-        })
+            client,
+        }))
     }
 
     /// Starts to answer questions. The rest of the process is what remains.
@@ -127,6 +149,7 @@ impl Process {
             runtime: self.runtime,
             snapshots: self.snapshots,
             shutdown: self.shutdown,
+            client: self.client,
         }
     }
 }
@@ -139,6 +162,8 @@ pub(crate) struct Running {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// When to end.
     pub(crate) shutdown: Shutdown,
+    /// The API server, where there is one.
+    pub(crate) client: Option<kube::Client>,
 }
 
 fn faces(args: &ProcessArgs) -> [(std::net::SocketAddr, Face, &'static str); 4] {
@@ -152,7 +177,7 @@ fn faces(args: &ProcessArgs) -> [(std::net::SocketAddr, Face, &'static str); 4] 
 
 /// Puts every new snapshot in force: first for the workers, then for those who enrol and listen.
 async fn follow(
-    mut manifests: ManifestDir,
+    mut source: Source,
     world: Arc<ArcSwap<Snapshot>>,
     rejected: Arc<ArcSwap<Vec<Rejected>>>,
     publish: watch::Sender<Arc<Snapshot>>,
@@ -161,7 +186,7 @@ async fn follow(
         let Update {
             snapshot,
             rejected: complaints,
-        } = manifests.next().await;
+        } = source.next().await;
         let new = !Arc::ptr_eq(&snapshot, &publish.borrow());
         if new {
             world.store(Arc::clone(&snapshot));

@@ -14,18 +14,21 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 
+use crate::intercept::capture::Capture;
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::model::{PodId, Snapshot, SourceMode};
 use crate::netns::NetNs;
 use crate::proxy::dns::Resolver;
+use crate::proxy::phase::Phase;
 use crate::proxy::record::Counters;
 use crate::proxy::site::Who;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
-use crate::proxy::worker::{Command, Phase, Socket};
+use crate::proxy::worker::{Command, Shared, Socket};
 
 pub use crate::proxy::dns::DnsFiles;
 pub use crate::proxy::http::plain_path;
@@ -35,6 +38,7 @@ mod connection;
 mod detect;
 mod dns;
 mod http;
+mod phase;
 mod record;
 mod respond;
 mod site;
@@ -69,6 +73,12 @@ pub struct Settings {
     pub http2_streams: u32,
     /// The wait before the first retry; it doubles, up to ten times this, and is drawn evenly from 0 to that.
     pub retry_base: Duration,
+    /// Whether much that is relayed may be moved with `splice`, where the kernel says that it sees all of it. Not where nobody
+    /// asks the kernel to say so: see `LEG_PRIORITY`.
+    pub splice: bool,
+    /// Whether a connection from pod to pod of this node, both of them served here, stays in the process: one pass where
+    /// there would be two.
+    pub one_hop: bool,
     /// Where the node keeps its settings of names.
     pub names: DnsFiles,
 }
@@ -112,16 +122,19 @@ pub struct GatewayProxy {
 #[must_use = "dropping the handle ends the service"]
 pub struct Handle {
     accepted: Arc<Accepted>,
+    caught: Arc<ArcSwapOption<Capture>>,
     phase: watch::Sender<Phase>,
     /// Ends when no worker has a connection left.
     done: mpsc::Receiver<Infallible>,
 }
 
-/// How many connections a pod's or gateway's listeners have taken. Outlives the service.
+/// How many connections a pod's or gateway's listeners have taken, and how many were passed on to it within the process.
+/// Outlives the service.
 #[derive(Debug, Default)]
 pub struct Accepted {
     outbound: AtomicU64,
     inbound: AtomicU64,
+    passed_on: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -144,6 +157,8 @@ impl Default for Settings {
             pool_idle_connections: 256,
             http2_streams: 100,
             retry_base: Duration::from_millis(25),
+            splice: true,
+            one_hop: true,
             names: DnsFiles::default(),
         }
     }
@@ -235,8 +250,11 @@ impl Workers {
     ) -> io::Result<Handle> {
         let (phase, _) = watch::channel(Phase::Serving);
         let (alive, done) = mpsc::channel(1);
-        let accepted = Arc::<Accepted>::default();
-        let clusters = self.clusters(who.pod());
+        let shared = Shared {
+            accepted: Arc::default(),
+            caught: Arc::default(),
+            clusters: self.clusters(who.pod()),
+        };
         let mut commands = Vec::with_capacity(self.threads.len());
         for _ in &self.threads {
             let sockets = sockets
@@ -257,15 +275,15 @@ impl Workers {
                 connector: connector(),
                 phase: phase.subscribe(),
                 alive: alive.clone(),
-                accepted: Arc::clone(&accepted),
-                clusters: Arc::clone(&clusters),
+                shared: shared.clone(),
             });
         }
         for (thread, command) in self.threads.iter().zip(commands) {
             thread.command(command)?;
         }
         Ok(Handle {
-            accepted,
+            accepted: shared.accepted,
+            caught: shared.caught,
             phase,
             done,
         })
@@ -293,6 +311,15 @@ impl Accepted {
         self.inbound.load(Ordering::Relaxed)
     }
 
+    /// Connections to the pod from other pods of this node that came without its listener.
+    pub fn passed_on(&self) -> u64 {
+        self.passed_on.load(Ordering::Relaxed)
+    }
+
+    fn count_passed_on(&self) {
+        self.passed_on.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn count(&self, hop: Hop) {
         let counter = match hop {
             Hop::Outbound => &self.outbound,
@@ -306,6 +333,12 @@ impl Handle {
     /// What has been accepted so far; can be read on when the handle is gone.
     pub fn accepted(&self) -> Arc<Accepted> {
         Arc::clone(&self.accepted)
+    }
+
+    /// Says what of the connections to the pod its interception catches from now on; `None` for nothing. Until this is said,
+    /// and from the moment on that it drains, no connection is passed on to it within the process.
+    pub fn catch(&self, caught: Option<Capture>) {
+        self.caught.store(caught.map(Arc::new));
     }
 
     /// Stops accepting, but for what already waits to be accepted, and lets what runs come to its end: requests in
@@ -344,16 +377,29 @@ impl Thread {
     ) -> io::Result<Self> {
         let counters = Arc::<Counters>::default();
         let (commands, received) = mpsc::unbounded_channel();
-        // Made here, so that its failure is the caller's and not a dead thread's.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let shared = Arc::clone(&counters);
+        // A failure to make it is the caller's and not a dead thread's.
+        let (made, making) = std::sync::mpsc::sync_channel(1);
         let join = std::thread::Builder::new()
             .name(format!("proxy-{index}"))
             .spawn(move || {
-                worker::run(&runtime, received, world, settings, shared, tls, resolver);
+                // Bound to its thread: its tasks need no set of their own beside it.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => {
+                        let _ = made.send(Ok(()));
+                        worker::run(&runtime, received, world, settings, shared, tls, resolver);
+                    }
+                    Err(error) => {
+                        let _ = made.send(Err(error));
+                    }
+                }
             })?;
+        making
+            .recv()
+            .map_err(|_| io::Error::other("a proxy thread has died"))??;
         Ok(Self {
             commands: Some(commands),
             counters,

@@ -4,4 +4,6 @@
 pub mod memory;
 pub mod mounts;
 pub mod netns_cookie;
+pub mod passing;
+pub mod pipe;
 pub mod socket;

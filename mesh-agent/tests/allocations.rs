@@ -1,9 +1,12 @@
-//! Counts what a request costs in allocations, beside the least that hyper costs: what is ours must be none.
+//! Counts what a request costs in allocations, beside the least that hyper costs: what is ours must be none; and what a
+//! connection holds that is kept and idle.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_agent::config::document::{Outcome, read_text};
@@ -11,7 +14,7 @@ use mesh_agent::config::{CompileOptions, Inputs, compile};
 use mesh_agent::model::{PodId, Snapshot};
 use mesh_agent::proxy::{GatewayProxy, Handle, Settings, Workers};
 
-use crate::counting::{Counting, allocations, traced};
+use crate::counting::{Counting, allocations, held, traced};
 
 #[path = "allocations/bare.rs"]
 mod bare;
@@ -33,10 +36,48 @@ const REQUEST: &str = "GET /items/7?full=1 HTTP/1.1\r\nhost: shop.example.com\r\
 
 /// What a usual server answers.
 const RESPONSE: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\
-                        date: Wed, 25 Nov 2026 12:00:00 GMT\r\nserver: test\r\n\r\n{\"id\": 700}";
+                        date: Wed, 25 Nov 2026 12:00:00 GMT\r\nserver: test\r\n\
+                        connection: keep-alive\r\n\r\n{\"id\": 700}";
+
+/// How many connections are idle, and how many bytes each of them may hold.
+const IDLE: i64 = 300;
+const HELD: i64 = 3 * 1024;
+
+/// What counts must be alone.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn a_connection_that_rests_holds_little() {
+    let _alone = alone();
+    let gateway = Gateway::start(serve(), "route: [{destination: {host: shop}}]");
+    let open = || {
+        let mut client = TcpStream::connect(gateway.address).expect("the proxy is there");
+        ask(&mut client);
+        client
+    };
+    let _first = open();
+    let before = held();
+    let mut clients: Vec<TcpStream> = (0..IDLE).map(|_| open()).collect();
+    let busy = (held() - before) / IDLE;
+    let each = || (held() - before) / IDLE;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while each() > HELD && Instant::now() < deadline {
+        sleep(Duration::from_millis(100));
+    }
+    println!("{} bytes at rest, {busy} while there may be more", each());
+    assert!(each() <= HELD, "{} bytes each", each());
+    // They are as good as new.
+    for client in &mut clients {
+        ask(client);
+    }
+}
 
 #[test]
 fn a_request_costs_no_allocation_of_our_own() {
+    let _alone = alone();
     let server = serve();
     let bare = Cost::of(bare::start(server));
     let plain = "route: [{destination: {host: shop}}]";
@@ -74,17 +115,7 @@ struct Cost {
 impl Cost {
     fn of(proxy: SocketAddr) -> Self {
         let mut client = TcpStream::connect(proxy).expect("the proxy is there");
-        let mut ask = move || {
-            client.write_all(REQUEST.as_bytes()).expect("it listens");
-            let mut answer = [0; 4096];
-            let mut length = 0;
-            while !answer[..length].ends_with(b"{\"id\": 700}") {
-                let read = client.read(&mut answer[length..]).expect("it answers");
-                assert!(read > 0, "it ended: {}", String::from_utf8_lossy(&answer));
-                length += read;
-            }
-            assert!(answer.starts_with(b"HTTP/1.1 200"));
-        };
+        let mut ask = move || ask(&mut client);
         for _ in 0..BEFORE {
             ask();
         }
@@ -99,6 +130,19 @@ impl Cost {
             traces: traced(&mut ask),
         }
     }
+}
+
+/// One request, and its whole answer.
+fn ask(client: &mut TcpStream) {
+    client.write_all(REQUEST.as_bytes()).expect("it listens");
+    let mut answer = [0; 4096];
+    let mut length = 0;
+    while !answer[..length].ends_with(b"{\"id\": 700}") {
+        let read = client.read(&mut answer[length..]).expect("it answers");
+        assert!(read > 0, "it ended: {}", String::from_utf8_lossy(&answer));
+        length += read;
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
 }
 
 /// A server that allocates nothing once it has a client.

@@ -101,6 +101,9 @@ pub const AGENT_MARK: u32 = 0x4000_0000;
 /// The `SO_PRIORITY` of an accepted connection that says the same of the client. The mark would do as well, but a change of
 /// it has the kernel look for a route again.
 pub const FAST_PRIORITY: u32 = 6;
+/// The `SO_PRIORITY` that the kernel gives a socket of the proxy's own as it enters the fast path. The proxy needs to know:
+/// `splice` does not see what is handed over. Device queues treat this one as they treat 0.
+pub const LEG_PRIORITY: u32 = 8;
 
 /// The inbound port that is never steered: Istio's tunnel.
 pub const TUNNEL_PORT: u16 = 15008;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::case::{Case, Topic};
 use super::said::WORLD;
 use crate::corpus::case::istio;
+use crate::servers::runtime;
 
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,9 +44,7 @@ pub fn play(topic: &Topic) -> Result<Vec<String>> {
             neighbours: [81, 82].map(|port| neighbour(&name, port)),
         });
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     runtime.block_on(check(topic, &subjects))
 }
 

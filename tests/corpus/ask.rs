@@ -8,11 +8,16 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::secured::{Handshake, Line, settings};
 use super::backend::{ID, Seen, header, read_headers};
+use super::case::Family;
 use super::request::Request;
 use super::value::Text;
 use crate::http::read_chunks;
+
+pub mod secured;
 
 /// Longer than anything that a case waits for.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -26,12 +31,22 @@ pub struct Answer {
     pub trailers: Vec<(String, String)>,
     pub body: String,
     pub took: Duration,
+    /// Of what came over TLS.
+    pub tls: Option<Handshake>,
 }
 
 /// A connection, kept over several requests.
 #[derive(Debug)]
-pub enum Way {
-    Http1(BufReader<TcpStream>),
+pub struct Way {
+    spoken: Spoken,
+    tls: Option<Handshake>,
+}
+
+/// By what is spoken there.
+#[derive(Debug)]
+enum Spoken {
+    /// HTTP/1.1, or something else.
+    Lines(BufReader<Line>),
     Http2 {
         runtime: tokio::runtime::Runtime,
         sender: hyper::client::conn::http2::SendRequest<Full<Bytes>>,
@@ -48,34 +63,43 @@ impl Way {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_nodelay(true)?;
-            return Ok(Self::Http1(BufReader::new(stream)));
+            let (line, tls) = Line::open(stream, request)?;
+            let spoken = Spoken::Lines(BufReader::new(line));
+            return Ok(Self { spoken, tls });
         }
         stream.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let sender = runtime.block_on(async {
-            let io = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);
-            let (sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
-            tokio::spawn(connection);
-            anyhow::Ok(sender)
+        let (sender, tls) = runtime.block_on(async {
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            let Some(over) = &request.over_tls else {
+                return Ok((speak_http2(stream).await?, None));
+            };
+            let (config, name) = settings(over, request)?;
+            let connector = tokio_rustls::TlsConnector::from(config);
+            let shaken = tokio::time::timeout(PATIENCE, connector.connect(name, stream)).await;
+            let stream = shaken.context("no handshake in time")??;
+            let handshake = Handshake::of(stream.get_ref().1);
+            anyhow::Ok((speak_http2(stream).await?, Some(handshake)))
         })?;
-        Ok(Self::Http2 { runtime, sender })
+        Ok(Self {
+            spoken: Spoken::Http2 { runtime, sender },
+            tls,
+        })
     }
 
     /// Sends it, and waits for the answer. An error is an end without one.
     pub fn ask(&mut self, request: &Request, id: u64) -> Result<Answer> {
         let started = Instant::now();
-        let answer = match self {
-            Self::Http1(stream) if request.tcp => line(stream, format!("{id}\n").as_bytes()),
-            Self::Http1(stream) if request.tls.is_some() => line(
-                stream,
-                &client_hello(request.tls.as_deref().unwrap_or_default()),
-            ),
-            Self::Http1(stream) => ask_http1(stream, request, id),
-            Self::Http2 { runtime, sender } => {
+        let answer = match &mut self.spoken {
+            Spoken::Lines(stream) if request.tcp => line(stream, format!("{id}\n").as_bytes()),
+            Spoken::Lines(stream) => match &request.tls {
+                Some(name) => line(stream, &client_hello(name)),
+                None => ask_http1(stream, request, id),
+            },
+            Spoken::Http2 { runtime, sender } => {
                 let asked = ask_http2(sender, request, id);
                 runtime.block_on(async {
                     tokio::time::timeout(PATIENCE, asked)
@@ -84,15 +108,32 @@ impl Way {
                 })
             }
         };
+        let took = started.elapsed();
+        let answer = match answer {
+            // The kernel's word for it may be that of a reset on the fast path.
+            Err(e) if took >= PATIENCE => Err(e.context("no answer in time")),
+            other => other,
+        };
         answer.map(|answer| Answer {
-            took: started.elapsed(),
+            took,
+            tls: self.tls.clone(),
             ..answer
         })
     }
 }
 
+async fn speak_http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<hyper::client::conn::http2::SendRequest<Full<Bytes>>> {
+    let io = TokioIo::new(stream);
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
 /// Sends bytes and reads a line.
-fn line(stream: &mut BufReader<TcpStream>, bytes: &[u8]) -> Result<Answer> {
+fn line(stream: &mut BufReader<Line>, bytes: &[u8]) -> Result<Answer> {
     stream.get_mut().write_all(bytes)?;
     let mut line = String::new();
     stream.read_line(&mut line)?;
@@ -103,7 +144,7 @@ fn line(stream: &mut BufReader<TcpStream>, bytes: &[u8]) -> Result<Answer> {
     })
 }
 
-fn ask_http1(stream: &mut BufReader<TcpStream>, request: &Request, id: u64) -> Result<Answer> {
+fn ask_http1(stream: &mut BufReader<Line>, request: &Request, id: u64) -> Result<Answer> {
     let text = match &request.raw {
         Some(raw) => raw.replace("{id}", &id.to_string()),
         None => render(request, id),
@@ -144,7 +185,7 @@ fn render(request: &Request, id: u64) -> String {
     text
 }
 
-fn read_answer(stream: &mut BufReader<TcpStream>, head: bool) -> Result<Answer> {
+fn read_answer(stream: &mut BufReader<Line>, head: bool) -> Result<Answer> {
     let mut first = String::new();
     if stream.read_line(&mut first).context("reading the answer")? == 0 {
         bail!("the connection was closed instead of an answer");
@@ -188,7 +229,12 @@ async fn ask_http2(
     request: &Request,
     id: u64,
 ) -> Result<Answer> {
-    let uri = format!("http://{}{}", request.host(), request.path());
+    let scheme = if request.over_tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let uri = format!("{scheme}://{}{}", request.host(), request.path());
     let mut builder = hyper::Request::builder()
         .method(request.method())
         .uri(uri)
@@ -212,7 +258,7 @@ async fn ask_http2(
         headers,
         trailers,
         body: String::from_utf8_lossy(&body).into_owned(),
-        took: Duration::ZERO,
+        ..Answer::default()
     })
 }
 
@@ -259,7 +305,13 @@ impl Answer {
 
     /// Of what is not HTTP: who answered.
     pub fn pod(&self) -> Option<Seen> {
-        let pod = self.body.split_whitespace().nth(1)?;
+        let mut words = self.body.split_whitespace().skip(1);
+        let pod = words.next()?;
+        let family = match words.next()? {
+            "IPv6" => Family::Ipv6,
+            _ => Family::Ipv4,
+        };
+        let tls = words.filter_map(|word| word.split_once('='));
         Some(Seen {
             pod: pod.to_owned(),
             method: String::new(),
@@ -269,6 +321,10 @@ impl Answer {
             body: String::new(),
             version: "stream",
             peer: 0,
+            family,
+            tls: tls
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
         })
     }
 }

@@ -3,23 +3,22 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use anyhow::Result;
 use mesh_tests::Pod;
 
+use self::modern::Modern;
+use super::case::Family;
 use super::request::Reply;
-use super::scenery::{ADMIN, HTTP, HTTP2, TCP, TLS};
+use super::scenery::{ADMIN, HTTP, TCP, TLS};
 use crate::http::read_chunks;
 use crate::servers::{Server, any};
+
+mod modern;
 
 /// The header with the request's number.
 pub const ID: &str = "x-case-id";
@@ -38,6 +37,10 @@ pub struct Seen {
     pub version: &'static str,
     /// The port that the connection came from.
     pub peer: u16,
+    /// Of the address that it came to.
+    pub family: Family,
+    /// What is known of the TLS that it came in.
+    pub tls: Vec<(String, String)>,
 }
 
 /// What all servers know.
@@ -60,7 +63,7 @@ struct Page {
 #[derive(Debug)]
 pub struct Backend {
     _servers: Vec<Server>,
-    _http2: Http2Server,
+    _modern: Modern,
 }
 
 impl Book {
@@ -125,7 +128,7 @@ impl Backend {
         }
         Ok(Self {
             _servers: servers,
-            _http2: Http2Server::start(pod, book)?,
+            _modern: Modern::start(pod, book)?,
         })
     }
 }
@@ -134,7 +137,8 @@ impl Backend {
 fn introduce(mut stream: TcpStream, who: &str, word: &str) -> io::Result<String> {
     let mut buffer = [0; 4096];
     if stream.read(&mut buffer)? > 0 {
-        stream.write_all(format!("{word} {who}\n").as_bytes())?;
+        let family = Family::of(&stream.local_addr()?);
+        stream.write_all(format!("{word} {who} {}\n", family.name()).as_bytes())?;
         while stream.read(&mut buffer)? > 0 {}
     }
     Ok("fin".to_owned())
@@ -143,9 +147,11 @@ fn introduce(mut stream: TcpStream, who: &str, word: &str) -> io::Result<String>
 fn serve(stream: TcpStream, who: &str, book: &Book) -> io::Result<String> {
     stream.set_nodelay(true)?;
     let peer = stream.peer_addr()?.port();
+    let family = Family::of(&stream.local_addr()?);
     let mut stream = BufReader::new(stream);
     while let Some(mut seen) = read_request(&mut stream, who)? {
         seen.peer = peer;
+        seen.family = family;
         let upgrade = header(&seen.headers, "upgrade").is_some_and(|value| value == "websocket");
         let reply = book.note(seen.clone());
         if let Some(delay) = reply.delay {
@@ -228,6 +234,8 @@ fn read_request(stream: &mut impl BufRead, who: &str) -> io::Result<Option<Seen>
         body: String::from_utf8_lossy(&body).into_owned(),
         version: "http1",
         peer: 0,
+        family: Family::default(),
+        tls: Vec::new(),
     }))
 }
 
@@ -256,119 +264,6 @@ pub fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str
         .iter()
         .find(|(own, _)| own.eq_ignore_ascii_case(name))
         .map(|(_, value)| value.as_str())
-}
-
-/// A server that speaks nothing but HTTP/2.
-#[derive(Debug)]
-struct Http2Server {
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Http2Server {
-    fn start(pod: &Pod, book: &Book) -> Result<Self> {
-        let listener = pod
-            .run(|| TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], HTTP2))))?
-            .context("listening for HTTP/2")?;
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (book, who) = (book.clone(), pod.name.clone());
-        let thread = thread::spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    result = serve_http2(listener, who, book) => eprintln!("an HTTP/2 server ended: {result:?}"),
-                    _ = stopped => {}
-                }
-            });
-        });
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Http2Server {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-async fn serve_http2(listener: TcpListener, who: String, book: Book) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
-        let (stream, peer) = listener.accept().await?;
-        let (who, book) = (who.clone(), book.clone());
-        let service = service_fn(move |request| {
-            answer_http2(request, who.clone(), peer.port(), book.clone())
-        });
-        tokio::spawn(
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), service),
-        );
-    }
-}
-
-async fn answer_http2(
-    request: hyper::Request<Incoming>,
-    who: String,
-    peer: u16,
-    book: Book,
-) -> Result<hyper::Response<Full<Bytes>>, h2::Error> {
-    let (head, body) = request.into_parts();
-    let text =
-        |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let scheme = head.uri.scheme_str().map(str::to_owned);
-    let headers = head.headers.iter();
-    let headers = headers
-        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
-        .chain(scheme.map(|scheme| (":scheme".to_owned(), scheme)))
-        .collect();
-    let body = body.collect().await.map(|body| body.to_bytes());
-    let body = body.map_err(|_| h2::Error::from(h2::Reason::CANCEL))?;
-    let path = head.uri.path_and_query().map(ToString::to_string);
-    let reply = book.note(Seen {
-        pod: who.clone(),
-        method: head.method.to_string(),
-        path: path.unwrap_or_default(),
-        host: head
-            .uri
-            .authority()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        headers,
-        body: String::from_utf8_lossy(&body).into_owned(),
-        version: "http2",
-        peer,
-    });
-    if let Some(delay) = reply.delay {
-        tokio::time::sleep(delay).await;
-    }
-    if reply.refuse {
-        return Err(h2::Reason::REFUSED_STREAM.into());
-    }
-    if reply.close {
-        return Err(h2::Reason::INTERNAL_ERROR.into());
-    }
-    let mut response = hyper::Response::builder()
-        .status(reply.status.unwrap_or(200))
-        .header("server", "backend")
-        .header("x-pod", &who);
-    for (name, values) in &reply.headers {
-        for value in &values.0 {
-            response = response.header(name, &value.0);
-        }
-    }
-    let body = reply.body.unwrap_or_else(|| format!("{who}\n"));
-    response
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|_| h2::Reason::INTERNAL_ERROR.into())
 }
 
 /// Waits until nobody adds to what was seen any more: copies come late.

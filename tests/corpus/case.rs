@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::keys::keys;
 use super::request::Request;
 use super::scenery::{GATEWAY, GATEWAY_POD, PODS};
 
@@ -26,20 +28,32 @@ pub struct Topic {
     /// Why the decision alone has nothing to say about any of them.
     #[serde(default, rename = "not-decided")]
     pub not_decided: Option<String>,
+    /// Each case is played in each of them; IPv4 where nothing is said.
+    #[serde(default)]
+    families: Vec<Family>,
     pub cases: Vec<Case>,
 }
 
 /// A configuration, and what it does to some requests.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
     pub name: String,
     /// The rows of the reference that it rests on; for the reader.
     #[serde(default)]
     pub row: Option<String>,
+    /// What is dialled, and what Services have first; the file's where it says nothing.
+    #[serde(default)]
+    family: Option<Family>,
     /// `spec.http` of a VirtualService for [`HOST`], in the mesh and at the gateway.
     #[serde(default)]
     http: Option<Value>,
+    /// `spec.servers` of a Gateway `own` that the ingress gateway has besides its own.
+    #[serde(default)]
+    servers: Option<Value>,
+    /// VirtualServices for that Gateway, each with a host and the Service that all its requests go to.
+    #[serde(default)]
+    bound: BTreeMap<String, String>,
     /// `spec` of a DestinationRule for `b`, in place of the one with the subsets `v1` and `v2`.
     #[serde(default)]
     rule: Option<Map<String, Value>>,
@@ -49,6 +63,9 @@ pub struct Case {
     /// `gatewayTopology` of the gateway's `ProxyConfig`.
     #[serde(default)]
     pub topology: Value,
+    /// Whether something in it is wrong, which must be told of.
+    #[serde(default)]
+    pub complaint: bool,
     /// Why it cannot be shown to an Envoy.
     #[serde(default, rename = "not-envoy")]
     pub not_envoy: Option<String>,
@@ -59,7 +76,7 @@ pub struct Case {
 }
 
 /// An object, with what all of them have in common left out.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Object {
     pub kind: String,
     #[serde(default)]
@@ -92,6 +109,15 @@ pub enum From {
     Gateway,
 }
 
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    #[default]
+    Ipv4,
+    Ipv6,
+}
+
 /// All files of the folder, by name.
 pub fn load(folder: &Path) -> Result<Vec<Topic>> {
     let mut topics = Vec::new();
@@ -111,6 +137,7 @@ pub fn load(folder: &Path) -> Result<Vec<Topic>> {
         let mut topic: Topic =
             serde_saphyr::from_str(&text).with_context(|| format!("in {}", path.display()))?;
         topic.name = name;
+        topic.spread();
         for case in &mut topic.cases {
             case.complete()
                 .with_context(|| format!("in {}, case {:?}", path.display(), case.name))?;
@@ -121,9 +148,74 @@ pub fn load(folder: &Path) -> Result<Vec<Topic>> {
     Ok(topics)
 }
 
+impl Family {
+    /// Of an address; that of a client of IPv4 at a socket for both is one of IPv4.
+    pub fn of(address: &SocketAddr) -> Self {
+        match address.ip().to_canonical() {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
+    }
+
+    /// As Kubernetes has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        }
+    }
+
+    pub fn loopback(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::LOCALHOST.into(),
+            Self::Ipv6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+impl Topic {
+    /// Makes of each case one for each family.
+    fn spread(&mut self) {
+        if self.families.is_empty() {
+            self.families.push(Family::Ipv4);
+        }
+        let mut cases = Vec::new();
+        for case in self.cases.drain(..) {
+            if case.family.is_some() {
+                cases.push(case);
+                continue;
+            }
+            for family in &self.families {
+                let mut case = case.clone();
+                case.family = Some(*family);
+                if self.families.len() > 1 && *family == Family::Ipv6 {
+                    case.name += " (IPv6)";
+                }
+                cases.push(case);
+            }
+        }
+        // Services change with the family, so those of one come together.
+        cases.sort_by_key(Case::family);
+        self.cases = cases;
+    }
+}
+
 impl Case {
+    pub fn family(&self) -> Family {
+        self.family.unwrap_or_default()
+    }
+
     /// The objects as an API server has them.
     pub fn manifests(&self) -> Vec<Value> {
+        let mut all = self.written();
+        for object in &mut all {
+            // What names no key was told of when the case was read.
+            let _ = keys().fill_in(object);
+        }
+        all
+    }
+
+    fn written(&self) -> Vec<Value> {
         let mut all = Vec::new();
         if let Some(http) = &self.http {
             let spec = json!({"hosts": [HOST], "gateways": ["mesh", GATEWAY], "http": http});
@@ -146,6 +238,18 @@ impl Case {
                 ]});
                 all.push(istio("DestinationRule", "case", "default", spec));
             }
+        }
+        if let Some(servers) = &self.servers {
+            let spec = json!({"selector": {"istio": "ingressgateway"}, "servers": servers});
+            all.push(istio("Gateway", "own", "default", spec));
+        }
+        for (host, service) in &self.bound {
+            let route = json!({"destination": {"host": service, "port": {"number": 80}}});
+            let spec = json!({
+                "hosts": [host], "gateways": ["own"], "http": [{"route": [route]}],
+            });
+            let name = host.replace('*', "any");
+            all.push(istio("VirtualService", &name, "default", spec));
         }
         for (number, object) in self.objects.iter().enumerate() {
             all.push(object.whole(number));
@@ -171,13 +275,18 @@ impl Case {
     fn complete(&mut self) -> Result<()> {
         let from = if self.http.is_some() {
             vec![From::Client, From::Gateway]
+        } else if self.servers.is_some() {
+            vec![From::Gateway]
         } else {
             vec![From::Client]
         };
+        let family = self.family();
         for request in &mut self.requests {
-            request.complete(&from)?;
+            request.complete(&from, family)?;
         }
-        Ok(())
+        self.written()
+            .iter_mut()
+            .try_for_each(|object| keys().fill_in(object))
     }
 }
 

@@ -30,7 +30,17 @@ pub fn differences(request: &Request, outcome: &Outcome) -> Vec<String> {
 fn check_answer(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
     let answer = match &outcome.answer {
         Ok(answer) => answer,
-        Err(_) if request.closed => return,
+        Err(e) if request.closed => {
+            if e.contains("in time") {
+                wrong.push(format!("neither an answer nor the end: {e}"));
+            }
+            if let Some(alert) = &request.alert
+                && !e.contains(&format!("received fatal alert: {alert}"))
+            {
+                wrong.push(format!("no alert {alert}, but: {e}"));
+            }
+            return;
+        }
         Err(e) => {
             wrong.push(format!("no answer: {e}"));
             return;
@@ -44,7 +54,7 @@ fn check_answer(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
         return;
     }
     if let Some(status) = request.status
-        && !(request.tcp || request.tls.is_some())
+        && !request.is_stream()
         && answer.status != status
     {
         wrong.push(format!(
@@ -55,6 +65,22 @@ fn check_answer(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
     if let Some(expected) = &request.answer {
         let values = vec![answer.body.as_str()];
         compare("body", expected, &values, wrong);
+    }
+    if let Some(tls) = &answer.tls {
+        let version = request.agreed_version.as_ref().map(|version| &version.0);
+        for (what, wanted, got) in [
+            ("certificate", request.shown.as_ref(), &tls.shown),
+            ("protocol", request.agreed.as_ref(), &tls.agreed),
+            ("version of TLS", version, &tls.version),
+        ] {
+            if let Some(wanted) = wanted
+                && wanted != got
+            {
+                wrong.push(format!("the {what} was {got}, not {wanted}"));
+            }
+        }
+    } else if request.shown.is_some() || request.agreed.is_some() {
+        wrong.push("nothing came over TLS".to_owned());
     }
     check_headers("header", &request.response, &answer.headers, wrong);
     check_headers("trailer", &request.trailers, &answer.trailers, wrong);
@@ -71,12 +97,19 @@ fn check_answer(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
 }
 
 fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
-    if request.tcp || request.tls.is_some() {
+    let family = request.upstream.family.unwrap_or(request.family);
+    if let Some(other) = outcome.seen.iter().find(|seen| seen.family != family) {
+        let (pod, over) = (&other.pod, other.family.name());
+        wrong.push(format!("{pod} got it over {over}, not {}", family.name()));
+    }
+    if request.is_stream() {
         if let (Some(to), Ok(answer)) = (&request.to, &outcome.answer) {
             let pod = answer.body.split_whitespace().nth(1).unwrap_or_default();
             if !is(pod, to) {
                 wrong.push(format!("{pod} answered, not {to}"));
             }
+            let tls = outcome.seen.last().map_or(&[][..], |seen| &seen.tls);
+            check_headers("the server's TLS", &request.upstream.tls, tls, wrong);
         }
         return;
     }
@@ -99,7 +132,11 @@ fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
     let expected = request
         .attempts
         .unwrap_or(usize::from(request.to.is_some()));
-    if tries.len() != expected && request.shares.is_empty() && !request.sticky {
+    if tries.len() != expected
+        && request.shares.is_empty()
+        && request.counts.is_empty()
+        && !request.sticky
+    {
         let pods: Vec<&str> = tries.iter().map(|seen| seen.pod.as_str()).collect();
         wrong.push(format!("{} tries {pods:?}, not {expected}", tries.len()));
     }
@@ -126,6 +163,7 @@ fn check_seen(request: &Request, outcome: &Outcome, wrong: &mut Vec<String>) {
         }
     }
     check_headers("the server's header", &wanted.headers, &last.headers, wrong);
+    check_headers("the server's TLS", &wanted.tls, &last.tls, wrong);
 }
 
 fn check_headers(
@@ -182,6 +220,14 @@ pub fn many(request: &Request, outcomes: &[Outcome]) -> Vec<String> {
         if !likely(count, total, *share) {
             wrong.push(format!(
                 "{pod} got {count} of {total}, not a share of {share}"
+            ));
+        }
+    }
+    for (pod, [least, most]) in &request.counts {
+        let count = pods.iter().filter(|own| is(own, pod)).count();
+        if !(least..=most).contains(&&count) {
+            wrong.push(format!(
+                "{pod} got {count} of {total}, not {least} to {most}"
             ));
         }
     }

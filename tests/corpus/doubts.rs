@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::ask::Answer;
 use super::backend::Seen;
+use super::case::Family;
 use super::check::{Outcome, differences, many};
 use super::request::Request;
 
@@ -13,6 +14,11 @@ pub fn all() -> Result<()> {
     check("{get: /, to: b}", &right, "")?;
     check("{get: /, to: b-v1}", &right, "")?;
     check("{get: /, to: b-v}", &right, "b-v1 got it, not b-v")?;
+    check(
+        "{get: /, to: b, upstream: {family: ipv6}}",
+        &right,
+        "b-v1 got it over IPv4, not IPv6",
+    )?;
     check("{get: /, to: c}", &right, "b-v1 got it, not c")?;
     check("{get: /, status: 404}", &right, "status 200, not 404")?;
     check("{get: /, status: 200}", &right, "1 tries [\"b-v1\"], not 0")?;
@@ -122,6 +128,11 @@ fn shares() -> Result<()> {
         ("{get: /, times: 100, shares: {b-v1: 0.9, c: 0.1}}", ""),
         ("{get: /, times: 100, shares: {b: 0.5}}", "b got 90 of 100"),
         ("{get: /, times: 100, shares: {a: 0}}", ""),
+        ("{get: /, times: 100, counts: {c: [5, 10]}}", ""),
+        (
+            "{get: /, times: 100, counts: {c: [11, 30]}}",
+            "c got 10 of 100, not 11 to 30",
+        ),
         ("{get: /, times: 100, shares: {c: 0}}", "c got 10 of 100"),
         ("{get: /, times: 100, sticky: true}", "to b-v1 and to c"),
         ("{get: /, times: 100, statuses: {200: 100}}", ""),
@@ -165,7 +176,7 @@ fn found(text: &str, differences: &[String], wanted: &str) -> Result<()> {
 
 fn request(text: &str) -> Result<Request> {
     let mut request: Request = serde_saphyr::from_str(text).with_context(|| text.to_owned())?;
-    request.complete(&[])?;
+    request.complete(&[], Family::Ipv4)?;
     Ok(request)
 }
 
@@ -178,6 +189,7 @@ fn outcome(status: u16, pod: &str) -> Outcome {
             trailers: Vec::new(),
             body: pod.to_owned(),
             took: std::time::Duration::from_millis(100),
+            tls: None,
         }),
         seen: vec![Seen {
             pod: pod.to_owned(),
@@ -188,6 +200,8 @@ fn outcome(status: u16, pod: &str) -> Outcome {
             body: String::new(),
             version: "http1",
             peer: 1,
+            family: Family::Ipv4,
+            tls: Vec::new(),
         }],
     }
 }

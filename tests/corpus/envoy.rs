@@ -24,6 +24,8 @@ use crate::http;
 mod action;
 mod clusters;
 mod filters;
+mod gateway;
+mod tls;
 mod translate;
 mod view;
 
@@ -172,7 +174,7 @@ impl Front for Envoy {
     fn dial(&self, topic: &Topic, case: &Case, request: &Request, from: From) -> Result<TcpStream> {
         let key = (full_name(topic, case), place(request, from));
         let port = self.ports.get(&key).context("no listener was planned")?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+        let address = SocketAddr::new(request.family.loopback(), *port);
         let stream = self.node.run(|| TcpStream::connect(address))?;
         stream.with_context(|| {
             format!(
@@ -229,7 +231,7 @@ fn full_name(topic: &Topic, case: &Case) -> String {
 }
 
 fn place(request: &Request, from: From) -> Place {
-    let kind = if request.tls.is_some() {
+    let kind = if request.tls.is_some() || request.over_tls.is_some() {
         Kind::Tls
     } else if request.tcp {
         Kind::Tcp
@@ -240,6 +242,7 @@ fn place(request: &Request, from: From) -> Place {
         from,
         port: request.port(),
         kind,
+        family: request.family,
     }
 }
 

@@ -1,13 +1,14 @@
 //! One request of a case, and what is expected of it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::case::{From, HOST};
+use super::case::{Family, From, HOST};
 use super::value::{OneOrMore, Text, milliseconds};
 
 /// What is sent, and what must come of it.
@@ -15,7 +16,7 @@ use super::value::{OneOrMore, Text, milliseconds};
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Request {
     // --- what is sent ---
-    /// Everyone who asks; `client` and `gateway` where the case has `http`, else `client`.
+    /// Everyone who asks; `client` and `gateway` where the case has `http`, `gateway` where it has `servers`, else `client`.
     pub from: Option<OneOrMore<From>>,
     /// The path, of a GET; likewise the other methods.
     get: Option<String>,
@@ -44,6 +45,8 @@ pub struct Request {
     pub tcp: bool,
     /// Not HTTP: the beginning of TLS, with this server name; the server answers with its name.
     pub tls: Option<String>,
+    /// In TLS, with a handshake like this; without more, the Host is asked for.
+    pub over_tls: Option<OverTls>,
     /// Upgrade to WebSocket, and send something through it.
     pub websocket: bool,
     /// Before it is sent: what the ones before it have set off needs a moment.
@@ -60,6 +63,10 @@ pub struct Request {
     /// Why the decision alone has nothing to say about it.
     pub not_decided: Option<String>,
 
+    /// The case's.
+    #[serde(skip)]
+    pub family: Family,
+
     // --- what must come of it ---
     /// The pod that gets it; `b` stands for `b-v1` and `b-v2`. Nobody where there is none.
     pub to: Option<String>,
@@ -67,6 +74,14 @@ pub struct Request {
     pub status: Option<u16>,
     /// No answer: the connection ends.
     pub closed: bool,
+    /// So does the handshake, with this alert of TLS, in the words of rustls.
+    pub alert: Option<String>,
+    /// The certificate that the server shows: see `keys`.
+    pub shown: Option<String>,
+    /// What was agreed on by ALPN; `none` for nothing.
+    pub agreed: Option<String>,
+    /// The version of TLS.
+    pub agreed_version: Option<Text>,
     pub answer: Option<Value>,
     /// Headers of the answer: see `check`.
     pub response: BTreeMap<String, Value>,
@@ -79,6 +94,8 @@ pub struct Request {
     pub mirrored: BTreeMap<String, usize>,
     /// With `times`: each pod's part of the whole.
     pub shares: BTreeMap<String, f64>,
+    /// With `times`: how many came to each pod, from and to.
+    pub counts: BTreeMap<String, [usize; 2]>,
     /// With `times`: all to the same pod.
     pub sticky: bool,
     /// With `times`: how many connections the servers saw.
@@ -88,6 +105,20 @@ pub struct Request {
     pub took: Took,
     /// Envoy's abbreviation of what went wrong.
     pub flag: Option<String>,
+}
+
+/// How a client shakes hands.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OverTls {
+    /// The name that is asked for; empty for none.
+    pub sni: Option<String>,
+    /// What is offered; without it, the one that is spoken.
+    pub alpn: Option<Vec<String>>,
+    /// The client's certificate: see `keys`.
+    pub shows: Option<String>,
+    /// `1.2` or `1.3`, and nothing else.
+    pub version: Option<Text>,
 }
 
 /// What the server saw.
@@ -100,7 +131,11 @@ pub struct Upstream {
     pub body: Option<String>,
     /// `http1` or `http2`.
     pub version: Option<String>,
+    /// Of the address that it came to; the case's where nothing is said.
+    pub family: Option<Family>,
     pub headers: BTreeMap<String, Value>,
+    /// Of the TLS that it came in: `sni`, `alpn`, and the certificate that was `shown`. Absent ones are null.
+    pub tls: BTreeMap<String, Value>,
 }
 
 /// How long the answer took.
@@ -140,7 +175,8 @@ pub struct Reply {
 
 impl Request {
     /// Fills in what is the same for most.
-    pub fn complete(&mut self, from: &[From]) -> Result<()> {
+    pub fn complete(&mut self, from: &[From], family: Family) -> Result<()> {
+        self.family = family;
         self.from.get_or_insert(OneOrMore(from.to_vec()));
         let verbs = [
             ("GET", self.get.take()),
@@ -163,11 +199,13 @@ impl Request {
         if self.to.is_some() && self.status.is_none() && !self.closed {
             self.status = Some(200);
         }
+        self.closed |= self.alert.is_some();
         let told = self.status.is_some()
             || self.closed
             || self.sticky
             || self.connections.is_some()
             || !self.shares.is_empty()
+            || !self.counts.is_empty()
             || !self.statuses.is_empty();
         ensure!(told, "a request of which nothing is expected: {self:?}");
         Ok(())
@@ -175,6 +213,16 @@ impl Request {
 
     pub fn host(&self) -> &str {
         self.host.as_deref().unwrap_or(HOST)
+    }
+
+    /// The Host without its port.
+    pub fn name(&self) -> &str {
+        without_port(self.host())
+    }
+
+    /// Whether something else than HTTP is spoken.
+    pub fn is_stream(&self) -> bool {
+        self.tcp || self.tls.is_some()
     }
 
     pub fn path(&self) -> &str {
@@ -203,6 +251,13 @@ impl Request {
         } else {
             format!("{} {}{}", self.method(), self.host(), self.path())
         };
+        let text = match &self.over_tls {
+            Some(over) => format!(
+                "{text} in TLS to {}",
+                over.sni.as_deref().unwrap_or(self.name())
+            ),
+            None => text,
+        };
         let headers: Vec<String> = self
             .headers
             .iter()
@@ -217,5 +272,16 @@ impl Request {
             title += "...";
         }
         title
+    }
+}
+
+/// A Host without its port; an IPv6 address may have brackets, and has them where it has a port.
+pub fn without_port(host: &str) -> &str {
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return host;
+    }
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
     }
 }

@@ -4,33 +4,38 @@
 //! | Service | pods | ports |
 //! | --- | --- | --- |
 //! | `a` | `a` | 80 `http` |
-//! | `b` | `b-v1`, `b-v2` (label `version`) | 80 `http`, 9000 `tcp`, 9443 `tls` |
-//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 85 `http` where HTTP/2 is spoken, 86 undeclared where none is, 87 undeclared where HTTP/2 is, 9000 `tcp`, 9443 `tls` |
+//! | `b` | `b-v1`, `b-v2` (label `version`) | 80 `http`, 443 `https`, 9000 `tcp`, 9443 `tls` |
+//! | `c` | `c` | 80 `http`, 8080 `http-admin`, 82 `http2`, 83 `grpc`, 84 undeclared, 85 `http` where HTTP/2 is spoken, 86 undeclared where none is, 87 undeclared where HTTP/2 is, 443 `https`, 9000 `tcp`, 9443 `tls` |
 //! | `d` | `d`, the only one with an agent before it | 80 `http` |
 //! | `empty` | none | 80 `http`, 83 `grpc` |
 //! | `down` | `a`, on a port where nobody listens | 80 `http`, 9000 `tcp` |
 //! | `unready` | `u`, not ready | 80 `http` |
 //! | `headless` | `h`, no cluster IP | 80 `http` |
+//! | `secure` | `s`; every port of its pods is one of TLS | 80 `http`, 81 `http` for clients with a certificate, 82 `http2`, 443 `https`, 9000 `tcp` |
 //! | `a.other` | `o`, in namespace `other` | 80 `http` |
 //! | `x.other` | `o` | 80 `http`, 8080 `http-admin` |
 //!
 //! Who asks: `client` of namespace `default` with the labels `app: client`, `version: v1`; `guest` of namespace `other`;
 //! and `gateway`: a machine outside, through the ingress gateway. The machine outside is also a server, `outside`.
+//!
+//! Every pod and every Service has an address of each family, written alike: host 12 is 10.97.1.12 and fd97::1:12. The
+//! family of a case is the one that is dialled, and the one that Services have first.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use mesh_tests::OUTSIDE_V4;
+use mesh_tests::{OUTSIDE_V4, OUTSIDE_V6};
 use serde_json::{Value, json};
 
-use super::case::From;
-use super::request::Request;
+use super::case::{Family, From};
+use super::keys::keys;
+use super::request::{Request, without_port};
 
 /// A pod of the world.
 #[derive(Debug)]
 pub struct Backdrop {
     pub name: &'static str,
     pub namespace: &'static str,
-    /// The last byte of its address in 10.97.1.0/24.
+    /// The last part of its addresses, in 10.97.1.0/24 and fd97::1:0/112.
     pub host: u8,
     pub labels: &'static [(&'static str, &'static str)],
     pub ready: bool,
@@ -43,7 +48,7 @@ pub struct Backdrop {
 pub struct Storefront {
     pub name: &'static str,
     pub namespace: &'static str,
-    /// The last byte of its address in 10.96.1.0/24; 0 for a headless one.
+    /// The last part of its addresses, in 10.96.1.0/24 and fd96::/112; 0 for a headless one.
     pub host: u8,
     /// The label `app` of its pods.
     pub app: &'static str,
@@ -61,6 +66,12 @@ pub const HTTP2: u16 = 8082;
 pub const TCP: u16 = 9000;
 /// Whatever begins like TLS, answered by a line.
 pub const TLS: u16 = 9443;
+/// HTTP in TLS, by ALPN; clients may show a certificate.
+pub const SECURE: u16 = 8443;
+/// The same; clients must show one.
+pub const SECURE_MUTUAL: u16 = 8444;
+/// A line in TLS, answered by a line.
+pub const SECURE_TCP: u16 = 9444;
 /// Nobody listens here.
 pub const NOBODY: u16 = 8099;
 
@@ -108,6 +119,7 @@ pub const PODS: &[Backdrop] = &[
         ..pod("u", "default", 16, &[("app", "u")])
     },
     pod("h", "default", 17, &[("app", "h")]),
+    pod("s", "default", 19, &[("app", "s")]),
     pod("o", "other", 18, &[("app", "o")]),
     pod(GATEWAY_POD, GATEWAY_NAMESPACE, 20, GATEWAY_LABELS),
 ];
@@ -129,7 +141,12 @@ pub const SERVICES: &[Storefront] = &[
         "default",
         2,
         "b",
-        &[("http", 80, HTTP), ("tcp", 9000, TCP), ("tls", 9443, TLS)],
+        &[
+            ("http", 80, HTTP),
+            ("https", 443, SECURE),
+            ("tcp", 9000, TCP),
+            ("tls", 9443, TLS),
+        ],
     ),
     service(
         "c",
@@ -145,6 +162,7 @@ pub const SERVICES: &[Storefront] = &[
             ("http-two", 85, HTTP2),
             ("db", 86, TCP),
             ("any-two", 87, HTTP2),
+            ("https", 443, SECURE),
             ("tcp", 9000, TCP),
             ("tls", 9443, TLS),
         ],
@@ -166,6 +184,19 @@ pub const SERVICES: &[Storefront] = &[
     ),
     service("unready", "default", 7, "u", &[("http", 80, HTTP)]),
     service("headless", "default", 0, "h", &[("http", 80, 80)]),
+    service(
+        "secure",
+        "default",
+        10,
+        "s",
+        &[
+            ("http", 80, SECURE),
+            ("http-mutual", 81, SECURE_MUTUAL),
+            ("http2", 82, SECURE),
+            ("https", 443, SECURE),
+            ("tcp", 9000, SECURE_TCP),
+        ],
+    ),
     service("a", "other", 8, "o", &[("http", 80, HTTP)]),
     service(
         "x",
@@ -206,9 +237,20 @@ const fn service(
 }
 
 impl Backdrop {
-    /// Its address.
-    pub fn ip(&self) -> Ipv4Addr {
+    pub fn ipv4(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 97, 1, self.host)
+    }
+
+    pub fn ipv6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd97, 0, 0, 0, 0, 0, 1, digits(self.host))
+    }
+
+    /// Its address of a family.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::Ipv4 => self.ipv4().into(),
+            Family::Ipv6 => self.ipv6().into(),
+        }
     }
 
     /// As the API server would tell of it; `netns` makes it one of this node.
@@ -233,8 +275,8 @@ impl Backdrop {
             "spec": {"nodeName": "node1", "containers": [{"name": "app", "image": "app"}]},
             "status": {
                 "phase": "Running",
-                "podIP": self.ip(),
-                "podIPs": [{"ip": self.ip()}],
+                "podIP": self.ipv4(),
+                "podIPs": [{"ip": self.ipv4()}, {"ip": self.ipv6()}],
                 "conditions": [{"type": "Ready", "status": ready}],
             },
         })
@@ -242,9 +284,13 @@ impl Backdrop {
 }
 
 impl Storefront {
-    /// Its cluster IP.
-    pub fn ip(&self) -> Option<Ipv4Addr> {
-        (self.host > 0).then(|| Ipv4Addr::new(10, 96, 1, self.host))
+    /// Its cluster IP of a family.
+    pub fn ip(&self, family: Family) -> Option<IpAddr> {
+        let ip = match family {
+            Family::Ipv4 => Ipv4Addr::new(10, 96, 1, self.host).into(),
+            Family::Ipv6 => Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, digits(self.host)).into(),
+        };
+        (self.host > 0).then_some(ip)
     }
 
     /// Its full name.
@@ -259,8 +305,8 @@ impl Storefront {
             .filter(move |pod| pod.labels.contains(&("app", app)))
     }
 
-    /// As the API server would tell of it.
-    pub fn object(&self) -> Value {
+    /// As the API server would tell of it; `first` is the family that it has first.
+    pub fn object(&self, first: Family) -> Value {
         let ports: Vec<Value> = self
             .ports
             .iter()
@@ -268,20 +314,34 @@ impl Storefront {
                 json!({"name": name, "protocol": "TCP", "port": port, "targetPort": target})
             })
             .collect();
-        let ip = self.ip().map_or("None".to_owned(), |ip| ip.to_string());
+        let families = match first {
+            Family::Ipv4 => [Family::Ipv4, Family::Ipv6],
+            Family::Ipv6 => [Family::Ipv6, Family::Ipv4],
+        };
+        let mut ips: Vec<String> = families
+            .iter()
+            .filter_map(|family| self.ip(*family))
+            .map(|ip| ip.to_string())
+            .collect();
+        if ips.is_empty() {
+            ips.push("None".to_owned());
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": self.name, "namespace": self.namespace},
-            "spec": {"clusterIP": ip, "clusterIPs": [ip], "selector": {"app": self.app}, "ports": ports},
+            "spec": {
+                "clusterIP": ips[0], "clusterIPs": ips, "selector": {"app": self.app}, "ports": ports,
+                "ipFamilyPolicy": "RequireDualStack", "ipFamilies": families.map(Family::name),
+            },
         })
     }
 }
 
-/// Everything that is there before any case.
-pub fn objects(netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
+/// Everything that is there before any case of a family.
+pub fn objects(family: Family, netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
     let pods = PODS.iter().map(|pod| pod.object(netns(pod).as_deref()));
-    let services = SERVICES.iter().map(Storefront::object);
+    let services = SERVICES.iter().map(|service| service.object(family));
     let gateway = json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "Gateway",
@@ -291,7 +351,16 @@ pub fn objects(netns: impl Fn(&Backdrop) -> Option<String>) -> Vec<Value> {
             "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}],
         },
     });
-    pods.chain(services).chain([gateway]).collect()
+    pods.chain(services)
+        .chain([gateway])
+        .chain(keys().secrets())
+        .collect()
+}
+
+/// So that the last part of an IPv6 address reads like that of the IPv4 one.
+fn digits(host: u8) -> u16 {
+    let host = u16::from(host);
+    host / 100 * 0x100 + host / 10 % 10 * 0x10 + host % 10
 }
 
 /// The Service that a name means, as a client of `namespace` would write it.
@@ -308,25 +377,29 @@ fn named(name: &str, namespace: &str) -> Option<&'static Storefront> {
 /// Where someone in the mesh connects to for a request: what it says, or where its Host resolves to.
 pub fn target(request: &Request, from: From) -> IpAddr {
     let name = request.dial.as_deref().unwrap_or(request.host());
-    let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
-    let name = name.to_ascii_lowercase();
+    let name = without_port(name).to_ascii_lowercase();
     if name == "outside" {
-        return OUTSIDE_V4.into();
+        return match request.family {
+            Family::Ipv4 => OUTSIDE_V4.into(),
+            Family::Ipv6 => OUTSIDE_V6.into(),
+        };
     }
-    if let Ok(ip) = name.parse() {
+    if let Ok(ip) = name.trim_matches(['[', ']']).parse() {
         return ip;
     }
     if let Some(pod) = PODS
         .iter()
         .find(|pod| Some(pod.name) == name.strip_prefix("pod "))
     {
-        return pod.ip().into();
+        return pod.ip(request.family);
     }
     let namespace = if from == From::Guest {
         "other"
     } else {
         "default"
     };
-    let service = named(&name, namespace).and_then(Storefront::ip);
-    service.unwrap_or(Ipv4Addr::new(10, 96, 1, 1)).into()
+    named(&name, namespace)
+        .and_then(|service| service.ip(request.family))
+        .or_else(|| SERVICES[0].ip(request.family))
+        .unwrap_or(OUTSIDE_V4.into())
 }

@@ -10,11 +10,12 @@ use mesh_tests::{Pod, PodOptions, World, WorldOptions};
 
 use super::ask::{Answer, Way};
 use super::backend::{Backend, Book, settled};
-use super::case::{Case, From, Topic};
+use super::case::{Case, Family, From, Topic};
 use super::check::{Outcome, differences, many};
 use super::envoy::Envoy;
+use super::keys::keys;
 use super::request::Request;
-use super::scenery::{GATEWAY_NAMESPACE, GATEWAY_POD, PODS, SERVICES, objects, target};
+use super::scenery::{Backdrop, GATEWAY_NAMESPACE, GATEWAY_POD, PODS, SERVICES, objects, target};
 use crate::agent::{Agent, Mode, eventually};
 use crate::manifests::Manifests;
 
@@ -51,11 +52,13 @@ impl Stage {
     /// Everything up and ready.
     pub fn build(kind: Kind, topics: &[Topic]) -> Result<Self> {
         let world = std::rc::Rc::new(World::new(WorldOptions::default())?);
+        keys().write()?;
         let book = Book::default();
         let (mut pods, mut backends) = (HashMap::new(), Vec::new());
         for backdrop in PODS {
             let options = PodOptions {
-                ipv4: Some(backdrop.ip()),
+                ipv4: Some(backdrop.ipv4()),
+                ipv6: Some(backdrop.ipv6()),
                 ..PodOptions::default()
             };
             let pod = world.pod(backdrop.name, options)?;
@@ -67,7 +70,7 @@ impl Stage {
             pods.insert(backdrop.name, pod);
         }
         for service in SERVICES {
-            if let Some(ip) = service.ip() {
+            if let Some(ip) = service.ip(Family::Ipv4) {
                 world.host(&service.fqdn(), ip)?;
             }
         }
@@ -160,7 +163,7 @@ impl Stage {
         if times == 1 {
             let id = self.book.open(&request.server.0);
             let answer = match dial() {
-                Ok(stream) => Way::new(stream, request)?.ask(request, id),
+                Ok(stream) => Way::new(stream, request).and_then(|mut way| way.ask(request, id)),
                 // The proxy has taken it, and ended it before anybody could look.
                 Err(e) if is_reset(&e) => Err(e),
                 Err(e) => return Err(e),
@@ -182,7 +185,7 @@ impl Stage {
             };
             let answer = kept.ask(request, id);
             let ended = answer.as_ref().map_or(true, |answer| answer.says_close());
-            if !ended && !request.tcp && request.tls.is_none() {
+            if !ended && !request.is_stream() {
                 way = Some(kept);
             }
             let outcome = self.outcome(request, id, answer);
@@ -214,11 +217,11 @@ impl Stage {
                 std::thread::sleep(Duration::from_millis(100));
             }
             settled(&self.book, id, |seen| {
-                seen.len() >= tries + copies || request.tcp || request.tls.is_some()
+                seen.len() >= tries + copies || request.is_stream()
             })
         };
         if let Ok(answer) = &answer
-            && (request.tcp || request.tls.is_some())
+            && request.is_stream()
         {
             seen.extend(answer.pod());
         }
@@ -234,11 +237,24 @@ fn is_reset(e: &anyhow::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
 }
 
+/// The world as manifests.
+fn standing(family: Family, pods: &HashMap<&'static str, Pod>) -> String {
+    let netns = |backdrop: &Backdrop| {
+        let pod = pods.get(backdrop.name).filter(|_| backdrop.enrol)?;
+        Some(pod.netns().display().to_string())
+    };
+    let objects = objects(family, netns);
+    let written: Vec<String> = objects.iter().map(ToString::to_string).collect();
+    written.join("\n---\n")
+}
+
 /// An agent on the node and a gateway.
 struct Meshed {
     agent: Agent,
     gateway: Agent,
     manifests: Manifests,
+    /// Whose the Services are that were told of last.
+    family: Family,
     applied: String,
     pods: HashMap<&'static str, Pod>,
     outside: Pod,
@@ -247,13 +263,8 @@ struct Meshed {
 impl Meshed {
     fn start(world: &World, pods: HashMap<&'static str, Pod>, mode: Mode) -> Result<Self> {
         let manifests = Manifests::new()?;
-        let netns = |backdrop: &super::scenery::Backdrop| {
-            let pod = pods.get(backdrop.name).filter(|_| backdrop.enrol)?;
-            Some(pod.netns().display().to_string())
-        };
-        let standing: Vec<String> = objects(netns).iter().map(ToString::to_string).collect();
-        manifests.write("world.yaml", &standing.join("\n---\n"))?;
-        let agent = Agent::start(world, manifests.path(), mode)?;
+        manifests.write("world.yaml", &standing(Family::Ipv4, &pods))?;
+        let agent = Agent::start_fast(world, manifests.path(), mode)?;
         for pod in PODS.iter().filter(|pod| pod.enrol) {
             agent.wait_enrolled(&format!("{}/{}", pod.namespace, pod.name), true)?;
         }
@@ -264,10 +275,23 @@ impl Meshed {
             agent,
             gateway,
             manifests,
+            family: Family::Ipv4,
             applied: String::new(),
             pods,
             outside: world.outside().clone(),
         })
+    }
+
+    /// Writes a file, and waits until agent and gateway have it.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let before = self.generations()?;
+        self.manifests.write(name, text)?;
+        let moved = || {
+            self.generations()
+                .is_ok_and(|now| now.iter().zip(before).all(|(now, before)| *now > before))
+        };
+        eventually(Duration::from_secs(5), moved)
+            .with_context(|| format!("{name} never became live"))
     }
 
     fn generations(&self) -> Result<[u64; 2]> {
@@ -283,15 +307,13 @@ impl Front for Meshed {
     fn apply(&mut self, _topic: &Topic, case: &Case) -> Result<()> {
         let manifests: Vec<String> = case.manifests().iter().map(ToString::to_string).collect();
         let text = manifests.join("\n---\n");
+        if case.family() != self.family {
+            self.write("world.yaml", &standing(case.family(), &self.pods))?;
+            self.family = case.family();
+        }
         if text != self.applied {
-            let before = self.generations()?;
-            self.manifests.write("case.yaml", &text)?;
+            self.write("case.yaml", &text)?;
             self.applied = text;
-            let moved = || {
-                self.generations()
-                    .is_ok_and(|now| now.iter().zip(before).all(|(now, before)| *now > before))
-            };
-            eventually(Duration::from_secs(5), moved).context("the case never became live")?;
         }
         Ok(())
     }
@@ -310,7 +332,12 @@ impl Front for Meshed {
                 let ports = ports.map_or(&[][..], |service| service.ports);
                 let port = ports.iter().find(|(_, port, _)| *port == request.port());
                 let target = port.map_or(request.port(), |(_, _, target)| *target);
-                (&self.outside, pod(GATEWAY_POD)?.ipv4.into(), target)
+                let own = pod(GATEWAY_POD)?;
+                let ip = match request.family {
+                    Family::Ipv4 => own.ipv4.into(),
+                    Family::Ipv6 => own.ipv6.into(),
+                };
+                (&self.outside, ip, target)
             }
             From::Client => (pod("client")?, target(request, from), request.port()),
             From::Guest => (pod("guest")?, target(request, from), request.port()),

@@ -18,24 +18,36 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("certificate", &["model"]),
     // Of `config` and `log` it takes what can be chosen, and nothing else.
-    ("cli", &["config", "log", "model"]),
+    ("cli", &["cni", "config", "log", "model"]),
+    // It is the agent's own program in another's hands, and hands a namespace over.
+    ("cni", &["netns", "sys"]),
     // A verb that is whole in itself: it needs no agent and no manifests.
     (
         "cli::iptables",
         &["cli", "intercept", "model", "netns", "sys"],
     ),
     ("config", &["certificate", "model"]),
-    // What reads manifests again and again gives back the memory that it took.
-    ("config::file", &["certificate", "config", "model", "sys"]),
+    // What makes worlds again and again gives back the memory that it took.
+    ("config::maker", &["config", "model", "sys"]),
     // Of `config` it takes the world and where its rules were written, of `proxy` what a path's plain form is.
     ("explain", &["config", "model", "proxy", "report", "route"]),
+    // Of `config` it takes the reader of YAML.
+    ("inject", &["config"]),
     ("intercept", &["model", "netns", "sys"]),
     ("log", &[]),
     ("model", &[]),
     ("netns", &["sys"]),
     (
         "pod",
-        &["intercept", "model", "netns", "proxy", "ready", "sys"],
+        &[
+            "cni",
+            "intercept",
+            "model",
+            "netns",
+            "proxy",
+            "ready",
+            "sys",
+        ],
     ),
     (
         "proxy",

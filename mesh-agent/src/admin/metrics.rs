@@ -194,6 +194,13 @@ fn traffic(registry: &mut Registry, stats: &Stats) {
         "Connections opened to endpoints and applications",
         upstream,
     );
+    let one_hop = Counter::<u64, AtomicU64>::default();
+    one_hop.inc_by(stats.passed_on);
+    registry.register(
+        "one_hop_connections",
+        "Those of the opened connections that went from pod to pod of this node without leaving the process",
+        one_hop,
+    );
     let retries = Counter::<u64, AtomicU64>::default();
     retries.inc_by(stats.retries);
     registry.register("retries", "Tries of requests after the first", retries);

@@ -53,6 +53,7 @@ pub fn stats(admin: &Admin) -> Value {
         "hops": hops,
         "flags": flags,
         "upstream_connections": stats.upstream_connections,
+        "one_hop_connections": stats.passed_on,
         "retries": stats.retries,
         "pods": admin.pods.get().iter().map(pod_stats).collect::<Vec<_>>(),
     })
@@ -60,7 +61,12 @@ pub fn stats(admin: &Admin) -> Value {
 
 fn pod_stats(report: &PodReport) -> Value {
     let accepted = report.accepted();
-    json!({ "pod": report.pod, "outbound": accepted.outbound(), "inbound": accepted.inbound() })
+    json!({
+        "pod": report.pod,
+        "outbound": accepted.outbound(),
+        "inbound": accepted.inbound(),
+        "one_hop": accepted.passed_on(),
+    })
 }
 
 /// `/config_dump`.
@@ -138,7 +144,7 @@ fn pod(pod: &Pod) -> Value {
         "labels": pod.labels,
         "addresses": pod.addresses,
         "ready": pod.ready,
-        "netns": pod.local.as_ref().map(|local| &local.netns),
+        "netns": pod.local.as_ref().map(|local| local.netns.to_string()),
         "enrol": pod.local.as_ref().is_some_and(|local| local.enrol),
     })
 }

@@ -17,6 +17,8 @@ use crate::model::Snapshot;
 
 pub use crate::config::compile::analysis::analyze;
 pub use crate::config::compile::incremental::Compiler;
+pub use crate::config::compile::membership::ENROL;
+pub(super) use crate::config::compile::secrets::secrets_named;
 
 mod analysis;
 mod capture;
@@ -28,6 +30,7 @@ mod gateways;
 mod hosts;
 mod incremental;
 mod located;
+mod membership;
 mod mesh;
 mod outlooks;
 mod pods;
@@ -50,7 +53,7 @@ pub fn compile(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Vec<Reje
 
 fn whole(inputs: &Inputs, options: &CompileOptions) -> (Snapshot, Report) {
     let mut report = Report::default();
-    let located = LocatedPods::gather(inputs);
+    let located = LocatedPods::gather(inputs, options);
     let services = Services::gather(inputs, &located, options);
     let rules = Rules::gather(inputs, options);
     let bindings = routes::bindings(inputs);

@@ -1,7 +1,7 @@
 //! From a tree to an object: which kind it is, its metadata, and the checks that need nothing but itself.
 
 use std::path::Path as FilePath;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::DeserializeOwned;
 
@@ -59,6 +59,29 @@ pub fn read_text(text: &str, file: &Arc<FilePath>, options: &CompileOptions) -> 
         }
     }
     reader.documents
+}
+
+/// Reads an object of a known kind that was not written in a file: nothing in it has a place.
+pub fn read_placeless(kind: Kind, node: &Node, options: &CompileOptions) -> Document {
+    static NOWHERE: LazyLock<Arc<FilePath>> = LazyLock::new(|| FilePath::new("").into());
+    let source = Written {
+        file: &NOWHERE,
+        node,
+    };
+    read_object(kind, source, 0, options)
+}
+
+/// Which object of a kind this is, as far as its metadata tells.
+pub fn id_of(kind: Kind, namespace: &str, name: &str) -> ObjectId {
+    let namespace = match namespace {
+        "" => "default",
+        namespace => namespace,
+    };
+    ObjectId {
+        kind,
+        namespace: namespace.into(),
+        name: name.into(),
+    }
 }
 
 /// A complaint about a file as a whole.
@@ -238,15 +261,8 @@ fn read_object(
             "add one",
         );
     }
-    let namespace = match metadata.namespace.as_str() {
-        "" => "default",
-        namespace => namespace,
-    };
-    let id = ObjectId {
-        kind,
-        namespace: namespace.into(),
-        name: metadata.name.as_str().into(),
-    };
+    let id = id_of(kind, &metadata.namespace, &metadata.name);
+    let namespace = &*id.namespace;
     let context = Context { namespace, options };
     let labels = Arc::new(object::labels(&metadata.labels));
     let body = read_body(kind, node, &labels, &context, &mut problems);
@@ -346,7 +362,11 @@ fn read_body(
         Kind::Pod => {
             let spec: PodSpec = part(node, "spec", problems, None)?;
             let status: PodStatus = part(node, "status", problems, None)?;
-            Some(Body::Pod(Pod::read(spec, status, problems)))
+            let known = node.get("spec").or_else(|| node.get("status"));
+            Some(Body::Pod(Pod {
+                partial: known.is_none(),
+                ..Pod::read(spec, status, problems)
+            }))
         }
         Kind::EndpointSlice => {
             let body: EndpointSliceBody = whole(node, problems)?;

@@ -10,14 +10,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 use tokio::sync::watch;
 
 use crate::config::file::store::Store;
 use crate::config::file::worker::Worker;
-use crate::config::{CompileOptions, Inputs, Rejected};
-use crate::model::Snapshot;
+use crate::config::{CompileOptions, Inputs, Rejected, Update};
 
 mod scan;
 mod settle;
@@ -30,16 +29,6 @@ mod worker;
 pub struct ManifestDir {
     updates: watch::Receiver<Update>,
     stop: mpsc::Sender<Signal>,
-}
-
-/// The world after a change of the directory. A world that is in force already comes again, the same one, when it has been
-/// looked through for what does not fit together: nobody waits for that.
-#[derive(Clone, Debug)]
-pub struct Update {
-    /// The world.
-    pub snapshot: Arc<Snapshot>,
-    /// Everything that is wrong with the manifests now, not only with those that changed.
-    pub rejected: Vec<Rejected>,
 }
 
 /// Why a directory cannot be the source of the world.

@@ -18,6 +18,9 @@ pub struct Inputs {
     objects: BTreeMap<ObjectId, Arc<Object>>,
 }
 
+/// An object, and the version of it that is in force now.
+pub(super) type Change = (ObjectId, Option<Arc<Object>>);
+
 impl Inputs {
     /// Puts an object in force. The one of the same name that was in force comes back.
     pub fn insert(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
@@ -27,6 +30,13 @@ impl Inputs {
     /// Takes an object out of force. It comes back where it was in force.
     pub fn remove(&mut self, id: &ObjectId) -> Option<Arc<Object>> {
         self.objects.remove(id)
+    }
+
+    /// Puts objects in force.
+    pub fn extend(&mut self, objects: impl IntoIterator<Item = Arc<Object>>) {
+        for object in objects {
+            self.insert(object);
+        }
     }
 
     /// All of them, by kind and name.
@@ -164,6 +174,19 @@ impl Inputs {
         };
         let from = self.objects.range(first..);
         from.take_while(move |(id, _)| id.kind == kind)
+            .map(|(_, object)| object)
+    }
+
+    /// The objects of a kind in a namespace, by name.
+    pub fn of_namespace(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = &Arc<Object>> {
+        let first = ObjectId {
+            kind,
+            namespace: namespace.into(),
+            name: Arc::default(),
+        };
+        let namespace = Arc::clone(&first.namespace);
+        let from = self.objects.range(first..);
+        from.take_while(move |(id, _)| id.kind == kind && id.namespace == namespace)
             .map(|(_, object)| object)
     }
 

@@ -209,6 +209,41 @@ impl Object {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Service,
+        Self::Pod,
+        Self::EndpointSlice,
+        Self::Node,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::Gateway,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::Sidecar,
+        Self::Secret,
+        Self::Namespace,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+        Self::RequestAuthentication,
+        Self::Telemetry,
+    ];
+
+    /// Those of Istio that decide how traffic goes.
+    pub const ROUTING: [Self; 6] = [
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::Gateway,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+        Self::Sidecar,
+    ];
+
+    /// The kind of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The kind's name, as in `kind:`.
     pub fn name(self) -> &'static str {
         match self {
@@ -295,6 +330,11 @@ pub fn suppresses(annotations: &BTreeMap<String, String>, code: Option<Code>) ->
     let id = code.map_or("", Code::id);
     let mut codes = codes.split(',').map(str::trim);
     codes.any(|code| code == "*" || code == id)
+}
+
+/// The path of a label.
+pub fn label(name: &str) -> Path {
+    Path::of("metadata.labels").key(name)
 }
 
 /// The path of an annotation.

@@ -1,12 +1,14 @@
 //! Both modes decide alike: random policies and random connections, once through the chains as the iptables mode
 //! renders them, once through the decision that the BPF programs make. No kernel is involved, and no rights are needed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use fastrand::Rng;
 use ipnet::IpNet;
 use mesh_ebpf::decide::{self, Verdict};
 
+use crate::intercept::ListenSpec;
+use crate::intercept::capture::Capture;
 use crate::intercept::ebpf::plan::{Facts, Simulated, plan};
 use crate::intercept::iptables::interpret::{self, Owner, interpret};
 use crate::intercept::iptables::options::{Options, Profile};
@@ -217,7 +219,25 @@ fn check_inbound(
         lookup.verdict, expected,
         "{lookup:?} for {packet:?} under {policy:?}"
     );
+    check_sure(policy, SocketAddr::new(to, port), lookup.verdict);
     lookup.verdict
+}
+
+/// What the agent takes for sure is so in both modes; and it is sure wherever no interface is treated apart.
+fn check_sure(policy: &CapturePolicy, to: SocketAddr, verdict: Verdict) {
+    let capture = Capture {
+        addresses: OWN.into_iter().map(parse).collect(),
+        policy: policy.clone(),
+        ports: ListenSpec {
+            transparent: true,
+            outbound_port: OUTBOUND,
+            inbound_port: INBOUND,
+        },
+        ipv6: true,
+    };
+    let alike = policy.exclude_interfaces.is_empty() && policy.virtual_interfaces.is_empty();
+    let expected = alike && verdict == Verdict::Inbound;
+    assert_eq!(capture.is_sure_of(to), expected, "{to} under {policy:?}");
 }
 
 fn facts() -> Facts {

@@ -77,11 +77,13 @@ pub struct Verification {
 pub struct ClientTls {
     /// What is shown to a server that asks: MUTUAL.
     pub certificate: Option<Credential<Certificate>>,
-    /// What the server's certificate must be; `None` for `insecureSkipVerify`. Without names in it, it must bear the
-    /// name that was asked for.
+    /// What the server's certificate must be; `None` for `insecureSkipVerify`.
     pub verification: Option<Verification>,
-    /// `sni`; `None`: the Host of the request, for TCP the Service's.
+    /// `sni`; `None`: the Host of the request. What is relayed has none, and asks for no name.
     pub server_name: Option<Arc<str>>,
+    /// Whether the certificate must bear the Host of the request: where the rule says neither `sni` nor
+    /// `subjectAltNames`. A name that is written is asked for and not looked for.
+    pub bears_host: bool,
 }
 
 /// A version of TLS.

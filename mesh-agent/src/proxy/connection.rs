@@ -1,7 +1,7 @@
 //! The life of one connection: where it was headed, whether it may, what is spoken, what is decided, where it goes,
 //! and what is remembered of it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +50,8 @@ pub(super) struct Connection {
     announced: Cell<bool>,
     /// What its last request was for: the next one is hardly ever for another.
     named: RefCell<Option<Authority>>,
+    /// The address of `peer` as text, once a request has asked for it.
+    peer_text: OnceCell<HeaderValue>,
 }
 
 impl Drop for Connection {
@@ -99,6 +101,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
         trusted_proxies: 0,
         announced: Cell::new(false),
         named: RefCell::default(),
+        peer_text: OnceCell::new(),
     };
     match site.route_outbound(destination) {
         Outbound::Http(scope) => {
@@ -112,9 +115,7 @@ pub(super) async fn outbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAd
             connection.detect_and_serve(client, otherwise, false).await;
         }
         Outbound::Stream(scope) => {
-            connection(Scope::Relayed)
-                .route_and_relay(client, &scope)
-                .await;
+            Box::pin(connection(Scope::Relayed).route_and_relay(client, &scope)).await;
         }
     }
 }
@@ -126,14 +127,14 @@ pub(super) async fn inbound(site: Rc<Site>, accepted: TcpStream, peer: SocketAdd
     }
 }
 
-/// Serves a connection of a pod to itself, which never left the process. Boxed: the way here leads through the
-/// outbound side, whose future would otherwise contain itself.
-pub(super) fn inbound_from_self(
+/// Serves a connection to the pod that never left the process: from the pod itself, or from another one of this node.
+/// Boxed: the way here leads through the outbound side, whose future would otherwise contain itself.
+pub(super) fn inbound_within(
     site: Rc<Site>,
     client: Stream,
+    peer: SocketAddr,
     address: SocketAddr,
 ) -> Pin<Box<dyn Future<Output = ()>>> {
-    let peer = SocketAddr::new(address.ip(), 0);
     Box::pin(serve_inbound(site, client, peer, address))
 }
 
@@ -169,13 +170,12 @@ pub(super) async fn gateway(site: Rc<Site>, mut accepted: TcpStream, peer: Socke
         trusted_proxies,
         announced: Cell::new(false),
         named: RefCell::default(),
+        peer_text: OnceCell::new(),
     };
     match decided {
         AtGateway::Http(scope) => connection(Scope::Routed(scope)).serve_http(client).await,
         AtGateway::Stream(scope) => {
-            connection(Scope::Relayed)
-                .route_and_relay(client, &scope)
-                .await;
+            Box::pin(connection(Scope::Relayed).route_and_relay(client, &scope)).await;
         }
         // Boxed, so that connections without TLS are not as large as those with it.
         AtGateway::Secure => {
@@ -224,6 +224,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
         trusted_proxies: 0,
         announced: Cell::new(false),
         named: RefCell::default(),
+        peer_text: OnceCell::new(),
     };
     match decided {
         Inbound::Http(Protocol::Auto) => {
@@ -232,7 +233,7 @@ async fn serve_inbound(site: Rc<Site>, client: Stream, peer: SocketAddr, destina
                 .await;
         }
         Inbound::Http(_) => connection.serve_http(client).await,
-        Inbound::Tcp => connection.relay(client, &Target::Original, None).await,
+        Inbound::Tcp => Box::pin(connection.relay(client, &Target::Original, None)).await,
     }
 }
 
@@ -309,6 +310,19 @@ impl Connection {
         }
     }
 
+    /// The address of the peer, as headers have it.
+    pub(super) fn peer_text(&self) -> Option<HeaderValue> {
+        let text = match self.peer_text.get() {
+            Some(text) => text,
+            None => {
+                let text = self.peer.ip().to_canonical().to_string();
+                let text = HeaderValue::try_from(text).ok()?;
+                self.peer_text.get_or_init(|| text)
+            }
+        };
+        Some(text.clone())
+    }
+
     async fn detect_and_serve(self, mut client: Stream, otherwise: Target, declared: bool) {
         let limit = self.site.worker.settings.idle_timeout;
         let detected = Box::pin(self.detect(&mut client, &otherwise, declared));
@@ -320,7 +334,10 @@ impl Connection {
         };
         match spoken {
             Ok(Ok(Spoken::Http(first))) => http::serve(Rc::new(self), client, first).await,
-            Ok(Ok(Spoken::Other(upstream))) => self.relay(client, &otherwise, upstream).await,
+            Ok(Ok(Spoken::Other(upstream))) => {
+                // Boxed, so that those who speak HTTP are not as large.
+                Box::pin(self.relay(client, &otherwise, upstream)).await;
+            }
             Ok(Ok(Spoken::Nothing)) | Err(_) => {}
             Ok(Err(error)) => {
                 tracing::debug!(%error, peer = %self.peer, destination = %self.destination, "a connection ended before it was known what it is");

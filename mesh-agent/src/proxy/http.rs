@@ -11,10 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 
 use crate::proxy::connection::Connection;
 use crate::proxy::detect::First;
@@ -25,8 +27,7 @@ use crate::proxy::http::forward::Outgoing;
 use crate::proxy::http::request::Arrived;
 use crate::proxy::record::{Flag, Hop, Record};
 use crate::proxy::respond::{self, Asker, Failure};
-use crate::proxy::site;
-use crate::proxy::stream::{Activity, Busy, Heads, Stream, Timed};
+use crate::proxy::stream::{Activity, Busy, Stream, Timed};
 use crate::proxy::upstream::pool::LocalExecutor;
 use crate::route::Reply;
 
@@ -44,6 +45,7 @@ mod finish;
 pub(super) mod forward;
 pub(super) mod gate;
 pub(super) mod headers;
+mod idle;
 mod mirror;
 mod obtain;
 mod path;
@@ -58,76 +60,34 @@ pub(super) mod timers;
 mod upgrade;
 pub(super) mod upload;
 
-/// hyper's ends of a client's connection.
-type ClientIo = TokioIo<Timed>;
+/// The head of a message of HTTP/1.1 takes no more than this; beyond it a request is answered with a 431.
+pub(super) const HEAD_LIMIT: usize = 64 * 1024;
 
-/// The head of a request takes no more than this; beyond it is a 431.
-const HEAD_LIMIT: usize = 64 * 1024;
+/// How much of a body of HTTP/1.1 is read, or kept to be written, at once where it comes fast: the more it is, the fewer
+/// times both sides are woken.
+pub(super) const PIECE: usize = 256 * 1024;
 
 /// Serves the requests of a connection until it ends or is drained.
 pub(super) async fn serve(connection: Rc<Connection>, client: Stream, first: First) {
-    let settings = &connection.site.worker.settings;
-    let activity = Arc::<Activity>::default();
-    let http2 = first == First::Http2;
     if connection.site.may_be_local() {
         client.permit_fast_path();
     }
-    let io = TokioIo::new(Timed::new(
-        client,
-        Arc::clone(&activity),
-        (!http2).then_some(Heads {
-            limit: settings.header_timeout,
-            hop: connection.hop,
-        }),
-        settings.idle_timeout,
-    ));
     // What is no HTTP at all gets HTTP's own answer to that.
-    let result = match http2 {
-        true => serve_http2(&connection, io, activity).await,
-        false => serve_http1(&connection, io, activity).await,
+    let result = match first {
+        First::Http2 => Box::pin(serve_http2(&connection, client)).await,
+        First::Http1 | First::Http10 | First::Other | First::Nothing => {
+            idle::serve_http1(&connection, client).await
+        }
     };
     if let Err(error) = result {
         tracing::debug!(error = &error as &dyn std::error::Error, peer = %connection.peer, "a client's connection ended badly");
     }
 }
 
-async fn serve_http1(
-    connection: &Rc<Connection>,
-    io: ClientIo,
-    activity: Arc<Activity>,
-) -> hyper::Result<()> {
-    let serving = Rc::clone(connection);
-    let service =
-        service_fn(move |request| answer(Rc::clone(&serving), Arc::clone(&activity), request));
-    let mut server = pin!(
-        hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            // `Timed` knows idle connections from slow ones.
-            .header_read_timeout(None)
-            .half_close(true)
-            .max_buf_size(HEAD_LIMIT)
-            .max_headers(request::MOST_HEADERS)
-            .serve_connection(io, service)
-            .with_upgrades()
-    );
-    tokio::select! {
-        biased;
-        result = server.as_mut() => return result,
-        () = connection.site.drained() => {}
-    }
-    // From here on every answer says `connection: close`, and who stays silent is closed after a moment.
-    if let Ok(result) = tokio::time::timeout(site::FAREWELL, server.as_mut()).await {
-        return result;
-    }
-    server.as_mut().graceful_shutdown();
-    server.await
-}
-
-async fn serve_http2(
-    connection: &Rc<Connection>,
-    io: ClientIo,
-    activity: Arc<Activity>,
-) -> hyper::Result<()> {
+async fn serve_http2(connection: &Rc<Connection>, client: Stream) -> hyper::Result<()> {
+    let activity = Arc::<Activity>::default();
+    let idle = connection.site.worker.settings.idle_timeout;
+    let io = TokioIo::new(Timed::new(client, Arc::clone(&activity), None, idle));
     let serving = Rc::clone(connection);
     let service =
         service_fn(move |request| answer(Rc::clone(&serving), Arc::clone(&activity), request));
@@ -162,7 +122,7 @@ pub(super) async fn answer(
     activity: Arc<Activity>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let busy = activity.begin();
+    let busy = activity.begin(!request.body().is_end_stream());
     let mut record = Record::request(&connection.site.worker.counters, connection.hop);
     let asker = Asker::of(&request, connection.hop);
     let version = request.version();
@@ -189,7 +149,7 @@ pub(super) async fn answer(
 /// Does what is decided over a request.
 async fn follow(
     connection: &Rc<Connection>,
-    arrived: Arrived,
+    mut arrived: Arrived,
     mut record: Record,
     busy: Busy,
 ) -> Response<Body> {
@@ -214,12 +174,13 @@ async fn follow(
             if let Some(delay) = routed.delay {
                 record.flag(Flag::Delayed);
                 tokio::time::sleep(delay).await;
+                arrived.started = Instant::now();
             }
             match decide::take_route(connection, arrived, routed, &mut record) {
                 Taken::Sent(outgoing) => Ok(outgoing),
                 Taken::Answered(response) => return answered(response, record),
                 Taken::Failed(failure, finish) => {
-                    record.flag(failure.flag());
+                    failure.note(&mut record);
                     let given = Given {
                         flags: record.flags(),
                         ..Given::default()
@@ -240,7 +201,7 @@ async fn follow(
 
 /// Answers a request that came to no route.
 fn fail(failure: &Failure, asker: Asker, mut record: Record) -> Response<Body> {
-    record.flag(failure.flag());
+    failure.note(&mut record);
     answered(respond::failure(failure, false, asker, |_| {}), record)
 }
 

@@ -75,6 +75,8 @@ pub struct Stats {
     pub flags: Vec<(Flag, u64)>,
     /// Connections opened to endpoints and applications.
     pub upstream_connections: u64,
+    /// Those of them that went from pod to pod without leaving the process.
+    pub passed_on: u64,
     /// Tries after the first.
     pub retries: u64,
 }
@@ -133,6 +135,7 @@ pub(super) struct Counters {
     hops: [HopCounters; HOPS],
     flags: [Counter; FLAGS.len()],
     pub(super) upstream_connections: Counter,
+    pub(super) passed_on: Counter,
     pub(super) retries: Counter,
 }
 
@@ -163,7 +166,8 @@ pub(super) struct Open {
 pub(super) struct Record {
     counters: Arc<Counters>,
     hop: Hop,
-    started: Instant,
+    /// Where there is a line that says how long it took.
+    started: Option<Instant>,
     relayed: bool,
     status: u16,
     flags: Flags,
@@ -194,6 +198,8 @@ pub(super) struct Line {
     pub(super) route: Option<Arc<str>>,
     pub(super) cluster: String,
     pub(super) upstream: Option<SocketAddr>,
+    /// Why there is no connection to a server, in Envoy's words.
+    pub(super) failure: String,
     pub(super) request_id: String,
     pub(super) attempts: u32,
 }
@@ -227,6 +233,7 @@ impl Counters {
             gateway,
             flags,
             upstream_connections,
+            passed_on,
             retries,
         } = stats;
         for (hop, total) in [outbound, inbound, gateway].into_iter().enumerate() {
@@ -249,6 +256,7 @@ impl Counters {
             }
         }
         *upstream_connections += self.upstream_connections.get();
+        *passed_on += self.passed_on.get();
         *retries += self.retries.get();
     }
 }
@@ -271,18 +279,18 @@ impl Record {
     }
 
     fn new(counters: &Arc<Counters>, hop: Hop, relayed: bool) -> Self {
+        let wanted = tracing::enabled!(target: "access", tracing::Level::INFO);
         Self {
             counters: Arc::clone(counters),
             hop,
-            started: Instant::now(),
+            started: wanted.then(Instant::now),
             relayed,
             status: 0,
             flags: Flags::default(),
             complete: false,
             sent: 0,
             received: Received::Known(0),
-            line: tracing::enabled!(target: "access", tracing::Level::INFO)
-                .then(Box::<Line>::default),
+            line: wanted.then(Box::<Line>::default),
         }
     }
 
@@ -348,6 +356,8 @@ impl Drop for Record {
 
 impl Record {
     fn log(&self, line: &Line, received: u64) {
+        let duration = self.started.map(|started| started.elapsed());
+        let duration = duration.unwrap_or_default();
         let address = |address: Option<SocketAddr>| {
             address.map_or_else(|| "-".to_owned(), |address| address.to_string())
         };
@@ -361,12 +371,16 @@ impl Record {
             flags = %self.flags,
             received,
             sent = self.sent,
-            duration_ms = self.started.elapsed().as_millis() as u64,
+            duration_ms = duration.as_millis() as u64,
             authority = line.authority,
             request_id = line.request_id,
             route = line.route.as_deref().unwrap_or("-"),
             cluster = line.cluster,
             upstream = address(line.upstream),
+            failure = match line.failure.as_str() {
+                "" => "-",
+                failure => failure,
+            },
             attempts = line.attempts,
             peer = address(line.peer),
             destination = address(line.destination),

@@ -1,8 +1,6 @@
 //! Failures and whatever else the proxy says of itself become answers: the one place that knows status, text and flag of
 //! each, and the form in which gRPC clients want them.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, LOCATION, SERVER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -12,7 +10,7 @@ use hyper::body::Incoming;
 use crate::model::Abort;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::headers;
-use crate::proxy::record::{Flag, Hop};
+use crate::proxy::record::{Flag, Hop, Record};
 use crate::proxy::respond::grpc::{grpc_message, grpc_status, is_grpc};
 
 pub(super) use crate::proxy::respond::grpc::http_status_of_grpc;
@@ -161,6 +159,16 @@ impl Failure {
         }
     }
 
+    /// Writes down what went wrong, for counters and the log.
+    pub(super) fn note(&self, record: &mut Record) {
+        record.flag(self.flag());
+        if let Self::Connect { cause: Some(cause) } = self
+            && let Some(line) = record.line()
+        {
+            line.failure.clone_from(cause);
+        }
+    }
+
     /// For counters and the log; `None` where Envoy has no word for it.
     pub(super) fn flag(&self) -> Option<Flag> {
         Some(match self {
@@ -214,7 +222,11 @@ impl Failure {
             Self::Aborted(_) => Bytes::from_static(b"fault filter abort"),
             Self::Timeout => Bytes::from_static(b"upstream request timeout"),
             Self::Overflow => connection_error(retried, "overflow"),
-            Self::Connect { cause } => connection_error(retried, &connect_reason(cause.as_deref())),
+            // Why is for the log: Envoy does not tell clients any more.
+            Self::Connect { cause: Some(_) } => {
+                connection_error(retried, "remote connection failure")
+            }
+            Self::Connect { cause: None } => connection_error(retried, "connection timeout"),
             Self::Closed => connection_error(retried, "connection termination"),
             Self::Reset { refused: true } => {
                 connection_error(retried, "remote refused stream reset")
@@ -440,13 +452,4 @@ fn connection_error(retried: bool, reason: &str) -> Bytes {
         ""
     };
     Bytes::from(format!("{CONNECTION_ERROR} {again}reset reason: {reason}"))
-}
-
-fn connect_reason(cause: Option<&str>) -> Cow<'static, str> {
-    match cause {
-        Some(cause) => Cow::Owned(format!(
-            "remote connection failure, transport failure reason: {cause}"
-        )),
-        None => Cow::Borrowed("connection timeout"),
-    }
 }

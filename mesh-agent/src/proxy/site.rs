@@ -9,20 +9,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use arc_swap::ArcSwapOption;
+use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use crate::intercept::ListenSpec;
+use crate::intercept::capture::Capture;
 use crate::model::{AppAddress, ConnectionPool, Pod, PodId, Snapshot, SourceMode, Topology};
 use crate::proxy::Accepted;
 use crate::proxy::connection;
+use crate::proxy::phase::{Phase, Progress, Until};
 use crate::proxy::record::Hop;
 use crate::proxy::stream::Stream;
 use crate::proxy::tls::Offer;
-use crate::proxy::upstream::clusters::{Clusters, Local};
+use crate::proxy::upstream::clusters::Local;
 use crate::proxy::upstream::pool::{Key, Limits, Pool};
 use crate::proxy::upstream::{self, ConnectError, Connector};
-use crate::proxy::worker::{Phase, Worker};
+use crate::proxy::worker::{Shared, Worker};
 use crate::route::{
     self, AtGateway, Client, Decision, Flow, HttpScope, Inbound, Outbound, Request, Secure,
     StreamDecision, StreamScope,
@@ -54,11 +57,13 @@ pub(super) struct Site {
     pub(super) pool: Rc<Pool>,
     connector: Connector,
     /// The thread's own copy of the phase, so that connections do not meet those of other threads there.
-    phase: watch::Receiver<Phase>,
+    phase: Rc<Progress>,
     /// The pod as last seen: it may be gone from the world before its connections are.
     last: RefCell<Option<Arc<Pod>>>,
-    /// Counts what the listeners take.
+    /// Counts what the listeners take, and what is passed on within the process.
     pub(super) accepted: Arc<Accepted>,
+    /// What of the connections to the pod is caught; nothing while its interception is not in force.
+    caught: Arc<ArcSwapOption<Capture>>,
     /// Each copy of a request that is on its way to a mirror holds one.
     mirrors: Rc<()>,
     /// What is remembered of clusters.
@@ -72,7 +77,7 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// So many copies of requests may be on their way to mirrors.
 const MIRRORS: usize = 128;
 
-/// How much a pod's call to itself may have on the way.
+/// How much a connection within the process may have on the way.
 const PIPE: usize = 64 * 1024;
 
 impl Who {
@@ -89,11 +94,15 @@ impl Site {
         worker: &Rc<Worker>,
         who: Who,
         connector: Connector,
-        phase: watch::Receiver<Phase>,
-        accepted: Arc<Accepted>,
+        phase: Rc<Progress>,
+        shared: Shared,
         alive: mpsc::Sender<Infallible>,
-        clusters: Arc<Clusters>,
     ) -> Self {
+        let Shared {
+            accepted,
+            caught,
+            clusters,
+        } = shared;
         Self {
             worker: Rc::clone(worker),
             who,
@@ -102,33 +111,36 @@ impl Site {
             phase,
             last: RefCell::default(),
             accepted,
+            caught,
             mirrors: Rc::default(),
             clusters: Local::new(clusters),
             _alive: alive,
         }
     }
 
-    /// How far along it is, and how that changes.
-    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
-        self.phase.clone()
+    /// Waits until it is so far along, or at its end, and says which.
+    pub(super) fn until(&self, phase: Phase) -> Until {
+        self.phase.until(phase)
     }
 
     /// Runs a connection, or a part of one, until it ends or must.
     pub(super) fn spawn(self: &Rc<Self>, connection: impl Future<Output = ()> + 'static) {
-        let mut phase = self.phase.clone();
+        let stopped = self.until(Phase::Stopped);
+        // Behind a pointer: a future that takes another by value and then polls it holds it twice.
+        let mut connection = Box::pin(connection);
         // A panic in it ends this task and nothing else: tokio catches it.
         spawn_local(async move {
             tokio::select! {
                 biased;
-                _ = until(&mut phase, Phase::Stopped) => {}
-                () = connection => {}
+                _ = stopped => {}
+                () = connection.as_mut() => {}
             }
         });
     }
 
     /// Waits until the connections are to come to an end.
     pub(super) async fn drained(&self) {
-        until(&mut self.phase.clone(), Phase::Draining).await;
+        self.until(Phase::Draining).await;
     }
 
     /// Waits until who has said nothing yet need no longer be waited for.
@@ -139,7 +151,7 @@ impl Site {
 
     /// Whether they are to come to an end.
     pub(super) fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        self.phase.now() != Phase::Serving
     }
 
     /// How connections are kept that a cluster's policy is about, or none's.
@@ -319,7 +331,7 @@ impl Site {
         let reach = self.reach(address.ip(), http);
         let opened = async {
             let stream = match key.source == Source::Pod && self.is_own(address.ip()) {
-                true => self.call_self(address),
+                true => self.take_in(SocketAddr::new(address.ip(), 0), address),
                 false => {
                     self.connect_beyond(address, key.source, reach, Some(pool))
                         .await?
@@ -340,7 +352,7 @@ impl Site {
     }
 
     /// Opens a connection, whoever may be behind the address; as `pool` says, where a cluster or the owner of the app has
-    /// something to say.
+    /// something to say. What would come back to this process, as a connection to a pod of this node, never leaves it.
     pub(super) async fn connect_beyond(
         &self,
         address: SocketAddr,
@@ -349,6 +361,11 @@ impl Site {
         pool: Option<&ConnectionPool>,
     ) -> Result<Stream, ConnectError> {
         self.worker.counters.upstream_connections.add(1);
+        if source == Source::Pod
+            && let Some(stream) = self.pass_on(address)
+        {
+            return Ok(stream);
+        }
         let limit = pool.map_or(self.worker.settings.connect_timeout, |pool| {
             pool.connect_timeout
         });
@@ -390,24 +407,37 @@ impl Site {
         }
     }
 
-    fn call_self(self: &Rc<Self>, address: SocketAddr) -> Stream {
+    /// A connection to a pod of this node whose interception would catch it: that pod's inbound side has it at once, as
+    /// from this one. `None` where it has to go by the kernel.
+    fn pass_on(&self, address: SocketAddr) -> Option<Stream> {
+        let neighbour = self.worker.neighbour(address)?;
+        // What a pod says to itself goes its own way.
+        if neighbour.who.pod() == self.who.pod() {
+            return None;
+        }
+        let own = self.connector.source_towards(address)?;
+        self.worker.counters.passed_on.add(1);
+        neighbour.accepted.count_passed_on();
+        // There is no port at which it left.
+        Some(neighbour.take_in(SocketAddr::new(own, 0), address))
+    }
+
+    /// Whether a connection to this address would come to the pod's inbound side just now.
+    pub(super) fn catches(&self, address: SocketAddr) -> bool {
+        let caught = self.caught.load();
+        let caught = caught.as_ref().is_some_and(|it| it.is_sure_of(address));
+        caught && !self.is_draining()
+    }
+
+    /// Serves a connection to the pod that never left the process, and gives the client's end of it.
+    fn take_in(self: &Rc<Self>, peer: SocketAddr, address: SocketAddr) -> Stream {
         let (near, far) = Stream::pipe(PIPE);
         let open = self.worker.counters.open(Hop::Inbound);
-        let serving = connection::inbound_from_self(Rc::clone(self), far, address);
+        let serving = connection::inbound_within(Rc::clone(self), far, peer, address);
         self.spawn(async move {
             serving.await;
             drop(open);
         });
         near
     }
-}
-
-/// Waits until the phase is `wanted` or a later one, and says which.
-pub(super) async fn until(phase: &mut watch::Receiver<Phase>, wanted: Phase) -> Phase {
-    let reached = |now: &Phase| *now == wanted || *now == Phase::Stopped;
-    // The sender lives in a task of this thread; where that is gone everything is.
-    phase
-        .wait_for(reached)
-        .await
-        .map_or(Phase::Stopped, |now| *now)
 }

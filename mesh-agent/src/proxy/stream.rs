@@ -1,5 +1,5 @@
-//! The byte streams that the proxy carries: a TCP connection, a pipe within the process for a pod that calls itself, and
-//! TLS over either. A stream can be looked into before anybody reads from it.
+//! The byte streams that the proxy carries: a TCP connection, a pipe within the process to a pod of this node, and TLS
+//! over either. A stream can be looked into before anybody reads from it.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,19 +10,25 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::proxy::stream::pipe::Pipe;
+use crate::sys::pipe::Pipe as KernelPipe;
 use crate::sys::socket;
 
 pub(super) use crate::proxy::stream::timed::{Activity, Busy, Heads, Timed};
 
 mod head;
+mod pipe;
 mod timed;
 
 /// How much of a stream is looked at before it is given up as unreadable.
 pub(super) const PEEK_LIMIT: usize = 64 * 1024;
+
+/// What is put together to be written in one piece.
+const SMALL: usize = 1024;
 
 /// How long a client that is refused gets to read why, and how much it may still have to say meanwhile.
 pub(super) const LAST_WORDS: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
@@ -37,7 +43,7 @@ pub(super) struct Stream {
 #[derive(Debug)]
 enum Kind {
     Tcp(TcpStream),
-    Local(DuplexStream),
+    Local(Pipe),
     /// What is read ends in an error unless the peer has said that it ends: an end of TCP alone may be anybody's doing.
     Tls(Box<TlsStream<Stream>>),
 }
@@ -53,7 +59,7 @@ impl Stream {
 
     /// Both ends of a pipe within the process.
     pub(super) fn pipe(capacity: usize) -> (Self, Self) {
-        let (one, other) = tokio::io::duplex(capacity);
+        let (one, other) = pipe::pipe(capacity);
         let local = |end| Self {
             seen: BytesMut::new(),
             kind: Kind::Local(end),
@@ -104,7 +110,7 @@ impl Stream {
                 }
             }
             Kind::Tls(stream) => stream.get_ref().0.reset_on_close(),
-            Kind::Local(_) => {}
+            Kind::Local(pipe) => pipe.reset_on_close(),
         }
     }
 
@@ -117,6 +123,52 @@ impl Stream {
         }
     }
 
+    /// Whether it is TCP and nothing else, of which nothing has been read ahead.
+    pub(super) fn is_bare(&self) -> bool {
+        self.seen.is_empty() && matches!(self.kind, Kind::Tcp(_))
+    }
+
+    /// Whether a pipe would get to see all that comes, as far as the kernel is concerned.
+    pub(super) fn is_seen_by_splice(&self) -> bool {
+        matches!(&self.kind, Kind::Tcp(stream) if socket::splice_sees(stream))
+    }
+
+    /// Moves what has come into an empty pipe. 0 where that cannot be done, for whatever reason: a read tells.
+    pub(super) fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut KernelPipe,
+    ) -> Poll<io::Result<usize>> {
+        let Kind::Tcp(stream) = &self.kind else {
+            return Poll::Ready(Ok(0));
+        };
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_io(Interest::READABLE, || pipe.fill(stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                filled => return Poll::Ready(filled),
+            }
+        }
+    }
+
+    /// Sends what is in a pipe, as much as is taken. For TCP alone.
+    pub(super) fn poll_drain(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut KernelPipe,
+    ) -> Poll<io::Result<usize>> {
+        let Kind::Tcp(stream) = &self.kind else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            match stream.try_io(Interest::WRITABLE, || pipe.drain(stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                drained => return Poll::Ready(drained),
+            }
+        }
+    }
+
     /// Whether what was written may still be here, and has to be flushed for it to be on its way.
     pub(super) fn holds_back(&self) -> bool {
         match &self.kind {
@@ -124,6 +176,27 @@ impl Stream {
             Kind::Tcp(_) | Kind::Local(_) => false,
         }
     }
+}
+
+/// Writes parts to a socket. The kernel takes one piece in less time than several, and most messages are small enough for
+/// being put together to cost next to nothing.
+fn write_parts(
+    stream: Pin<&mut TcpStream>,
+    cx: &mut Context<'_>,
+    parts: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    if let [only] = parts {
+        return stream.poll_write(cx, only);
+    }
+    let mut space = [MaybeUninit::<u8>::uninit(); SMALL];
+    let mut whole = ReadBuf::uninit(&mut space);
+    for part in parts {
+        if part.len() > whole.remaining() {
+            return stream.poll_write_vectored(cx, parts);
+        }
+        whole.put_slice(part);
+    }
+    stream.poll_write(cx, whole.filled())
 }
 
 impl Kind {
@@ -175,7 +248,7 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.kind {
-            Kind::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Kind::Tcp(stream) => write_parts(Pin::new(stream), cx, bufs),
             Kind::Local(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Kind::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }

@@ -1,10 +1,12 @@
 //! Relays bytes both ways, and the ways in which a connection can end: an end of one direction is handed on as such,
-//! a reset as a reset.
+//! a reset as a reset. What comes in small pieces is copied; a direction that moves much at once goes through a pipe, whose
+//! bytes this process never sees.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,9 +16,21 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::proxy::record::{Flag, Received, Record};
 use crate::proxy::stream::Stream;
+use crate::proxy::tcp::pipes::Lent;
+
+pub(super) use crate::proxy::tcp::pipes::Pipes;
+
+mod pipes;
+#[cfg(test)]
+mod tests;
 
 /// How much is read at once. One buffer serves all connections of a worker, so that an idle one holds none.
 const CHUNK: usize = 128 * 1024;
+
+/// A direction that moves so much in one go takes a pipe; and one that gets less out of a read gives it back: small pieces
+/// are better joined by copying them than sent on one by one.
+const MUCH: usize = 64 * 1024;
+const LITTLE: usize = 16 * 1024;
 
 /// Bytes that were carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +68,7 @@ struct Relay {
     server: Stream,
     up: Direction,
     down: Direction,
+    pipes: Rc<Pipes>,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
     last: Instant,
@@ -75,6 +90,12 @@ struct Direction {
     total: u64,
     /// Something was written to a stream that may hold it back.
     unflushed: bool,
+    /// What the bytes go through while there are many.
+    pipe: Option<Lent>,
+    /// How much has been read since the reader was last waited for.
+    moved: usize,
+    /// There was much to read, and so there may well be again.
+    much: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,9 +116,15 @@ enum Side {
 }
 
 impl Tunnel {
-    pub(super) fn new(client: Stream, server: Stream, idle: Duration, record: Record) -> Self {
+    pub(super) fn new(
+        client: Stream,
+        server: Stream,
+        pipes: &Rc<Pipes>,
+        idle: Duration,
+        record: Record,
+    ) -> Self {
         Self {
-            relay: Relay::new(client, server, idle),
+            relay: Relay::new(client, server, Rc::clone(pipes), idle),
             limit: None,
             record,
         }
@@ -145,12 +172,16 @@ impl Drop for Tunnel {
 }
 
 impl Relay {
-    fn new(client: Stream, server: Stream, idle: Duration) -> Self {
+    fn new(client: Stream, server: Stream, pipes: Rc<Pipes>, idle: Duration) -> Self {
+        // Neither end takes a pipe where one of them may be handed bytes without TCP.
+        let splices = pipes.any() && client.is_seen_by_splice() && server.is_seen_by_splice();
+        let pipes = if splices { pipes } else { Rc::default() };
         Self {
             client,
             server,
             up: Direction::default(),
             down: Direction::default(),
+            pipes,
             idle,
             timer: Box::pin(sleep(idle)),
             last: Instant::now(),
@@ -174,12 +205,16 @@ impl Relay {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         let before = self.carried();
-        let up = self.up.poll(cx, &mut self.client, &mut self.server);
+        let up = self
+            .up
+            .poll(cx, &mut self.client, &mut self.server, &self.pipes);
         let up = up.map_err(|side| match side {
             Side::Reader(error) => RelayError::Client(error),
             Side::Writer(error) => RelayError::Server(error),
         })?;
-        let down = self.down.poll(cx, &mut self.server, &mut self.client);
+        let down = self
+            .down
+            .poll(cx, &mut self.server, &mut self.client, &self.pipes);
         let down = down.map_err(|side| match side {
             Side::Reader(error) => RelayError::Server(error),
             Side::Writer(error) => RelayError::Client(error),
@@ -215,6 +250,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
+        pipes: &Rc<Pipes>,
     ) -> Poll<Result<(), Side>> {
         // A fast pair must not keep the other connections of the worker waiting.
         for _ in 0..16 {
@@ -224,6 +260,13 @@ impl Direction {
                 self.wrote(n)?;
                 self.unflushed = to.holds_back();
                 self.pending.advance(n);
+            }
+            while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
+                let n = ready!(to.poll_drain(cx, pipe)).map_err(Side::Writer)?;
+                self.wrote(n)?;
+            }
+            if !self.much {
+                self.pipe = None;
             }
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
@@ -236,17 +279,58 @@ impl Direction {
                     }
                     self.state = State::Ended;
                 }
-                State::Open => match self.move_some(cx, from, to)? {
-                    Poll::Ready(()) => {}
-                    Poll::Pending => {
+                State::Open => {
+                    if self.take(cx, from, to, pipes)?.is_pending() {
+                        self.rest();
                         self.flush(cx, to)?;
                         return Poll::Pending;
                     }
-                },
+                }
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// There is nothing to read for now: the pipe is for others meanwhile.
+    fn rest(&mut self) {
+        self.much = self.moved >= MUCH;
+        self.moved = 0;
+        self.pipe = None;
+    }
+
+    /// Takes what there is: into a pipe where there is much, else by copying.
+    fn take(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        pipes: &Rc<Pipes>,
+    ) -> Result<Poll<()>, Side> {
+        if self.pipe.is_none()
+            && (self.much || self.moved >= MUCH)
+            && from.is_bare()
+            && to.is_bare()
+        {
+            self.pipe = pipes.lend();
+        }
+        let Some(pipe) = &mut self.pipe else {
+            return self.move_some(cx, from, to);
+        };
+        match from.poll_fill(cx, pipe) {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Err(error)) => Err(Side::Reader(error)),
+            // What it is that a pipe cannot take, a read will tell.
+            Poll::Ready(Ok(0)) => {
+                self.much = false;
+                self.move_some(cx, from, to)
+            }
+            Poll::Ready(Ok(taken)) => {
+                self.moved += taken;
+                self.much = taken >= LITTLE;
+                Ok(Poll::Ready(()))
+            }
+        }
     }
 
     /// Reads into the worker's buffer and writes at once; only what the other side does not take is kept.
@@ -263,6 +347,7 @@ impl Direction {
                 Poll::Pending => return Ok(Poll::Pending),
             }
             let mut rest = buf.filled();
+            self.moved += rest.len();
             if rest.is_empty() {
                 self.state = State::Ending;
                 return Ok(Poll::Ready(()));

@@ -4,6 +4,7 @@ mod fakes;
 mod secure;
 
 mod actions;
+mod bulk;
 mod edits;
 mod failures;
 mod gateway_tls;

@@ -2,7 +2,7 @@
 //! the client has to say: an announcement, a handshake.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +157,16 @@ impl Connector {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ConnectError::Refused { address, source }),
             Err(_) => Err(ConnectError::Timeout { address }),
+        }
+    }
+
+    /// Which address its connections to `destination` have; `None` where that is nobody's pod's, or no route leads there.
+    pub(super) fn source_towards(&self, destination: SocketAddr) -> Option<IpAddr> {
+        match self {
+            Self::Pod(netns) => socket::source_towards(netns, destination).ok(),
+            Self::Plain => None,
+            #[cfg(test)]
+            Self::Moved(_) => Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
         }
     }
 

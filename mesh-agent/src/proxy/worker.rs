@@ -1,44 +1,38 @@
 //! One thread of the proxy: what it accepts, what its connections share, and how they come to an end.
 
-use std::cell::RefCell;
-use std::collections::HashSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalRuntime;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
-use crate::model::Snapshot;
+use crate::intercept::capture::Capture;
+use crate::model::{PodId, Snapshot};
 use crate::proxy::dns::Resolver;
 use crate::proxy::http::forward::Outgoing;
 use crate::proxy::http::slots::Slots;
 use crate::proxy::http::spare::Spares;
 use crate::proxy::http::texts::Texts;
 use crate::proxy::http::timers::Timers;
+use crate::proxy::phase::{Phase, Progress};
 use crate::proxy::record::{Counters, Hop};
-use crate::proxy::site::{Site, Who, until};
+use crate::proxy::site::{Site, Who};
+use crate::proxy::tcp::Pipes;
 use crate::proxy::tls::Configs;
 use crate::proxy::upstream::Connector;
 use crate::proxy::upstream::clusters::Clusters;
 use crate::proxy::{Accepted, Settings, connection};
 use crate::route::Pick;
-
-/// How far along a served pod or gateway is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Accepts.
-    Serving,
-    /// Accepts no more, and lets come to an end what runs.
-    Draining,
-    /// Everything is to end now.
-    Stopped,
-}
+use crate::sys::memory;
 
 /// Something new to serve.
 #[derive(Debug)]
@@ -48,7 +42,17 @@ pub(super) struct Command {
     pub(super) connector: Connector,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) alive: mpsc::Sender<Infallible>,
+    pub(super) shared: Shared,
+}
+
+/// What all threads share of a served pod or gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    /// Counts what the listeners take, and what is passed on within the process.
     pub(super) accepted: Arc<Accepted>,
+    /// What of the connections to the pod is caught; nothing while its interception is not in force.
+    pub(super) caught: Arc<ArcSwapOption<Capture>>,
+    /// What is remembered of clusters.
     pub(super) clusters: Arc<Clusters>,
 }
 
@@ -71,7 +75,13 @@ pub(super) struct Worker {
     pub(super) requests: Rc<Slots<Outgoing>>,
     pub(super) spares: Rc<Spares>,
     pub(super) timers: Rc<Timers>,
+    pub(super) pipes: Rc<Pipes>,
+    /// How many connections have come to rest since memory was given back, and when that was.
+    rested: Cell<u32>,
+    given_back: Cell<Option<Instant>>,
     chance: RefCell<fastrand::Rng>,
+    /// The pods that are served here, those that come in place of others last.
+    pods: RefCell<HashMap<PodId, Weak<Site>>>,
     server_first: RefCell<HashSet<SocketAddr>>,
     /// Of which generation of the world.
     endpoints: RefCell<(u64, Rc<HashSet<SocketAddr>>)>,
@@ -80,13 +90,18 @@ pub(super) struct Worker {
 /// More destinations than this whose servers speak first, and the memory starts anew.
 const SERVER_FIRST_LIMIT: usize = 4096;
 
+/// So many connections that have come to rest have left enough memory behind for it to be worth giving back, and how long
+/// it is until that is looked at again: it takes milliseconds.
+const RESTED: u32 = 1000;
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
+
 /// How long listeners stay open once nobody is sent to them any more. A handshake inside a node takes microseconds, one
 /// from another node a few round trips.
 const LAST_CALL: Duration = Duration::from_millis(200);
 
 /// Runs a worker until nobody can command it any more.
 pub(super) fn run(
-    runtime: &tokio::runtime::Runtime,
+    runtime: &LocalRuntime,
     mut commands: mpsc::UnboundedReceiver<Command>,
     world: Arc<ArcSwap<Snapshot>>,
     settings: Settings,
@@ -95,6 +110,7 @@ pub(super) fn run(
     resolver: Arc<Resolver>,
 ) {
     let worker = Rc::new(Worker {
+        pipes: Rc::new(Pipes::new(settings.splice)),
         settings,
         counters,
         world,
@@ -104,12 +120,14 @@ pub(super) fn run(
         requests: Rc::default(),
         spares: Rc::default(),
         timers: Rc::default(),
+        rested: Cell::new(0),
+        given_back: Cell::new(None),
         chance: RefCell::new(fastrand::Rng::new()),
+        pods: RefCell::default(),
         server_first: RefCell::default(),
         endpoints: RefCell::default(),
     });
-    let local = LocalSet::new();
-    local.block_on(runtime, async {
+    runtime.block_on(async {
         while let Some(command) = commands.recv().await {
             serve(&worker, command);
         }
@@ -123,19 +141,18 @@ fn serve(worker: &Rc<Worker>, command: Command) {
         connector,
         phase: mut orders,
         alive,
-        accepted,
-        clusters,
+        shared,
     } = command;
-    let (phase, local_phase) = watch::channel(Phase::Serving);
+    let phase = Progress::new();
     let site = Rc::new(Site::new(
         worker,
         who,
         connector,
-        local_phase,
-        accepted,
+        Rc::clone(&phase),
+        shared,
         alive,
-        clusters,
     ));
+    worker.learn_pod(&site);
     spawn_local(sweep(Rc::downgrade(&site)));
     for Socket { listener, hop } in sockets {
         match TcpListener::from_std(listener) {
@@ -151,9 +168,9 @@ fn serve(worker: &Rc<Worker>, command: Command) {
     spawn_local(async move {
         loop {
             let now = *orders.borrow_and_update();
-            phase.send_replace(now);
+            phase.set(now);
             if now == Phase::Stopped || orders.changed().await.is_err() {
-                phase.send_replace(Phase::Stopped);
+                phase.set(Phase::Stopped);
                 break;
             }
         }
@@ -163,11 +180,10 @@ fn serve(worker: &Rc<Worker>, command: Command) {
 /// Accepts until told otherwise, and then for a moment longer: handshakes that were under way when steering ended arrive
 /// here, and their clients believe that they are connected.
 async fn accept(site: Rc<Site>, listener: TcpListener, hop: Hop) {
-    let mut phase = site.phase();
     let last_call = async {
-        if until(&mut phase, Phase::Draining).await == Phase::Draining {
+        if site.until(Phase::Draining).await == Phase::Draining {
             tokio::select! {
-                _ = until(&mut phase, Phase::Stopped) => {}
+                _ = site.until(Phase::Stopped) => {}
                 () = tokio::time::sleep(LAST_CALL) => {}
             }
         }
@@ -252,10 +268,47 @@ async fn sweep(site: Weak<Site>) {
             return;
         };
         site.sweep();
+        site.worker.give_back();
     }
 }
 
 impl Worker {
+    /// A connection has come to rest, and what served it is free.
+    pub(super) fn has_rested(&self) {
+        self.rested.set(self.rested.get().saturating_add(1));
+    }
+
+    /// Gives memory back to the kernel, where there may be much.
+    fn give_back(&self) {
+        let last = self.given_back.get();
+        let due = last.is_none_or(|last| last.elapsed() >= GIVE_BACK_EVERY);
+        if due && self.rested.get() >= RESTED {
+            self.rested.set(0);
+            self.given_back.set(Some(Instant::now()));
+            memory::give_back();
+        }
+    }
+
+    fn learn_pod(&self, site: &Rc<Site>) {
+        if let Who::Pod { pod, .. } = &site.who {
+            let mut pods = self.pods.borrow_mut();
+            pods.retain(|_, site| site.strong_count() > 0);
+            pods.insert(pod.clone(), Rc::downgrade(site));
+        }
+    }
+
+    /// The pod of this node that a connection to this address would come to, by way of its interception and this process;
+    /// `None` where that is not certain.
+    pub(super) fn neighbour(&self, address: SocketAddr) -> Option<Rc<Site>> {
+        if !self.settings.one_hop {
+            return None;
+        }
+        let world = self.world.load();
+        let pod = world.pods_by_address.get(&address.ip())?;
+        let site = self.pods.borrow().get(&pod.id)?.upgrade()?;
+        site.catches(address).then_some(site)
+    }
+
     /// Whether the server there is known to speak first.
     pub(super) fn speaks_first(&self, destination: SocketAddr) -> bool {
         self.server_first.borrow().contains(&destination)

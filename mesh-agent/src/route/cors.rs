@@ -12,7 +12,7 @@ pub(super) fn verdict(policy: Option<&Cors>, request: &Request<'_>) -> CorsVerdi
         let value = request.headers.get(name)?.as_bytes();
         (!value.is_empty()).then_some(value)
     };
-    let (Some(policy), Some(origin)) = (policy, header(ORIGIN)) else {
+    let Some((policy, origin)) = policy.and_then(|policy| Some((policy, header(ORIGIN)?))) else {
         return CorsVerdict::Silent;
     };
     let allowed = policy.origins.iter().any(|allowed| {

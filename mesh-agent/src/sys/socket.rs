@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use mesh_ebpf::abi::{AGENT_MARK, FAST_MARK, FAST_PRIORITY};
@@ -136,6 +137,20 @@ pub fn upstream(
     })?
 }
 
+/// Which address the proxy's connections to `destination` would have inside `netns`, as the routes there say. Nothing is
+/// sent.
+pub fn source_towards(netns: &NetNs, destination: SocketAddr) -> io::Result<IpAddr> {
+    netns.run(|| {
+        let domain = Domain::for_address(destination);
+        let socket = as_proxy(|| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)))?;
+        socket.set_mark(PROXY_MARK)?;
+        socket.connect(&destination.into())?;
+        let own = socket.local_addr()?.as_socket();
+        let own = own.ok_or_else(|| io::Error::other("not an IP socket"))?;
+        Ok(own.ip().to_canonical())
+    })?
+}
+
 /// Lets what is written to an accepted connection take the short way to an application of this node, in the eBPF mode: it
 /// speaks HTTP.
 pub fn permit_fast_path(accepted: impl AsFd) -> io::Result<()> {
@@ -145,6 +160,12 @@ pub fn permit_fast_path(accepted: impl AsFd) -> io::Result<()> {
         libc::SO_PRIORITY,
         FAST_PRIORITY as libc::c_int,
     )
+}
+
+/// Whether `splice` sees all that comes on a connection: not where the other end may hand bytes over.
+pub fn splice_sees(stream: impl AsFd) -> bool {
+    // The kernel's answer is final once the connection is open; one that says something else by it is copied.
+    getsockopt(&stream, sockopt::Priority).is_ok_and(|priority| priority == 0)
 }
 
 /// Where an accepted connection was headed: what conntrack remembers (iptables mode), otherwise the socket's own

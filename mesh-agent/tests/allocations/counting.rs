@@ -4,12 +4,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Counts the allocations of all threads, and hands them on to the system's allocator.
 pub struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static HELD: AtomicI64 = AtomicI64::new(0);
 static TRACING: AtomicBool = AtomicBool::new(false);
 static TRACES: Mutex<Vec<(usize, Backtrace)>> = Mutex::new(Vec::new());
 
@@ -21,6 +22,11 @@ thread_local! {
 /// How many allocations there have been.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::SeqCst)
+}
+
+/// How many bytes are allocated now.
+pub fn held() -> i64 {
+    HELD.load(Ordering::SeqCst)
 }
 
 /// What allocates while `act` runs: sizes, and the innermost functions that are not the allocator's.
@@ -52,6 +58,14 @@ fn callers(trace: &str) -> String {
         .collect()
 }
 
+fn hold(size: usize) {
+    HELD.fetch_add(size as i64, Ordering::SeqCst);
+}
+
+fn release(size: usize) {
+    HELD.fetch_sub(size as i64, Ordering::SeqCst);
+}
+
 fn note(size: usize) {
     let counted = ASIDE.try_with(|aside| {
         if aside.replace(true) {
@@ -74,23 +88,28 @@ fn note(size: usize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
+        hold(layout.size());
         // SAFETY: the caller's promises are those that the system's allocator asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
+        hold(layout.size());
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note(size);
+        hold(size);
+        release(layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(memory, layout, size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        release(layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) }
     }

@@ -6,11 +6,11 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock,
 };
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
 use mesh_ebpf::abi::{
-    Address, KERNEL_FAST_APPLICATIONS, KERNEL_FAST_PATH, POLICY_FAST_PATH, leg_slot,
+    Address, KERNEL_FAST_APPLICATIONS, KERNEL_FAST_PATH, LEG_PRIORITY, POLICY_FAST_PATH, leg_slot,
 };
 use mesh_ebpf::decide::{Lookups, Reason};
 use mesh_ebpf::pair::{self, Handshake, LEG_ASKS, Leg, PLAIN_FOR_GOOD, Pair, Tally, Waiting};
@@ -25,6 +25,8 @@ use crate::maps::{
 const DONE: u32 = 1;
 
 const AF_INET6: u32 = 10;
+const SOL_SOCKET: i32 = 1;
+const SO_PRIORITY: i32 = 12;
 /// `BPF_TCP_ESTABLISHED`, `BPF_TCP_CLOSE`, `BPF_TCP_CLOSE_WAIT`.
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE: u32 = 7;
@@ -125,7 +127,9 @@ fn wait(
         pair: number,
         generation,
     };
-    if !enter(ctx, number, 0) || MESH_WAITING.insert(handshake, waiting, NEW).is_err() {
+    if !enter(ctx, number, 0, application != 0)
+        || MESH_WAITING.insert(handshake, waiting, NEW).is_err()
+    {
         return false;
     }
     // A socket with a note gives its pair back when it ends; one without sends everything by TCP.
@@ -179,9 +183,10 @@ fn accepted(ctx: &SockOpsContext) {
     if MESH_WAITING.remove(handshake).is_err() {
         return;
     }
-    let joins = pair::is_meant(read!(pair, application), read!(socket, mark))
+    let application = read!(pair, application);
+    let joins = pair::is_meant(application, read!(socket, mark))
         && pod.is_none_or(allows)
-        && enter(ctx, waiting.pair, 1)
+        && enter(ctx, waiting.pair, 1, application != 1)
         && leg::note(socket.cast(), leg);
     if !joins {
         leave(waiting.pair);
@@ -253,13 +258,26 @@ fn give_back(pair: u32) {
 }
 
 #[inline(always)]
-fn enter(ctx: &SockOpsContext, pair: u32, side: u32) -> bool {
+fn enter(ctx: &SockOpsContext, pair: u32, side: u32, proxy: bool) -> bool {
+    if proxy && !tell(ctx) {
+        return false;
+    }
     let flags = read!(ctx.ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
     if ctx.set_cb_flags(flags as i32).is_err() {
         return false;
     }
     // SAFETY: the helper takes the program's own context.
     unsafe { MESH_LEGS.update(leg_slot(pair, side), ctx.ops, ANY) }.is_ok()
+}
+
+/// Lets the proxy know that its socket is on the fast path.
+#[inline(always)]
+fn tell(ctx: &SockOpsContext) -> bool {
+    let mut priority = LEG_PRIORITY;
+    let value = core::ptr::from_mut(&mut priority).cast();
+    // SAFETY: the helper takes the program's own context, and reads one integer from the stack.
+    let result = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_SOCKET, SO_PRIORITY, value, 4) };
+    result == 0
 }
 
 #[inline(always)]

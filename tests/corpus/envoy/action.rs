@@ -7,7 +7,7 @@ use super::super::scenery::{SERVICES, Storefront};
 use super::super::value::{duration, text};
 use super::filters::{cors, fault};
 use super::translate::conditions;
-use super::view::{View, array, full_host, map};
+use super::view::{Kind, View, array, full_host, map};
 
 /// The retries of every route that does not say otherwise.
 pub fn default_retry() -> Value {
@@ -85,7 +85,10 @@ fn redirect(view: &View<'_>, redirect: &Value) -> Value {
     take("prefixRewrite", "prefix_rewrite");
     take("scheme", "scheme_redirect");
     take("port", "port_redirect");
-    let https = redirect["scheme"] == "https";
+    let https = match redirect["scheme"].as_str() {
+        Some(scheme) => scheme == "https",
+        None => view.place.kind == Kind::Tls,
+    };
     let usual = if https { 443 } else { 80 };
     if redirect["derivePort"] == "FROM_REQUEST_PORT" && view.place.port != usual {
         action.insert("port_redirect".into(), json!(view.place.port));

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::scenery::SERVICES;
 use super::action::seconds;
+use super::tls;
 use super::view::{View, array, map};
 
 /// The cluster of a name, where it exists: of a Service's port, and of a subset that is declared.
@@ -31,7 +32,8 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
         })
         .map(|pod| {
             let health = if pod.ready { "HEALTHY" } else { "UNHEALTHY" };
-            let address = json!({"socket_address": {"address": pod.ip(), "port_value": target}});
+            let ip = pod.ip(view.place.family);
+            let address = json!({"socket_address": {"address": ip, "port_value": target}});
             json!({"endpoint": {"address": address}, "health_status": health})
         })
         .collect();
@@ -72,6 +74,10 @@ pub fn cluster(view: &View<'_>, name: &str) -> Option<Value> {
     }
     if let Some(count) = pool["http"]["maxRequestsPerConnection"].as_u64() {
         options["common_http_protocol_options"] = json!({"max_requests_per_connection": count});
+    }
+    if let Some((socket, automatic)) = tls::originated(view, &policy["tls"], http2) {
+        made["transport_socket"] = socket;
+        options["upstream_http_protocol_options"] = automatic;
     }
     made["typed_extension_protocol_options"] =
         json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options});

@@ -4,32 +4,40 @@
 //! It knows what decides over a request. How istiod merges several objects is not its business: such cases say
 //! `not-envoy`.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::super::scenery::{SERVICES, Storefront};
 use super::super::value::text;
-use super::view::{Kind, View, array, covers, full_name, hosts_of, map};
-use super::{action, clusters};
+use super::view::{Kind, View, array, covers, hosts_of, map};
+use super::{action, clusters, gateway};
 
 /// A listener on loopback and the clusters behind it.
 pub fn listener(view: &View<'_>, listen: u16) -> Result<(Value, Vec<Value>)> {
     let name = format!("{}{}", view.prefix, view.place.port);
     let mut listener = json!({
         "name": format!("{name}-{listen}"),
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": listen}},
+        "address": {"socket_address": {"address": view.place.family.loopback(), "port_value": listen}},
     });
     let chains = match view.place.kind {
-        Kind::Http => vec![json!({"filters": [connection_manager(view)?]})],
+        Kind::Http => {
+            let hosts = match view.gateway() {
+                true => gateway::hosts(view, &|_| true)?,
+                false => mesh_hosts(view)?,
+            };
+            vec![json!({"filters": [connection_manager(view, &hosts)]})]
+        }
         Kind::Tcp => vec![json!({"filters": [tcp_proxy(view, &tcp_route(view)?)]})],
         Kind::Tls => {
             listener["listener_filters"] = json!([{
                 "name": "tls_inspector",
                 "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
             }]);
-            tls_chains(view)?
+            if view.gateway() {
+                gateway::tls_chains(view)?
+            } else {
+                tls_chains(view)?
+            }
         }
     };
     listener["filter_chains"] = chains.into();
@@ -72,20 +80,15 @@ fn names(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-fn connection_manager(view: &View<'_>) -> Result<Value> {
+pub fn connection_manager(view: &View<'_>, hosts: &[Value]) -> Value {
     let gateway = view.gateway();
-    let hosts = if gateway {
-        gateway_hosts(view)?
-    } else {
-        mesh_hosts(view)?
-    };
     let filter = |name: &str, message: &str| {
         json!({
             "name": format!("envoy.filters.http.{name}"),
             "typed_config": {"@type": format!("type.googleapis.com/envoy.extensions.filters.http.{name}.v3.{message}")},
         })
     };
-    Ok(json!({
+    let mut manager = json!({
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -111,7 +114,14 @@ fn connection_manager(view: &View<'_>) -> Result<Value> {
                 "virtual_hosts": hosts,
             },
         },
-    }))
+    });
+    if gateway {
+        let config = &mut manager["typed_config"];
+        config["forward_client_cert_details"] = json!("SANITIZE_SET");
+        config["set_current_client_cert_details"] =
+            json!({"subject": true, "cert": true, "uri": true, "dns": true});
+    }
+    manager
 }
 
 fn access_log() -> Value {
@@ -132,7 +142,10 @@ fn mesh_hosts(view: &View<'_>) -> Result<Vec<Value>> {
     let mut hosts = Vec::new();
     let on_port = |service: &&Storefront| {
         let port = service.port(view.place.port);
-        port.is_some_and(|(name, ..)| name.starts_with("http") || name.starts_with("grpc"))
+        port.is_some_and(|(name, ..)| {
+            let http = name.starts_with("http") && !name.starts_with("https");
+            http || name.starts_with("grpc")
+        })
     };
     for service in SERVICES.iter().filter(on_port) {
         let mut routes = Vec::new();
@@ -172,60 +185,7 @@ fn mesh_hosts(view: &View<'_>) -> Result<Vec<Value>> {
     Ok(hosts)
 }
 
-fn gateway_hosts(view: &View<'_>) -> Result<Vec<Value>> {
-    let mut by_host: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    let mut secured: Vec<String> = Vec::new();
-    for gateway in view.gateways() {
-        let own = full_name(gateway);
-        for server in array(&gateway["spec"]["servers"]) {
-            if server["port"]["number"] != view.place.port {
-                continue;
-            }
-            for pattern in array(&server["hosts"]) {
-                let pattern = pattern.as_str().unwrap_or_default();
-                let (namespace, pattern) = pattern.split_once('/').unwrap_or(("*", pattern));
-                if server["tls"]["httpsRedirect"] == true {
-                    by_host.entry(pattern.to_owned()).or_default();
-                    secured.push(pattern.to_owned());
-                }
-                for virtual_service in view.bound_to(&own) {
-                    let its = virtual_service["metadata"]["namespace"].as_str();
-                    let wanted = match namespace {
-                        "*" => its,
-                        "." => gateway["metadata"]["namespace"].as_str(),
-                        name => Some(name),
-                    };
-                    if its != wanted {
-                        continue;
-                    }
-                    for host in hosts_of(virtual_service) {
-                        let narrow = if covers(pattern, &host) {
-                            host
-                        } else if covers(&host, pattern) {
-                            pattern.to_owned()
-                        } else {
-                            continue;
-                        };
-                        let routes = http_routes(view, virtual_service)?;
-                        by_host.entry(narrow).or_default().extend(routes);
-                    }
-                }
-            }
-        }
-    }
-    let made = by_host.into_iter().map(|(host, mut routes)| {
-        routes.sort_by_key(is_catch_all);
-        let tls = secured.iter().any(|pattern| covers(pattern, &host));
-        let mut made = virtual_host(&[host], &routes);
-        if tls {
-            made["require_tls"] = json!("ALL");
-        }
-        made
-    });
-    Ok(made.collect())
-}
-
-fn virtual_host(domains: &[String], routes: &[Value]) -> Value {
+pub fn virtual_host(domains: &[String], routes: &[Value]) -> Value {
     json!({
         "name": domains.first(),
         "domains": domains,
@@ -248,7 +208,7 @@ fn default_route(view: &View<'_>, service: &Storefront) -> Value {
 
 // === routes ===
 
-fn http_routes(view: &View<'_>, virtual_service: &Value) -> Result<Vec<Value>> {
+pub fn http_routes(view: &View<'_>, virtual_service: &Value) -> Result<Vec<Value>> {
     let mut routes = Vec::new();
     for rule in array(&virtual_service["spec"]["http"]) {
         let matches = array(&rule["match"]);
@@ -271,7 +231,7 @@ fn http_routes(view: &View<'_>, virtual_service: &Value) -> Result<Vec<Value>> {
     Ok(routes)
 }
 
-fn is_catch_all(route: &Value) -> bool {
+pub fn is_catch_all(route: &Value) -> bool {
     let when = &route["match"];
     let any = when["prefix"] == "/" || when["safe_regex"]["regex"] == ".*";
     any && when.get("headers").is_none() && when.get("query_parameters").is_none()
@@ -351,8 +311,21 @@ pub fn string_match(wanted: &Value) -> Option<Value> {
 // === TCP and TLS ===
 
 fn tcp_route(view: &View<'_>) -> Result<Value> {
-    let rules = view
-        .virtual_services()
+    if let Some(route) = tcp_rule(view, view.virtual_services())? {
+        return Ok(route);
+    }
+    let service = view
+        .dialled()
+        .context("a TCP case without a Service of its port")?;
+    Ok(json!({"cluster": view.cluster(service, view.place.port, "")}))
+}
+
+/// The first `tcp` rule that is for this proxy.
+pub fn tcp_rule<'a>(
+    view: &View<'_>,
+    virtual_services: impl Iterator<Item = &'a Value>,
+) -> Result<Option<Value>> {
+    let rules = virtual_services
         .flat_map(|vs| array(&vs["spec"]["tcp"]).iter().map(move |rule| (vs, rule)));
     for (vs, rule) in rules {
         let matches = array(&rule["match"]);
@@ -361,18 +334,29 @@ fn tcp_route(view: &View<'_>) -> Result<Value> {
                 .iter()
                 .any(|condition| view.strictly_concerned_by(condition))
         {
-            return action::stream_destinations(view, vs, rule);
+            return action::stream_destinations(view, vs, rule).map(Some);
         }
     }
-    let service = view
-        .dialled()
-        .context("a TCP case without a Service of its port")?;
-    Ok(json!({"cluster": view.cluster(service, view.place.port, "")}))
+    Ok(None)
 }
 
+/// Of a client in the mesh: by name, where a rule has it.
 fn tls_chains(view: &View<'_>) -> Result<Vec<Value>> {
+    let mut chains = passed_on(view, view.virtual_services())?;
+    if let Some(service) = view.dialled().filter(|_| chains.is_empty()) {
+        let route = json!({"cluster": view.cluster(service, view.place.port, "")});
+        chains.push(json!({"filters": [tcp_proxy(view, &route)]}));
+    }
+    Ok(chains)
+}
+
+/// A chain for each predicate of `tls` rules.
+pub fn passed_on<'a>(
+    view: &View<'_>,
+    virtual_services: impl Iterator<Item = &'a Value>,
+) -> Result<Vec<Value>> {
     let mut chains: Vec<Value> = Vec::new();
-    for virtual_service in view.virtual_services() {
+    for virtual_service in virtual_services {
         for rule in array(&virtual_service["spec"]["tls"]) {
             for condition in array(&rule["match"]) {
                 if !view.strictly_concerned_by(condition) {
@@ -391,17 +375,10 @@ fn tls_chains(view: &View<'_>) -> Result<Vec<Value>> {
             }
         }
     }
-    if let Some(service) = view
-        .dialled()
-        .filter(|_| chains.is_empty() && !view.gateway())
-    {
-        let route = json!({"cluster": view.cluster(service, view.place.port, "")});
-        chains.push(json!({"filters": [tcp_proxy(view, &route)]}));
-    }
     Ok(chains)
 }
 
-fn tcp_proxy(view: &View<'_>, route: &Value) -> Value {
+pub fn tcp_proxy(view: &View<'_>, route: &Value) -> Value {
     let mut config = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         "stat_prefix": view.prefix,

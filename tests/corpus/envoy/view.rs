@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::case::From;
+use super::super::case::{Family, From};
 use super::super::scenery::{self, GATEWAY, GATEWAY_LABELS, PODS, SERVICES, Storefront};
 
 /// Whose proxy it is, and the port that clients dial.
@@ -11,6 +11,7 @@ pub struct Place {
     pub from: From,
     pub port: u16,
     pub kind: Kind,
+    pub family: Family,
 }
 
 /// What the listener is for.
@@ -69,7 +70,7 @@ impl View<'_> {
 
     pub fn gateways(&self) -> impl Iterator<Item = &Value> {
         static STANDING: std::sync::OnceLock<Vec<Value>> = std::sync::OnceLock::new();
-        let standing = STANDING.get_or_init(|| scenery::objects(|_| None));
+        let standing = STANDING.get_or_init(|| scenery::objects(Family::Ipv4, |_| None));
         let kind = |object: &&Value| object["kind"] == "Gateway";
         standing.iter().chain(self.manifests).filter(kind)
     }
@@ -222,7 +223,8 @@ impl Storefront {
         if namespace == own {
             domains.push(name.to_owned());
         }
-        domains.extend(self.ip().map(|ip| ip.to_string()));
+        domains.extend(self.ip(Family::Ipv4).map(|ip| ip.to_string()));
+        domains.extend(self.ip(Family::Ipv6).map(|ip| format!("[{ip}]")));
         domains
     }
 }

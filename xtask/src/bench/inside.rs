@@ -15,16 +15,19 @@ use mesh_tests::{Pod, PodOptions, Running, World, WorldOptions};
 use nix::sys::signal::Signal;
 
 use super::{
-    Options, Tools, cost,
+    Options, Part, Tools, bulk, calls, cost,
     decide::Decisions,
+    idle,
     load::{self, Shape},
     memory::{self, Place},
     report::{Measurement, Report},
-    subject::{self, Subject},
+    section::Section,
+    subject::{self, Subject, Work},
+    versions, workers,
 };
 use crate::{demo, http, scratch::Scratch, screen::Screen, workspace};
 
-const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+pub(super) const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Whom the chains let pass.
 const PROXY_UID: u32 = 1337;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,10 +62,12 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
         true => memory::measure(screen, &bench.place(tools))?,
         false => Vec::new(),
     };
+    let sections = bench.parts(screen)?;
     let decisions = tools.decisions.as_deref().map(read_decisions).transpose()?;
     let report = Report {
         conditions: bench.conditions(load)?,
         measurements,
+        sections,
         memory,
         decisions,
     };
@@ -78,14 +83,17 @@ fn measure(screen: Screen, options: &Options, tools: &Tools, folder: &Path) -> R
     screen.line(&format!("Kept in {} and .md", files[0].display()));
     Ok(())
 }
-struct Bench<'a> {
-    options: &'a Options,
+
+/// Everything that is needed to measure something.
+pub(super) struct Bench<'a> {
+    pub(super) options: &'a Options,
     folder: &'a Path,
     agent: PathBuf,
+    backend: Option<PathBuf>,
     envoy: Option<PathBuf>,
     congestion_control: &'static str,
-    server: Pod,
-    clients: Vec<(Subject, Pod)>,
+    pub(super) server: Pod,
+    pub(super) clients: Vec<(Subject, Pod)>,
     // After the pods in it.
     world: World,
 }
@@ -101,8 +109,8 @@ impl<'a> Bench<'a> {
         let server = world.pod("server", PodOptions::default())?;
         let mut clients = Vec::new();
         for subject in Subject::ALL {
-            let beside = subject == Subject::Direct && options.wants_traffic();
-            if !beside && !options.wants(subject) {
+            let beside = subject == Subject::Direct && options.needs_direct();
+            if !beside && !options.needs(subject) {
                 continue;
             }
             if let Some(reason) = lacking(subject, tools) {
@@ -129,11 +137,14 @@ impl<'a> Bench<'a> {
             .as_ref()
             .map(|path| copy(path, &folder.join("envoy-binary")))
             .transpose()?;
+        let backend = tools.backend.as_ref();
+        let backend = backend.map(|path| copy(path, &folder.join("backend")));
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
         let bench = Self {
             options,
             folder,
             agent,
+            backend: backend.transpose()?,
             envoy,
             congestion_control,
             server,
@@ -148,8 +159,7 @@ impl<'a> Bench<'a> {
 
     /// Chains for the proxies that are not ours, manifests for the one that is.
     fn prepare(&self, subject: Subject, client: &Pod) -> Result<()> {
-        if let Some((configuration, _)) = subject.foreign(self.folder, self.server.ipv4) {
-            fs::write(subject.configuration(self.folder), configuration)?;
+        if subject.is_foreign() {
             let mut apply = self.world.node().command(&self.agent);
             let output = apply
                 .args(["iptables", "apply", "--netns"])
@@ -164,7 +174,7 @@ impl<'a> Bench<'a> {
                 );
             }
         }
-        if subject.is_agent() {
+        if let Some(agent) = subject.agent() {
             let manifests = self.folder.join(format!("manifests-{}", subject.name()));
             fs::create_dir(&manifests)?;
             let pod = |name: &str, pod: &Pod, labels: &str| {
@@ -176,17 +186,26 @@ impl<'a> Bench<'a> {
                     ip = pod.ipv4
                 )
             };
+            let ports: String = [
+                ("http", Work::Small),
+                ("tcp-bulk", Work::Stream),
+                ("http-bulk", Work::Body),
+                ("grpc-calls", Work::Calls),
+            ]
+            .map(|(name, work)| {
+                let port = work.port();
+                format!("  - name: {name}\n    port: {port}\n    targetPort: {port}\n")
+            })
+            .concat();
             let service = format!(
                 "apiVersion: v1\nkind: Service\nmetadata:\n  name: user-app-svc\nspec:\n  clusterIP: {SERVICE_IP}\n  clusterIPs:\n  - {SERVICE_IP}\n  \
-                 selector:\n    app: user-app\n  ports:\n  - name: http\n    port: 80\n    targetPort: 80\n"
+                 selector:\n    app: user-app\n  ports:\n{ports}"
             );
-            // The others stand at the client's end only; so does the agent, but for those that say otherwise.
-            let enrol = subject.enrols_server();
-            let server = pod(
-                "server",
-                &self.server,
-                &format!("{{app: user-app, mesh-agent.io/enrol: \"{enrol}\"}}"),
+            let server = format!(
+                "{{app: user-app, mesh-agent.io/enrol: \"{}\"}}",
+                agent.both_pods
             );
+            let server = pod("server", &self.server, &server);
             let client = pod("client", client, "{app: client}");
             fs::write(
                 manifests.join("all.yaml"),
@@ -233,7 +252,86 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn start_server(&self) -> Result<Running> {
+    /// What is measured beside small answers by HTTP/1.1.
+    fn parts(&self, screen: Screen) -> Result<Vec<Section>> {
+        let mut sections = Vec::new();
+        if self.options.wants_part(Part::Bulk) {
+            sections.extend(bulk::measure(screen, self)?);
+        }
+        if self.options.wants_part(Part::Http2) {
+            sections.push(calls::measure(screen, self, calls::Kind::Http2)?);
+        }
+        if self.options.wants_part(Part::Grpc) {
+            sections.push(calls::measure(screen, self, calls::Kind::Grpc)?);
+        }
+        if self.options.wants_part(Part::Idle) {
+            sections.push(idle::measure(screen, self)?);
+        }
+        if self.options.wants_part(Part::Workers) {
+            sections.push(workers::measure(screen, self)?);
+        }
+        Ok(sections)
+    }
+
+    /// Every subject that can do the work, in every round, each with its own proxy; what is measured of it is up to `measure`.
+    pub(super) fn each<T>(
+        &self,
+        work: Work,
+        mut measure: impl FnMut(&Turn<'_>) -> Result<T>,
+    ) -> Result<Vec<(Subject, u32, T)>> {
+        let able: Vec<_> = self
+            .clients
+            .iter()
+            .filter(|(subject, _)| subject.can(work))
+            .collect();
+        let mut measured = Vec::new();
+        for round in 1..=self.options.rounds {
+            for turn in 0..able.len() {
+                // Each round begins with another one, so that none is always the first after a pause.
+                let (subject, client) = able[(turn + round as usize - 1) % able.len()];
+                let mut proxy = self.start(*subject, client, work, 1)?;
+                let address = match subject {
+                    Subject::Direct => self.server.ipv4,
+                    _ => SERVICE_IP,
+                };
+                let turn = Turn {
+                    subject: *subject,
+                    client,
+                    address,
+                    proxy: proxy.as_ref(),
+                };
+                let value = measure(&turn)
+                    .with_context(|| format!("round {round}, {}", subject.title()))?;
+                measured.push((*subject, round, value));
+                end(&mut proxy)?;
+            }
+        }
+        Ok(measured)
+    }
+
+    /// The server of what is much at once, and of HTTP/2.
+    pub(super) fn start_backend(&self) -> Result<Running> {
+        let program = self.backend.as_ref().context("the backend is missing")?;
+        let mut command = self.server.command(program);
+        command.args([Work::Stream, Work::Body, Work::Calls].map(|work| work.port().to_string()));
+        let running = Running::start("backend", command, &self.folder.join("backend.log"))?;
+        let address = format!("{}:{}", self.server.ipv4, Work::Body.port());
+        demo::wait_until("the backend answers", PATIENCE, || {
+            let answer = self
+                .server
+                .run(|| http::get(&address, "backend", "/counts"))?;
+            Ok(answer.is_ok_and(|answer| answer.status == 200))
+        })
+        .with_context(|| format!("the end of its log:\n{}\n", running.tail(20)))?;
+        Ok(running)
+    }
+
+    /// A scratch file.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(super) fn start_server(&self) -> Result<Running> {
         let file = self.folder.join("server.conf");
         fs::write(&file, subject::nginx_server(self.folder))?;
         let mut command = self.server.command(nginx()?);
@@ -244,7 +342,7 @@ impl<'a> Bench<'a> {
     }
 
     fn measure(&self, subject: Subject, client: &Pod, round: u32) -> Result<Measurement> {
-        let mut proxy = self.start(subject, client)?;
+        let mut proxy = self.start(subject, client, Work::Small, 1)?;
         let address = if subject == Subject::Direct {
             self.server.ipv4
         } else {
@@ -281,13 +379,7 @@ impl<'a> Bench<'a> {
         let latency = load::run(client, &url, Shape::Latency, self.options.seconds)?;
         let connections = load::run(client, &url, Shape::NewConnections, self.options.seconds)?;
         let resident = cost(&proxy)?.map(|cost| cost.resident);
-        if let Some(proxy) = &mut proxy {
-            proxy.signal(Signal::SIGTERM)?;
-            // What does not end by itself is killed when the guard goes.
-            let _ = proxy.wait(Duration::from_secs(5));
-        }
-        // TIME_WAIT and the like of one subject are not the next one's business.
-        thread::sleep(Duration::from_millis(200));
+        end(&mut proxy)?;
         Ok(Measurement {
             round,
             subject,
@@ -299,23 +391,34 @@ impl<'a> Bench<'a> {
         })
     }
 
-    fn start(&self, subject: Subject, client: &Pod) -> Result<Option<Running>> {
+    /// Starts the proxy, if there is one.
+    pub(super) fn start(
+        &self,
+        subject: Subject,
+        client: &Pod,
+        work: Work,
+        workers: u32,
+    ) -> Result<Option<Running>> {
         let log = self.folder.join(format!("{}.log", subject.name()));
-        if let Some(flags) = subject.flags() {
+        if let Some(agent) = subject.agent() {
             let mut command = self.world.node().command(&self.agent);
+            let manifests = self.folder.join(format!("manifests-{}", subject.name()));
+            command.arg("run").arg("--manifests").arg(manifests);
+            command.args(["--mode", agent.mode, "--fast-path", agent.fast_path]);
+            command.args(["--one-hop", agent.one_hop, "--node", "node1"]);
             command
-                .args(["run", "--node", "node1", "--workers", "1", "--manifests"])
-                .arg(self.folder.join(format!("manifests-{}", subject.name())))
-                .args(flags)
+                .args(["--workers", &workers.to_string()])
                 .env("NO_COLOR", "1");
-            let running = Running::start(subject.name(), command, &log)?;
-            if subject.enrols_server() {
-                // Connections that were opened before would go on without it.
-                self.wait_for_enrolment(subject, &running)?;
-            }
-            return Ok(Some(running));
+            return Ok(Some(Running::start(subject.name(), command, &log)?));
         }
         let mut command = match subject {
+            Subject::Direct
+            | Subject::Iptables
+            | Subject::Ebpf
+            | Subject::FastPath
+            | Subject::BothPods
+            | Subject::BothPodsTwice
+            | Subject::BothPodsFast => return Ok(None),
             Subject::Envoy => client.command_as(
                 PROXY_UID,
                 PROXY_UID,
@@ -327,29 +430,17 @@ impl<'a> Bench<'a> {
                 PROXY_UID,
                 workspace::find_program("haproxy").context("HAProxy is missing")?,
             ),
-            _ => return Ok(None),
         };
-        let (_, arguments) = subject
-            .foreign(self.folder, self.server.ipv4)
+        let (configuration, arguments) = subject
+            .foreign(self.folder, self.server.ipv4, work)
             .context("no configuration")?;
+        fs::write(subject.configuration(self.folder), configuration)?;
         command.args(arguments);
         Ok(Some(Running::start(subject.name(), command, &log)?))
     }
 
-    /// Until what comes to the server from elsewhere passes through the agent.
-    fn wait_for_enrolment(&self, subject: Subject, running: &Running) -> Result<()> {
-        let to = format!("{}:80", self.server.ipv4);
-        demo::wait_until("it stands before the server", PATIENCE, || {
-            Ok(self
-                .world
-                .node()
-                .run(|| http::get(&to, "user-app-svc", "/"))?
-                .is_ok_and(|response| subject.handled(&response)))
-        })
-        .with_context(|| format!("the end of its log:\n{}\n", running.tail(20)))
-    }
-
-    fn wait_for_answer(from: &Pod, to: &str, running: &Running) -> Result<()> {
+    /// Waits until HTTP is answered from there.
+    pub(super) fn wait_for_answer(from: &Pod, to: &str, running: &Running) -> Result<()> {
         demo::wait_until("it answers", PATIENCE, || {
             Ok(from
                 .run(|| http::get(to, "user-app-svc", "/"))?
@@ -360,14 +451,49 @@ impl<'a> Bench<'a> {
 
     fn conditions(&self, load: Option<f64>) -> Result<Vec<String>> {
         let mut conditions = machine(load)?;
-        conditions.extend([
-            "mesh-agent is a release build; every proxy has one thread, stands in the client's pod, and the server is nginx on the same node".to_owned(),
-            format!("wrk with 1 thread: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
-            "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
-            format!("CPU µs/req: user and system time of the proxy's processes; congestion control {} everywhere", self.congestion_control),
-        ]);
+        conditions.push(versions::of_others(self.envoy.as_deref()));
+        conditions.push(format!(
+            "mesh-agent is a release build; every proxy has one thread and stands in the client's pod, the server in another of the same node; congestion control {} everywhere",
+            self.congestion_control
+        ));
+        if self.options.wants_traffic() {
+            conditions.extend([
+                format!("wrk with 1 thread, nginx: 32 connections kept alive; 1 connection kept alive; a new connection per request, 32 at a time; {} s each, {} rounds", self.options.seconds, self.options.rounds),
+                "of direct: median over the rounds of the ratio to the direct connection of the same round; the other columns are medians".to_owned(),
+                "CPU µs/req: user and system time of the proxy's processes".to_owned(),
+            ]);
+        }
         Ok(conditions)
     }
+}
+
+/// A subject whose turn it is.
+pub(super) struct Turn<'a> {
+    pub(super) subject: Subject,
+    pub(super) client: &'a Pod,
+    /// Where the client finds the server.
+    pub(super) address: Ipv4Addr,
+    pub(super) proxy: Option<&'a Running>,
+}
+
+impl Turn<'_> {
+    /// The processor time of the proxy so far, in seconds; none where there is no proxy.
+    pub(super) fn seconds(&self) -> Result<Option<f64>> {
+        let cost = self.proxy.map(|proxy| cost::of_tree(proxy.pid()));
+        Ok(cost.transpose()?.map(|cost| cost.seconds))
+    }
+}
+
+/// Ends a proxy.
+pub(super) fn end(proxy: &mut Option<Running>) -> Result<()> {
+    if let Some(proxy) = proxy {
+        proxy.signal(Signal::SIGTERM)?;
+        // What does not end by itself is killed when the guard goes.
+        let _ = proxy.wait(Duration::from_secs(5));
+    }
+    // TIME_WAIT and the like of one subject are not the next one's business.
+    thread::sleep(Duration::from_millis(200));
+    Ok(())
 }
 
 /// The machine, and how much runs on it.
@@ -402,9 +528,11 @@ pub(super) fn load_average() -> Option<f64> {
 fn lacking(subject: Subject, tools: &Tools) -> Option<String> {
     match subject {
         Subject::Direct | Subject::Nginx | Subject::Iptables => None,
-        Subject::Ebpf | Subject::Applications | Subject::Both | Subject::BothTcp => {
-            tools.without_ebpf.clone()
-        }
+        Subject::Ebpf
+        | Subject::FastPath
+        | Subject::BothPods
+        | Subject::BothPodsTwice
+        | Subject::BothPodsFast => tools.without_ebpf.clone(),
         Subject::Envoy => tools
             .envoy
             .is_none()

@@ -102,7 +102,7 @@ fn parse(text: &str, shape: Shape) -> Result<Outcome> {
 }
 
 /// `412.00us`, `1.20ms` or `1.02s`.
-fn microseconds(text: &str) -> Option<f64> {
+pub(super) fn microseconds(text: &str) -> Option<f64> {
     let unit = text.find(|c: char| c.is_alphabetic())?;
     let number: f64 = text[..unit].parse().ok()?;
     match &text[unit..] {

@@ -13,6 +13,7 @@ use super::{
     decide::Decisions,
     load::Outcome,
     memory::{self, Footprint},
+    section::{Section, median},
     subject::Subject,
 };
 
@@ -42,6 +43,8 @@ pub struct Report {
     pub conditions: Vec<String>,
     /// Every number.
     pub measurements: Vec<Measurement>,
+    /// What else was measured.
+    pub sections: Vec<Section>,
     /// What the agent keeps in memory, if that was measured.
     pub memory: Vec<Footprint>,
     /// What decisions cost, if that was measured.
@@ -108,6 +111,9 @@ impl Report {
         for row in self.rows() {
             text.push_str(&format!("| {} |\n", row.join(" | ")));
         }
+        for section in &self.sections {
+            text.push_str(&section.markdown());
+        }
         if !self.memory.is_empty() {
             text.push_str(&memory::markdown(&self.memory));
         }
@@ -131,11 +137,9 @@ impl Report {
             .filter(|measurement| measurement.subject == subject)
             .collect();
         let over = |value: &dyn Fn(&Measurement) -> Option<f64>| {
-            median(
-                own.iter()
-                    .filter_map(|measurement| value(measurement))
-                    .collect(),
-            )
+            let mut values: Vec<f64> = own.iter().filter_map(|own| value(own)).collect();
+            values.sort_by(f64::total_cmp);
+            median(&values)
         };
         let shown = |value: Option<f64>, digits: usize| {
             value.map_or_else(|| "–".into(), |value| format!("{value:.digits$}"))
@@ -163,17 +167,6 @@ impl Report {
     }
 }
 
-/// The middle one, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,9 +191,9 @@ mod tests {
 
     #[test]
     fn the_median_is_in_the_middle() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[1.0, 2.0, 3.0]), Some(2.0));
+        assert_eq!(median(&[1.0, 2.0, 3.0, 4.0]), Some(2.5));
     }
 
     #[test]
@@ -214,6 +207,7 @@ mod tests {
         let report = Report {
             conditions: vec!["quiet".into()],
             measurements,
+            sections: Vec::new(),
             memory: Vec::new(),
             decisions: None,
         };

@@ -243,6 +243,7 @@ fn tls(tls: &ClientTls) -> Value {
         certificate,
         verification,
         server_name,
+        bears_host: _,
     } = tls;
     compact([
         (

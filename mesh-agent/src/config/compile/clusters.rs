@@ -159,7 +159,7 @@ impl<'a> Clusters<'a> {
     /// The clusters of a Service for clients to whom a rule applies: one per port, and one per port and subset.
     fn of_service(
         &mut self,
-        service: &Registered<'_>,
+        service: &Registered<'a>,
         rule: Option<RuleId>,
         audience: Audience<'a>,
     ) -> Vec<(ClusterKey, Arc<Cluster>)> {

@@ -18,18 +18,23 @@ pub(super) enum Audience<'a> {
 }
 
 impl Tls {
-    /// Whether key material is in a Secret.
-    pub(super) fn names_secret(&self) -> bool {
+    /// The Secret that key material is in.
+    pub(super) fn secret(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Disable => false,
-            Self::Originate(origin) => matches!(origin.material, KeyMaterial::Secret(_)),
+            Self::Disable => None,
+            Self::Originate(origin) => match &origin.material {
+                KeyMaterial::Secret(name) => Some(name),
+                KeyMaterial::Files { .. } => None,
+            },
         }
     }
 }
 
-/// The TLS that an audience opens; `None` is plain text.
+/// The TLS that an audience opens; `None` is plain text. `vouched` are the names that the Service itself says its
+/// certificate bears, for where the rule says none.
 pub(super) fn client_tls(
     tls: &Tls,
+    vouched: &[Arc<str>],
     secrets: &Secrets<'_>,
     audience: Audience<'_>,
 ) -> Option<Arc<ClientTls>> {
@@ -77,10 +82,14 @@ pub(super) fn client_tls(
         certificate,
         verification: (!any_server).then(|| Verification {
             roots,
-            names: names.clone(),
+            names: match names.is_empty() {
+                true => vouched.to_vec(),
+                false => names.clone(),
+            },
             hashes: Vec::new(),
             keys: Vec::new(),
         }),
         server_name: server_name.clone(),
+        bears_host: !any_server && server_name.is_none() && names.is_empty(),
     }))
 }

@@ -50,6 +50,7 @@ pub(super) fn register<'a>(
         found,
         node_local: false,
         distribution: Distribution::Any,
+        vouched: &entry.subject_alt_names,
         export: entry.export.clone(),
         ranges: entry
             .addresses

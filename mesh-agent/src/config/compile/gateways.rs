@@ -141,7 +141,7 @@ impl Gateway {
 }
 
 /// The Secrets that a server names.
-fn credentials(server: &Server) -> Vec<&Arc<str>> {
+pub(super) fn credentials(server: &Server) -> Vec<&Arc<str>> {
     let (ServerKind::Https(tls) | ServerKind::Tls(tls)) = &server.service else {
         return Vec::new();
     };

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use hashbrown::DefaultHashBuilder;
 
-use crate::config::Inputs;
 use crate::config::compile::services::has_labels;
 use crate::config::object::node::{HOSTNAME, REGION, SUBZONE, ZONE};
-use crate::config::object::{Object, Pod, WorkloadEntry};
+use crate::config::object::{Kind, Object, Pod, WorkloadEntry};
+use crate::config::{CompileOptions, Inputs};
 use crate::model::{Labels, Locality, PodId};
 
 /// Labels of a Pod that say where it is, instead of its Node: `region/zone/subzone`, or with dots.
@@ -23,6 +23,8 @@ pub(super) struct Located<'a> {
     /// Its labels, and those that say where it is.
     pub(super) labels: Arc<Labels>,
     pub(super) locality: Option<Arc<Locality>>,
+    /// The labels of its namespace.
+    pub(super) namespace: Option<&'a Labels>,
 }
 
 /// Hashed with less effort than std does: there may be a hundred thousand Pods, and whoever writes their names is trusted.
@@ -37,6 +39,8 @@ pub(super) struct LocatedPods<'a> {
     by_address: OnceCell<HashMap<IpAddr, usize>>,
     by_label: HashMap<&'a str, ByLabel<'a>>,
     places: Places<'a>,
+    /// The labels of namespaces.
+    namespaces: HashMap<&'a str, &'a Labels>,
     /// What serves and is no Pod.
     workloads: Vec<(&'a Object, &'a WorkloadEntry)>,
 }
@@ -56,7 +60,8 @@ struct Places<'a> {
 }
 
 impl<'a> LocatedPods<'a> {
-    pub(super) fn gather(inputs: &'a Inputs) -> Self {
+    /// `options` say whose Pods matter before they have an address: a node's own, which it takes into the mesh first.
+    pub(super) fn gather(inputs: &'a Inputs, options: &CompileOptions) -> Self {
         let services = inputs.services();
         let entries = inputs.service_entries();
         let selectors = services
@@ -77,10 +82,14 @@ impl<'a> LocatedPods<'a> {
             by_address: OnceCell::new(),
             by_label: HashMap::default(),
             places: Places::gather(inputs),
+            namespaces: inputs
+                .of_kind(Kind::Namespace)
+                .map(|object| (&*object.id.name, &*object.labels))
+                .collect(),
             workloads: inputs.workload_entries(),
         };
         for (object, pod) in found {
-            if !pod.ended && !pod.addresses.is_empty() {
+            if !pod.ended && (pod.partial || !pod.addresses.is_empty() || options.is_here(pod)) {
                 pods.add(object, pod, &keys);
             }
         }
@@ -117,6 +126,7 @@ impl<'a> LocatedPods<'a> {
             object,
             pod,
             locality,
+            namespace: self.namespaces.get(namespace).copied(),
         });
     }
 
@@ -174,6 +184,16 @@ impl<'a> LocatedPods<'a> {
             .collect()
         });
         by_address.get(&address).copied()
+    }
+
+    /// Labels with the place of who has them.
+    pub(super) fn labels(
+        &self,
+        labels: &Arc<Labels>,
+        locality: Option<&Locality>,
+        node: Option<&Arc<str>>,
+    ) -> Arc<Labels> {
+        self.places.labels(labels, locality, node)
     }
 
     /// Where an address is of which no Pod is known: on a Node, or at least in a zone.

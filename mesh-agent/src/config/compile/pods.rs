@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::CompileOptions;
@@ -12,17 +11,9 @@ use crate::config::compile::located::{Located, LocatedPods};
 use crate::config::compile::routes::Binding;
 use crate::config::compile::services::{Services, pod_id};
 use crate::config::compile::sight::Sights;
-use crate::config::compile::{Report, capture, topology};
+use crate::config::compile::{Report, membership, topology};
 use crate::config::object::sidecar::Ingress;
-use crate::config::object::{self, Object};
-use crate::config::problem::Problems;
-use crate::model::{AppAddress, InboundPort, LocalPod, Pod, Protocol, SharedMap};
-
-/// Where a Pod's network namespace is; makes it a Pod of this node.
-const NETNS: &str = "mesh-agent.io/netns";
-
-/// Whether a Pod is in the mesh, as a label or an annotation.
-const ENROL: &str = "mesh-agent.io/enrol";
+use crate::model::{AppAddress, InboundPort, Pod, Protocol, SharedMap};
 
 /// What Pods have in common with others: the Gateways that select them, and what they see.
 pub(super) struct Groups<'a, 'g> {
@@ -88,7 +79,7 @@ pub(super) fn pod(
         labels: Arc::clone(&located.labels),
         addresses: located.pod.addresses.clone(),
         ready: located.pod.ready && !object.terminating,
-        local: local(object, options, report),
+        local: membership::local(located, options, report),
         locality: located.locality.clone(),
         node: located.pod.node.clone(),
         view,
@@ -197,26 +188,4 @@ fn only(listeners: &[Ingress], served: &BTreeMap<u16, InboundPort>) -> BTreeMap<
         (listener.port, port)
     });
     listeners.collect()
-}
-
-fn local(object: &Object, options: &CompileOptions, report: &mut Report) -> Option<LocalPod> {
-    let netns = object.annotations.get(NETNS)?;
-    let mut problems = Problems::default();
-    if !netns.starts_with('/') {
-        problems.left_out(
-            &object::annotation(NETNS),
-            format!("\"{netns}\" is no absolute path, so the Pod is not enrolled"),
-            "write for example /run/netns/NAME",
-        );
-    }
-    let capture = capture::policy(&object.annotations, &options.capture, &mut problems);
-    let label = object.labels.get(ENROL).map(|value| &**value);
-    let enrol = [label, object.annotations.get(ENROL).map(String::as_str)];
-    let local = netns.starts_with('/').then(|| LocalPod {
-        netns: PathBuf::from(netns),
-        enrol: !enrol.contains(&Some("false")),
-        capture,
-    });
-    report.take(object, problems);
-    local
 }

@@ -51,6 +51,8 @@ struct Key<'a> {
     audience: Audience<'a>,
     distribution: Distribution,
     node_local: bool,
+    /// The names that the Service vouches for, for TLS.
+    vouched: &'a [Arc<str>],
 }
 
 /// What is in force at one level, or at several laid over one another.
@@ -80,7 +82,7 @@ impl<'a> Policies<'a> {
         rules: &Rules<'_>,
         rule: Option<RuleId>,
         subset: Option<usize>,
-        (service, port): (&Registered<'_>, u16),
+        (service, port): (&Registered<'a>, u16),
         audience: Audience<'a>,
     ) -> Manner {
         let merged = rule.map(|id| rules.get(id));
@@ -96,6 +98,7 @@ impl<'a> Policies<'a> {
             audience,
             distribution: service.distribution,
             node_local: service.node_local,
+            vouched: service.vouched,
         };
         let made = self.known.entry(key).or_insert_with(|| {
             let layer = merge(top, own, port).unwrap_or_default();
@@ -144,23 +147,31 @@ impl Merged<'_> {
             .subsets
             .iter()
             .filter_map(|subset| subset.policy.as_ref());
-        name_secret(self.policy.into_iter().chain(subsets))
+        secrets(self.policy.into_iter().chain(subsets))
+            .next()
+            .is_some()
     }
 }
 
 impl DestinationRule {
     /// Whether any part of it names a Secret.
     pub(super) fn names_secret(&self) -> bool {
+        self.secrets().next().is_some()
+    }
+
+    /// The Secrets that it names.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &Arc<str>> {
         let subsets = self.subsets.iter();
         let subsets = subsets.filter_map(|subset| subset.policy.as_ref());
-        name_secret(self.policy.iter().chain(subsets))
+        secrets(self.policy.iter().chain(subsets))
     }
 }
 
-fn name_secret<'p>(policies: impl Iterator<Item = &'p Policy>) -> bool {
-    let mut blocks =
+/// The Secrets that policies name.
+fn secrets<'p>(policies: impl Iterator<Item = &'p Policy>) -> impl Iterator<Item = &'p Arc<str>> {
+    let blocks =
         policies.flat_map(|policy| std::iter::once(&policy.blocks).chain(policy.ports.values()));
-    blocks.any(|blocks| blocks.tls.as_deref().is_some_and(Tls::names_secret))
+    blocks.filter_map(|blocks| blocks.tls.as_deref()?.secret())
 }
 
 /// A policy at a port. Settings for the port replace everything, and what they do not have is not inherited.
@@ -248,7 +259,9 @@ fn policy_of(
             },
             ..outliers.clone()
         }),
-        tls: layer.tls.and_then(|tls| client_tls(tls, secrets, audience)),
+        tls: layer
+            .tls
+            .and_then(|tls| client_tls(tls, service.vouched, secrets, audience)),
         proxy_protocol: layer.proxy_protocol,
         http: layer.pool.map(|pool| pool.http).unwrap_or_default(),
     }

@@ -109,7 +109,9 @@ fn a_large_world_is_compiled_within_a_second() {
         let (inputs, _) = timed("reading", || large(slices, &options));
         println!("{} objects, slices: {slices}", inputs.len());
         timed("pods in order", || inputs.pods());
-        let (located, _) = timed("pods located", || LocatedPods::gather(&inputs));
+        let (located, _) = timed("pods located", || {
+            LocatedPods::gather(&inputs, &CompileOptions::default())
+        });
         let (services, _) = timed("services", || Services::gather(&inputs, &located, &options));
         let (rules, _) = timed("rules", || Rules::gather(&inputs, &options));
         let (clusters, _) = timed("clusters", || Clusters::new(&inputs, &services, &rules));

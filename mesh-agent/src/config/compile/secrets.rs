@@ -1,9 +1,10 @@
 //! Key material by the names of Secrets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::config::Inputs;
+use crate::config::compile::gateways;
 use crate::config::object::Secret;
 use crate::config::problem::Code;
 use crate::model::{Certificate, Credential, TrustRoots};
@@ -12,6 +13,20 @@ use crate::model::{Certificate, Credential, TrustRoots};
 pub(super) struct Secrets<'a> {
     /// By name, then by namespace.
     by_name: HashMap<&'a str, HashMap<&'a str, &'a Secret>>,
+}
+
+/// The Secrets that Gateways and DestinationRules name, and those with their authorities: all that a gateway may need.
+pub fn secrets_named(inputs: &Inputs) -> BTreeSet<Arc<str>> {
+    let gateways = inputs.gateways();
+    let of_gateways = gateways
+        .iter()
+        .flat_map(|(_, gateway)| gateway.servers.iter().flat_map(gateways::credentials));
+    let rules = inputs.destination_rules();
+    let of_rules = rules.iter().flat_map(|(_, rule)| rule.secrets());
+    let named = of_gateways.chain(of_rules);
+    named
+        .flat_map(|name| [Arc::clone(name), format!("{name}{AUTHORITIES}").into()])
+        .collect()
 }
 
 /// Why a Secret is of no use where it is named.

@@ -52,6 +52,8 @@ pub(super) struct Registered<'a> {
     pub(super) ranges: Vec<IpNet>,
     /// Which endpoints it prefers.
     pub(super) distribution: Distribution,
+    /// `subjectAltNames` of a ServiceEntry: names of its servers' certificates.
+    pub(super) vouched: &'a [Arc<str>],
     /// Per port of the Service, in its order.
     pub(super) backends: Vec<Vec<Backend>>,
     /// Likewise, what is to be looked up for it.
@@ -258,6 +260,7 @@ fn register<'a>(
             addresses: service.addresses.clone(),
             ports: ports.collect(),
         }),
+        vouched: &[],
         distribution: match service.distribution {
             Distribution::Any => annotated().unwrap_or_default(),
             field => field,
@@ -335,10 +338,9 @@ fn from_workloads<'a>(
 
 /// One address of a pod, of the family that the Service has first.
 fn address_for(service: &Service, addresses: &[IpAddr]) -> Option<IpAddr> {
-    let wanted = service.addresses.first();
     let same = addresses
         .iter()
-        .find(|address| wanted.is_some_and(|wanted| wanted.is_ipv4() == address.is_ipv4()));
+        .find(|address| service.ipv4_first == Some(address.is_ipv4()));
     same.or(addresses.first()).copied()
 }
 
@@ -387,8 +389,8 @@ fn from_slices<'a>(
         })
         .flatten()
         .collect();
-    if let Some(first) = service.addresses.first() {
-        endpoints.sort_by_key(|(endpoint, _)| endpoint.address.is_ipv4() != first.is_ipv4());
+    if let Some(ipv4) = service.ipv4_first {
+        endpoints.sort_by_key(|(endpoint, _)| endpoint.address.is_ipv4() != ipv4);
     }
     let mut seen_pods: HashSet<(&str, &str)> = HashSet::new();
     let mut seen_addresses = HashSet::new();
@@ -413,12 +415,35 @@ fn from_slices<'a>(
         // Kubernetes has what terminates ready only where the Service publishes what is not.
         let leaving = endpoint.terminating && !(endpoint.ready && service.publish_not_ready);
         Some(match index {
-            Some(index) => of_pod(index, address, endpoint.ready, leaving, pods),
+            Some(index) => {
+                let backend = of_pod(index, address, endpoint.ready, leaving, pods);
+                match pods.list[index].pod.partial {
+                    true => placed(backend, index, endpoint, pods),
+                    false => backend,
+                }
+            }
             None => of_stranger(endpoint, address, leaving, pods),
         })
     });
     backends.extend(found);
     backends
+}
+
+/// A Pod of which only the metadata is known, where the slice says it is.
+fn placed(
+    mut backend: Backend,
+    index: usize,
+    endpoint: &Listed,
+    pods: &LocatedPods<'_>,
+) -> Backend {
+    let place = &mut backend.endpoint;
+    if place.locality.is_none() {
+        place.locality = pods.place(endpoint.node.as_deref(), endpoint.zone.as_ref());
+    }
+    place.node = endpoint.node.clone();
+    let labels = &pods.list[index].object.labels;
+    place.labels = Some(pods.labels(labels, place.locality.as_deref(), place.node.as_ref()));
+    backend
 }
 
 /// An endpoint of which nothing is known but what the slice says.

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use crate::config::UnknownFields;
 use crate::config::fixture::{istio, pod, service, sound_world, world, world_with};
 use crate::config::{CompileOptions, Severity};
-use crate::model::{CapturePolicy, ClusterKey, Discovery, FailPolicy, PodId, Snapshot, SourceMode};
+use crate::model::{
+    CapturePolicy, ClusterKey, Discovery, FailPolicy, NetnsPlace, PodId, Snapshot, SourceMode,
+};
 
 fn endpoints(snapshot: &Snapshot, cluster: &str) -> Vec<String> {
     let mut parts = cluster.split('|').skip(1);
@@ -214,8 +216,8 @@ fn a_pod_with_a_network_namespace_is_local() {
     assert_eq!(local("remote"), None);
     let plain = local("plain").expect("it is local");
     assert_eq!(
-        (plain.netns.as_path(), plain.enrol),
-        ("/run/netns/plain".as_ref(), true)
+        (plain.netns, plain.enrol),
+        (NetnsPlace::Path("/run/netns/plain".into()), true)
     );
     assert_eq!(plain.capture, CapturePolicy::default());
     assert!(local("out").is_some_and(|pod| !pod.enrol));

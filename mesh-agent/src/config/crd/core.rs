@@ -51,6 +51,7 @@ pub struct ServiceSpec {
     #[serde(rename = "clusterIPs")]
     pub cluster_ips: Vec<String>,
     pub ports: Vec<ServicePort>,
+    pub ip_families: Vec<String>,
     pub publish_not_ready_addresses: bool,
     pub internal_traffic_policy: String,
     pub traffic_distribution: String,
@@ -81,6 +82,7 @@ pub struct ServicePort {
 )]
 pub struct PodSpec {
     pub node_name: String,
+    pub host_network: bool,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
     pub security_context: SecurityContext,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::document::{self, Document, Outcome};
 use crate::config::file::scan::{self, Entry, Stamp};
 use crate::config::file::store::versions::Versions;
+use crate::config::inputs::Change;
 use crate::config::object::{Object, ObjectId};
 use crate::config::path::Path as FieldPath;
 use crate::config::problem::{Code, Problem, Severity};
@@ -33,9 +34,6 @@ pub(super) struct Store {
     /// What is wrong with objects that have several versions.
     shadowed: BTreeMap<ObjectId, Vec<Rejected>>,
 }
-
-/// An object, and the version of it that is in force now.
-pub(super) type Change = (ObjectId, Option<Arc<Object>>);
 
 /// What a look at the directory brought.
 #[derive(Clone, Copy, Debug, Default)]

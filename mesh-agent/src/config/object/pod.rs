@@ -23,6 +23,12 @@ pub struct Pod {
     pub as_proxy: Vec<Path>,
     /// `spec.nodeName`, once it has one.
     pub node: Option<Arc<str>>,
+    /// Whether it has the network of its node.
+    pub host_network: bool,
+    /// Whether a proxy of Istio's is in it.
+    pub has_proxy: bool,
+    /// Whether its metadata is all that is known: what it serves, and where, is for EndpointSlices to say.
+    pub partial: bool,
 }
 
 /// The user of Istio's proxy, and of every iptables rule that lets the proxy pass.
@@ -36,10 +42,13 @@ impl Pod {
     pub fn read(spec: PodSpec, status: PodStatus, problems: &mut Problems) -> Self {
         let PodSpec {
             node_name,
+            host_network,
             containers,
             init_containers,
             security_context,
         } = spec;
+        let mut all = containers.iter().chain(&init_containers);
+        let has_proxy = all.any(|container| container.name == PROXY_CONTAINER);
         let as_proxy = as_proxy(security_context, &containers, &init_containers);
         let PodStatus {
             phase,
@@ -80,6 +89,9 @@ impl Pod {
                 .collect(),
             as_proxy,
             node: (!node_name.is_empty()).then(|| node_name.into()),
+            host_network,
+            has_proxy,
+            partial: false,
         }
     }
 }

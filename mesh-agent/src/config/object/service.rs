@@ -14,6 +14,8 @@ use crate::model::{Labels, Protocol};
 pub struct Service {
     /// Cluster IPs; none for a headless Service.
     pub addresses: Vec<IpAddr>,
+    /// `ipFamilies`: whether it is IPv4 by which clients reach its Pods; `None` where nothing tells.
+    pub ipv4_first: Option<bool>,
     /// Whether it has no cluster IP on purpose: clients dial its Pods.
     pub headless: bool,
     /// `type: ExternalName`: the name that it stands for, lower case.
@@ -72,6 +74,7 @@ impl Service {
             selector,
             cluster_ip,
             cluster_ips,
+            ip_families,
             ports,
             publish_not_ready_addresses,
             internal_traffic_policy,
@@ -89,12 +92,16 @@ impl Service {
             );
         }
         let headless = cluster_ip == "None" || cluster_ips.iter().any(|ip| ip == "None");
+        let addresses = if headless {
+            Vec::new()
+        } else {
+            addresses(&cluster_ip, &cluster_ips, problems)
+        };
+        // Cluster IPs have the families' order; a headless Service has nothing but the families.
+        let first = ip_families.first().map(|family| family == "IPv4");
         Self {
-            addresses: if headless {
-                Vec::new()
-            } else {
-                addresses(&cluster_ip, &cluster_ips, problems)
-            },
+            ipv4_first: addresses.first().map(IpAddr::is_ipv4).or(first),
+            addresses,
             headless,
             external,
             selector: (!selector.is_empty()).then(|| object::labels(&selector)),

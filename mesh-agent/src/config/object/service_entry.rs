@@ -29,6 +29,8 @@ pub struct ServiceEntry {
     pub selector: Option<Labels>,
     /// Whose clients see it.
     pub export: ExportTo,
+    /// `subjectAltNames`, one of which the certificates of its servers must bear, where a DestinationRule names none.
+    pub subject_alt_names: Vec<Arc<str>>,
 }
 
 /// A port of a ServiceEntry.
@@ -73,9 +75,6 @@ impl ServiceEntry {
         } = spec;
         let path = Path::of("spec");
         check_location(location.as_deref(), &path.key("location"), problems);
-        if !subject_alt_names.is_empty() {
-            problems.without_effect(&path.key("subjectAltNames"), "subjectAltNames");
-        }
         let resolution = read_resolution(resolution.as_deref(), &path.key("resolution"), problems);
         let selector = workload_selector.map(|selector| object::labels(&selector.labels));
         if selector.is_some() && !endpoints.is_empty() {
@@ -93,6 +92,7 @@ impl ServiceEntry {
             endpoints: Vec::new(),
             selector,
             export: ExportTo::read(&export_to, &path.key("exportTo"), problems),
+            subject_alt_names: subject_alt_names.into_iter().map(Into::into).collect(),
         };
         let endpoints = read_endpoints(endpoints, &entry, &path.key("endpoints"), problems);
         let entry = Self { endpoints, ..entry };

@@ -149,6 +149,8 @@ codes! {
     /// A rule of a delegate asks for something that the rule which delegates does not let through, or does something that
     /// it cannot do there. That much of it is not used.
     Mesh0007 = "MESH0007" "DelegateDoesNotFit" Warning,
+    /// A Pod asks to be in the mesh and cannot be: it has the network of its node, or a proxy of Istio's. It stays outside.
+    Mesh0008 = "MESH0008" "NotEnrolled" Warning,
 }
 
 impl Code {

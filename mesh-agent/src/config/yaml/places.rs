@@ -80,8 +80,17 @@ const SEQUENCE: usize = 1;
 const MAPPING: usize = 2;
 
 impl Places {
-    /// Of all that is in a document.
+    /// Of all that is in a document. One that was not written in a file has no places, and none is kept.
     pub fn of(document: &Node) -> Self {
+        let nowhere = Node {
+            at: Location::default(),
+            end: Location::default(),
+            value: Value::Null,
+        };
+        let document = match document.at == nowhere.at {
+            true => &nowhere,
+            false => document,
+        };
         let mut writer = Writer::default();
         writer.node(document, Location::default(), None);
         let mut bytes = Vec::with_capacity(writer.bytes.len() + 16);

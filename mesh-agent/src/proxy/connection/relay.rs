@@ -82,7 +82,7 @@ impl Connection {
                     .endpoint(cluster, known.as_deref(), choice)
                     .ok_or(Failure::NoEndpoint)?;
                 let tls = cluster.policy.tls.as_ref();
-                let tls = tls.and_then(|tls| Upstream::for_service(tls, &cluster.key.host));
+                let tls = tls.and_then(Upstream::for_relay);
                 let key = self.key_before(cluster, address, tls);
                 let pool = &cluster.policy.pool;
                 let connected = self.site.connect(&key, pool, Offer::Nothing).await;
@@ -162,7 +162,7 @@ impl Connection {
                 Err(failure) => {
                     tracing::debug!(?failure, destination = %self.destination, "no server to relay to");
                     client.reset_on_close();
-                    record.flag(failure.flag());
+                    failure.note(&mut record);
                     record.complete();
                     return;
                 }
@@ -174,10 +174,16 @@ impl Connection {
         let (_load, _place) = (upstream.load, upstream.place);
         let Limits { idle, whole } = self.relay_limits(target);
         let end = whole.and_then(|whole| Instant::now().checked_add(whole));
-        Tunnel::new(client, upstream.stream, idle, record)
-            .until(end, Flag::Duration)
-            .run()
-            .await;
+        Tunnel::new(
+            client,
+            upstream.stream,
+            &self.site.worker.pipes,
+            idle,
+            record,
+        )
+        .until(end, Flag::Duration)
+        .run()
+        .await;
     }
 
     /// How long a relayed connection may be silent, and how long it may be at all.

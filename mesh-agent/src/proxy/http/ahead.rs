@@ -3,6 +3,7 @@
 //!
 //! hyper would tell of them, for several allocations per request; so a server's connection is listened to instead.
 
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,7 +155,10 @@ impl Words {
         }
         let mut lines = [httparse::EMPTY_HEADER; 100];
         let mut response = httparse::Response::new(&mut lines);
-        match response.parse(rest).ok()? {
+        // As hyper reads the response itself.
+        let mut reader = httparse::ParserConfig::default();
+        reader.allow_obsolete_multiline_headers_in_responses(true);
+        match reader.parse_response(&mut response, rest).ok()? {
             httparse::Status::Complete(length) => {
                 self.take_in(&response)?;
                 Some(blank + length)
@@ -176,7 +180,7 @@ impl Words {
         for line in response.headers.iter() {
             if let (Ok(name), Ok(value)) = (
                 HeaderName::from_bytes(line.name.as_bytes()),
-                HeaderValue::from_bytes(line.value),
+                HeaderValue::from_bytes(&unfolded(line.value)),
             ) {
                 headers.append(name, value);
             }
@@ -194,6 +198,16 @@ impl Words {
         }
         Some(())
     }
+}
+
+/// A value that goes on over several lines as one line (RFC 9112 section 5.2).
+fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
+    if !value.contains(&b'\n') {
+        return Cow::Borrowed(value);
+    }
+    let lines = value.split(|byte| *byte == b'\n');
+    let lines: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).collect();
+    Cow::Owned(lines.join(&b' '))
 }
 
 impl Heard {
@@ -295,6 +309,11 @@ mod tests {
         check(&format!("HTTP/1.0 103 Old\r\n\r\n{hints}"), "");
         let nameless = "HTTP/1.1 103\r\nConnection: x\r\nX: 1\r\nContent-Length: 4\r\n\r\n";
         check(nameless, "HTTP/1.1 103 Early Hints\r\n\r\n");
+        let folded = "HTTP/1.1 103 \r\nLink: </a>;\r\n  rel=preload\r\n\r\n";
+        check(
+            &format!("{folded}{ok}"),
+            "HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n",
+        );
         check(&hints.repeat(1000), &hints.repeat(MOST / hints.len()));
     }
 

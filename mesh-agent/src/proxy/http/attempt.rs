@@ -151,7 +151,12 @@ impl Outgoing {
         request: Request<RequestBody>,
         timers: &Rc<Timers>,
     ) -> Option<Result<Response<Incoming>, SendError>> {
-        let mut deadline = Deadline::after(self.timeouts.per_try, Instant::now(), timers);
+        let limit = self.timeouts.per_try;
+        let began = match limit {
+            Some(_) => Instant::now(),
+            None => self.started,
+        };
+        let mut deadline = Deadline::after(limit, began, timers);
         let said = lease.said();
         if let Some(said) = &said {
             said.begin(self.ahead.is_some());

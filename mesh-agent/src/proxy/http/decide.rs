@@ -113,17 +113,17 @@ pub(super) fn take_route(
     if let Some(abort) = abort {
         return Taken::Failed(Failure::Aborted(abort), finish);
     }
-    let origin = arrived.head.headers.get(http::header::ORIGIN);
+    let origin = || arrived.head.headers.get(http::header::ORIGIN);
     match cors {
         CorsVerdict::Silent => {}
         CorsVerdict::Preflight { allowed } => {
-            let headers = match (&finish.route.cors, origin) {
+            let headers = match (&finish.route.cors, origin()) {
                 (Some(policy), Some(origin)) if allowed => cors::preflight(policy, origin),
                 _ => HeaderMap::new(),
             };
             return Taken::Answered(respond::preflight(arrived.asker, headers));
         }
-        CorsVerdict::Allowed => finish.origin = origin.cloned(),
+        CorsVerdict::Allowed => finish.origin = origin().cloned(),
     }
     let given = Given {
         flags: record.flags(),

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use tokio::time::Instant;
 
 use crate::model::{ClusterKey, HeaderEdits, HeaderSource, Piece, Template, Variable};
 use crate::proxy::connection::Connection;
@@ -25,7 +26,7 @@ pub(super) struct Facts<'a> {
     /// What the client spoke.
     pub(super) version: Version,
     /// When the request came.
-    pub(super) began: SystemTime,
+    pub(super) began: Instant,
     /// `http[].name`.
     pub(super) route: &'a str,
     /// Where the request goes; none where it goes nowhere.
@@ -179,7 +180,10 @@ fn write(out: &mut Vec<u8>, variable: &Variable, sources: Sources<'_>, facts: &F
         }),
         Variable::ResponseCode => text(facts.status.as_ref().map_or("0", StatusCode::as_str)),
         Variable::ResponseFlags => text(&facts.flags.to_string()),
-        Variable::StartTime(format) => text(&date::format(facts.began, format.as_deref())),
+        Variable::StartTime(format) => {
+            let began = SystemTime::now() - facts.began.elapsed();
+            text(&date::format(began, format.as_deref()));
+        }
         Variable::RequestHeader(source) => {
             let asked = facts.request.as_ref();
             take(out, source, |name| match name {

@@ -45,6 +45,13 @@ pub(super) struct Progress {
     ended_by: Option<Flag>,
 }
 
+impl Progress {
+    /// Whether nothing was tried before.
+    pub(super) fn is_first(&self) -> bool {
+        self.attempts <= 1
+    }
+}
+
 impl Outgoing {
     /// Sends the request until there is a response, or the route's timeout, and makes of it what the client is to see.
     pub(super) async fn exchange(
@@ -254,7 +261,8 @@ impl Outgoing {
             headers::set_upgrade(&mut head.headers, upgrade);
             record.complete();
             let limit = self.timeouts.whole.map(|whole| self.started + whole);
-            upgrade::spawn(connection, client_side, server_side, lease, limit);
+            let peer = self.facts.client(connection);
+            upgrade::spawn(connection, peer, (client_side, server_side), lease, limit);
             return Response::from_parts(head, Body::Empty);
         }
         if !whole && self.asker.is_http1() {
@@ -272,7 +280,7 @@ impl Outgoing {
         failure: &Failure,
         mut record: Record,
     ) -> Response<Body> {
-        record.flag(failure.flag());
+        failure.note(&mut record);
         self.body.bar();
         let given = Given {
             endpoint: self.progress.endpoint,

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use tokio::time::Instant;
 
 use crate::model::{Cluster, HeaderEdits, Route, RouteAction};
 use crate::proxy::connection::Connection;
@@ -31,7 +31,7 @@ pub(super) struct Finish {
     pub(super) version: Version,
     /// Who asked, and for which scheme.
     pub(super) facts: RequestFacts,
-    pub(super) began: SystemTime,
+    pub(super) began: Instant,
 }
 
 /// What a response is of, as far as its headers may say so.

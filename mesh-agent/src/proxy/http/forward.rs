@@ -197,7 +197,7 @@ impl Outgoing {
             timeouts: Timeouts::default(),
             finish: None,
             copies: Vec::new(),
-            started: Instant::now(),
+            started: arrived.started,
             progress: Progress::default(),
         }
     }

@@ -8,16 +8,21 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
-    Entry, HOST, HeaderName, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+    HOST, HeaderName, SERVER, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::model::ClusterKey;
 use crate::proxy::connection::Connection;
-use crate::proxy::http::texts::Texts;
+use crate::proxy::http::headers::strip::{
+    CLIENT_CONTROL, EDGE_ONLY, INTERNAL_ONLY, PEER_METADATA, Seen, remove_all, strip_hop_by_hop,
+};
+use crate::proxy::http::texts::{self, Texts};
 use crate::proxy::record::Hop;
 use crate::proxy::respond;
+
+mod strip;
 
 /// `x-request-id`.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,48 +36,9 @@ const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path
 const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-const PEER_METADATA: [HeaderName; 2] = [
-    HeaderName::from_static("x-envoy-peer-metadata"),
-    HeaderName::from_static("x-envoy-peer-metadata-id"),
-];
-
-/// With these a client would steer the proxy. Envoy lets clients that are internal do so; since 1.36 none is, unless it is
-/// told which addresses are.
-const CLIENT_CONTROL: [HeaderName; 11] = [
-    HeaderName::from_static("x-envoy-retry-on"),
-    HeaderName::from_static("x-envoy-retry-grpc-on"),
-    HeaderName::from_static("x-envoy-max-retries"),
-    HeaderName::from_static("x-envoy-retriable-status-codes"),
-    HeaderName::from_static("x-envoy-retriable-header-names"),
-    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
-    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-];
-
-/// What else a request from outside the mesh must not bring along.
-const EDGE_ONLY: [HeaderName; 5] = [
-    DECORATOR,
-    HeaderName::from_static("x-envoy-downstream-service-cluster"),
-    HeaderName::from_static("x-envoy-downstream-service-node"),
-    ORIGINAL_PATH,
-    ORIGINAL_HOST,
-];
-
-/// What nobody may bring along.
-const INTERNAL_ONLY: [HeaderName; 2] = [
-    HeaderName::from_static("x-envoy-force-trace"),
-    HeaderName::from_static("x-envoy-ip-tags"),
-];
 
 /// What decides over where a message ends, where it goes, and who sends it.
-const NO_TRAILERS: [HeaderName; 14] = [
+static NO_TRAILERS: [HeaderName; 14] = [
     AUTHORIZATION,
     CLIENT_CERT,
     CONNECTION,
@@ -127,10 +93,12 @@ pub(super) fn receive_request(
     let worker = &connection.site.worker;
     let texts = &worker.texts;
     let mut named = None;
-    strip_hop_by_hop(headers, true);
-    headers.remove(INTERNAL);
+    let seen = Seen::among(headers);
+    strip_hop_by_hop(headers, seen, true);
     // What a client says of itself here is nothing; what its handshake has shown is.
-    headers.remove(CLIENT_CERT);
+    if seen.certificate {
+        headers.remove(CLIENT_CERT);
+    }
     let shown = tls.and_then(|tls| tls.peer.as_ref()?.forwarded.clone());
     if let Some(shown) = shown {
         headers.insert(CLIENT_CERT, shown);
@@ -141,7 +109,7 @@ pub(super) fn receive_request(
     };
     if hop == Hop::Gateway {
         named = named_client(headers, trusted);
-        append_forwarded_for(headers, peer.ip(), texts);
+        append_forwarded_for(headers, peer.ip(), connection.peer_text());
     }
     let believed = hop != Hop::Gateway || trusted > 0;
     if !believed || !headers.contains_key(FORWARDED_PROTO) {
@@ -156,20 +124,27 @@ pub(super) fn receive_request(
         .and_then(|scheme| RequestScheme::of(scheme.as_str().as_bytes()))
         .or_else(|| RequestScheme::of(headers.get(FORWARDED_PROTO)?.as_bytes()))
         .unwrap_or(transport);
-    remove_all(headers, &CLIENT_CONTROL);
-    remove_all(headers, &INTERNAL_ONLY);
+    if seen.steering {
+        remove_all(headers, &CLIENT_CONTROL);
+        remove_all(headers, &INTERNAL_ONLY);
+    }
     if hop == Hop::Gateway {
-        remove_all(headers, &EDGE_ONLY);
-        let address = format_args!("{}", named.unwrap_or(peer.ip()).to_canonical());
-        if let Some(address) = texts.written(address) {
+        if seen.edge {
+            remove_all(headers, &EDGE_ONLY);
+        }
+        let address = match named {
+            Some(named) => texts.written(format_args!("{}", named.to_canonical())),
+            None => connection.peer_text(),
+        };
+        if let Some(address) = address {
             headers.insert(EXTERNAL_ADDRESS, address);
         }
     }
     if hop == Hop::Gateway || !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, worker.request_id());
     }
-    let decorated = headers.contains_key(DECORATOR);
-    if hop == Hop::Inbound {
+    let decorated = seen.mesh && headers.contains_key(DECORATOR);
+    if hop == Hop::Inbound && seen.mesh {
         headers.remove(DECORATOR);
         remove_all(headers, &PEER_METADATA);
     }
@@ -182,8 +157,9 @@ pub(super) fn receive_request(
 
 /// Adds what the route has to say to a request: which operation of which server it is.
 pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey, texts: &Texts) {
-    let operation = format_args!("{}:{}/*", cluster.host, cluster.port);
-    if let Some(operation) = texts.written(operation) {
+    let mut room = [0; texts::LONGEST];
+    let port = texts::decimal(cluster.port.into(), &mut room);
+    if let Some(operation) = texts.joined(&[cluster.host.as_bytes(), b":", port, b"/*"]) {
         headers.insert(DECORATOR, operation);
     }
 }
@@ -192,7 +168,8 @@ pub(super) fn mark_request(headers: &mut HeaderMap, cluster: &ClusterKey, texts:
 pub(super) fn mark_copy(headers: &mut HeaderMap, own: Option<IpAddr>, texts: &Texts) {
     headers.insert(INTERNAL, HeaderValue::from_static("true"));
     if let Some(own) = own {
-        append_forwarded_for(headers, own, texts);
+        let text = texts.written(format_args!("{}", own.to_canonical()));
+        append_forwarded_for(headers, own, text);
     }
     // Nobody would hear what the server says to it.
     headers.remove(EXPECT);
@@ -297,12 +274,15 @@ pub(super) fn send_response(
     request: RequestFacts,
     operation: Option<&str>,
 ) {
-    strip_hop_by_hop(headers, false);
+    let seen = Seen::among(headers);
+    strip_hop_by_hop(headers, seen, false);
     headers.insert(SERVER, respond::server(hop));
     match hop {
         Hop::Outbound | Hop::Gateway => {
-            headers.remove(DECORATOR);
-            remove_all(headers, &PEER_METADATA);
+            if seen.mesh {
+                headers.remove(DECORATOR);
+                remove_all(headers, &PEER_METADATA);
+            }
         }
         Hop::Inbound => {
             let operation = operation.and_then(|name| HeaderValue::from_str(name).ok());
@@ -318,7 +298,8 @@ pub(super) fn send_response(
 /// Removes from an informational response what concerns one connection alone, and what would say how long it is: it ends
 /// with its head.
 pub(super) fn strip_informational(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers, false);
+    let seen = Seen::among(headers);
+    strip_hop_by_hop(headers, seen, false);
     headers.remove(CONTENT_LENGTH);
 }
 
@@ -380,65 +361,15 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes what concerns one connection alone. `te: trailers` stays with requests: it is a promise about the client.
-fn strip_hop_by_hop(headers: &mut HeaderMap, request: bool) {
-    if let Entry::Occupied(connection) = headers.entry(CONNECTION) {
-        let (_, values) = connection.remove_entry_mult();
-        let named: Vec<HeaderName> = values
-            .flat_map(|value| {
-                value
-                    .as_bytes()
-                    .split(|&b| b == b',')
-                    .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-                    .collect::<Vec<_>>()
-            })
-            .filter(may_be_named)
-            .collect();
-        remove_all(headers, &named);
-    }
-    for name in [
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-        &TRANSFER_ENCODING,
-        &UPGRADE,
-        &HTTP2_SETTINGS,
-    ] {
-        headers.remove(name);
-    }
-    let trailers = request
-        && headers.get_all(TE).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|&b| b == b',')
-                .any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-        });
-    headers.remove(TE);
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-}
-
-/// A client must not have us drop by name what servers trust us to have set. `te` is looked at for itself.
-fn may_be_named(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    !(name == HOST.as_str()
-        || name == TE.as_str()
-        || name == "close"
-        || name == "content-length"
-        || name.starts_with("x-forwarded-")
-        || name.starts_with("x-envoy-")
-        || name == REQUEST_ID.as_str())
-}
-
-/// Appends without a space, as Envoy does.
-fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr, texts: &Texts) {
-    let address = address.to_canonical();
+/// Appends an address, of which `text` is the value, without a space, as Envoy does.
+fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr, text: Option<HeaderValue>) {
     if !headers.contains_key(FORWARDED_FOR) {
-        if let Some(value) = texts.written(format_args!("{address}")) {
+        if let Some(value) = text {
             headers.insert(FORWARDED_FOR, value);
         }
         return;
     }
+    let address = address.to_canonical();
     let mut list: Vec<u8> = Vec::new();
     for value in headers.get_all(FORWARDED_FOR) {
         list.extend_from_slice(value.as_bytes());
@@ -447,12 +378,6 @@ fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr, texts: &Texts)
     list.extend_from_slice(address.to_string().as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&list) {
         headers.insert(FORWARDED_FOR, value);
-    }
-}
-
-fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
-    for name in names {
-        headers.remove(name);
     }
 }
 

@@ -4,6 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::proxy::connection::Connection;
 use crate::proxy::http::Boxed;
 use crate::proxy::http::forward::{Goal, Outgoing};
@@ -37,7 +39,9 @@ impl Outgoing {
         }
         let kept = match fresh {
             true => None,
-            false => host.reuse().await,
+            // The first try comes at once, but for a wait for names, which a connection may outlive its time by.
+            false if self.progress.is_first() => host.reuse(self.started).await,
+            false => host.reuse(Instant::now()).await,
         };
         let mut lease = match kept {
             Some(lease) => lease,
@@ -65,7 +69,7 @@ impl Outgoing {
         loop {
             let opening = host.opening().await;
             if opening.is_some()
-                && let Some(lease) = host.reuse().await
+                && let Some(lease) = host.reuse(Instant::now()).await
             {
                 return Ok(lease);
             }
@@ -76,7 +80,7 @@ impl Outgoing {
             if let Some(lease) = host.wait().await {
                 return Ok(lease);
             }
-            if let Some(lease) = host.reuse().await {
+            if let Some(lease) = host.reuse(Instant::now()).await {
                 return Ok(lease);
             }
         }

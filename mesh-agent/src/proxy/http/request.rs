@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -12,6 +11,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
 
 use crate::proxy::connection::Connection;
 use crate::proxy::http::ahead::Ahead;
@@ -44,7 +44,10 @@ pub(super) struct Arrived {
     pub(super) authority: Authority,
     /// The plain form of its path, where that is another.
     pub(super) plain: Option<String>,
-    pub(super) began: SystemTime,
+    /// When it came.
+    pub(super) began: Instant,
+    /// Since when it may be sent: since then, or since the end of its delay.
+    pub(super) started: Instant,
 }
 
 impl Arrived {
@@ -83,6 +86,7 @@ impl Arrived {
         {
             line.request_id = String::from_utf8_lossy(id.as_bytes()).into_owned();
         }
+        let began = Instant::now();
         Ok(Self {
             ahead: (head.version == Version::HTTP_11).then(|| Ahead::new(activity)),
             head,
@@ -93,7 +97,8 @@ impl Arrived {
             facts,
             authority,
             plain,
-            began: SystemTime::now(),
+            began,
+            started: began,
         })
     }
 

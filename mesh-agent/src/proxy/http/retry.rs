@@ -157,14 +157,16 @@ impl Tries {
 
     fn want_after_answer(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let Retry { on, statuses, .. } = &self.policy;
-        if headers.contains_key(RATELIMITED) {
-            return on.envoy_ratelimited;
-        }
-        on.server_error_5xx && status.is_server_error()
+        let wanted = on.server_error_5xx && status.is_server_error()
             || on.gateway_error && is_gateway_error(status)
             || on.retriable_4xx && status == StatusCode::CONFLICT
             || statuses.contains(&status)
-            || any_grpc(on) && grpc_status(headers).is_some_and(|status| wants_grpc(on, status))
+            || any_grpc(on) && grpc_status(headers).is_some_and(|status| wants_grpc(on, status));
+        // The header outweighs all that; mostly it would say the same.
+        match wanted == on.envoy_ratelimited || !headers.contains_key(RATELIMITED) {
+            true => wanted,
+            false => on.envoy_ratelimited,
+        }
     }
 }
 

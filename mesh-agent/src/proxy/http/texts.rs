@@ -16,6 +16,23 @@ const PIECE: usize = 4096;
 
 const DIGITS: &str = "0123456789";
 
+/// How many digits a number has at most.
+pub(super) const LONGEST: usize = 20;
+
+/// The digits of a number.
+pub(super) fn decimal(number: u64, room: &mut [u8; LONGEST]) -> &[u8] {
+    let mut rest = number;
+    let mut begin = LONGEST;
+    loop {
+        begin -= 1;
+        room[begin] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            return &room[begin..];
+        }
+    }
+}
+
 impl Texts {
     /// The value that these make one after another; `None` where a header cannot carry it.
     pub(in crate::proxy) fn joined(&self, parts: &[&[u8]]) -> Option<HeaderValue> {
@@ -42,7 +59,7 @@ impl Texts {
         {
             return HeaderValue::from_static(digit);
         }
-        let written = self.written(format_args!("{number}"));
+        let written = self.joined(&[decimal(number, &mut [0; LONGEST])]);
         written.unwrap_or_else(|| HeaderValue::from(number))
     }
 

@@ -42,7 +42,7 @@ const GRPC_DIGITS: usize = 8;
 impl Timeouts {
     /// What holds for a request that a route sends on.
     pub(super) fn of(forward: &Forward, headers: &HeaderMap, grpc: bool) -> Self {
-        let asked = headers.get(GRPC_TIMEOUT).filter(|_| grpc);
+        let asked = grpc.then(|| headers.get(GRPC_TIMEOUT)).flatten();
         let asked = asked
             .and_then(|value| grpc_timeout(value.as_bytes()))
             .filter(|limit| !limit.is_zero());

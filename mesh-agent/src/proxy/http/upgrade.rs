@@ -1,5 +1,6 @@
 //! Connections that cease to be HTTP: WebSocket and whatever else client and server agree on.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -13,25 +14,25 @@ use crate::proxy::stream::{Stream, Timed};
 use crate::proxy::tcp::Tunnel;
 use crate::proxy::upstream::lease::Lease;
 
-/// Relays between both sides once each has left HTTP. `lease` counts as a load on the server until the end, which comes
+/// Relays between both sides once each has left HTTP. `peer` is who the log says the client is; `lease` counts as a load on the server until the end, which comes
 /// at `limit` at the latest: the route's timeout holds for all that its request became.
 pub(super) fn spawn(
     connection: &Rc<Connection>,
-    client: OnUpgrade,
-    server: OnUpgrade,
+    peer: SocketAddr,
+    (client, server): (OnUpgrade, OnUpgrade),
     lease: Lease,
     limit: Option<Instant>,
 ) {
     let site = Rc::clone(&connection.site);
     let mut record = Record::relay(&site.worker.counters, connection.hop);
     if let Some(line) = record.line() {
-        line.peer = Some(connection.peer);
+        line.peer = Some(peer);
         line.destination = Some(connection.destination);
         line.upstream = Some(lease.address());
         line.protocol = "upgraded";
     }
     let idle = site.worker.settings.idle_timeout;
-    let serving = Rc::clone(&site);
+    let (serving, pipes) = (Rc::clone(&site), Rc::clone(&site.worker.pipes));
     site.spawn(async move {
         // Ends with the tunnel: draining waits for it.
         let _serving = serving;
@@ -40,7 +41,7 @@ pub(super) fn spawn(
                 let client = stream_of::<Timed>(client, Timed::into_inner);
                 let server = stream_of::<Heard>(server, Heard::into_inner);
                 if let (Some(client), Some(server)) = (client, server) {
-                    Tunnel::new(client, server, idle, record)
+                    Tunnel::new(client, server, &pipes, idle, record)
                         .until(limit, Flag::Timeout)
                         .run()
                         .await;

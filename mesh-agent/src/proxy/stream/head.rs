@@ -3,6 +3,8 @@
 //! the former would see another request in the body, so it is better not to let such a request in. And what hyper
 //! refuses it refuses as bad, where Envoy says that the version is too old, or the encoding unknown.
 
+use memchr::memchr;
+
 /// Follows the bytes of one head, however they are cut.
 #[derive(Debug)]
 pub(super) struct HeadScan {
@@ -99,7 +101,7 @@ impl HeadScan {
         while let Some((&byte, after)) = rest.split_first() {
             match self.state {
                 State::Over => return,
-                State::Rest => match rest.iter().position(|byte| *byte == b'\n') {
+                State::Rest => match memchr(b'\n', rest) {
                     None => return,
                     Some(end) => {
                         self.begin_line();
@@ -107,7 +109,7 @@ impl HeadScan {
                     }
                 },
                 State::Before if matches!(byte, b'\r' | b'\n') => rest = after,
-                State::Before => match rest.iter().position(|byte| *byte == b'\n') {
+                State::Before => match memchr(b'\n', rest) {
                     None => self.state = State::First,
                     // As nearly always, it is there as a whole.
                     Some(end) => {

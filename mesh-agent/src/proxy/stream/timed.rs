@@ -27,18 +27,27 @@ pub(in crate::proxy) struct Activity {
     unflushed: AtomicBool,
     /// A request has come whose response has not gone out yet.
     owing: AtomicBool,
+    /// The last request may have more of a body to come.
+    has_body: AtomicBool,
+    /// Nothing has happened for a while.
+    quiet: AtomicBool,
     /// What is to be said between two responses, or in the place of one.
     aside: Mutex<Vec<u8>>,
     has_aside: AtomicBool,
 }
+
+/// How long a connection without a request is kept as it is. A client that has more to ask comes sooner, as a rule; the
+/// longer one goes on, the more rarely it is looked at, up to the second of these.
+const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// A request in flight: while one is held, neither time-out of [`Timed`] runs.
 #[derive(Debug)]
 pub(in crate::proxy) struct Busy(Arc<Activity>);
 
 impl Activity {
-    /// A request's head is complete.
-    pub(in crate::proxy) fn begin(self: &Arc<Self>) -> Busy {
+    /// A request's head is complete; `has_body` says whether something follows it.
+    pub(in crate::proxy) fn begin(self: &Arc<Self>, has_body: bool) -> Busy {
+        self.has_body.store(has_body, Ordering::Relaxed);
         self.head_begun.store(false, Ordering::Relaxed);
         self.owing.store(true, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -48,6 +57,19 @@ impl Activity {
     /// Whether the head that has just arrived says more than once how long its body is.
     pub(in crate::proxy) fn is_ambiguous(&self) -> bool {
         self.ambiguous.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection has been between two requests for a while, and nothing of the last one is left: what serves
+    /// it can be made anew when the next one comes.
+    pub(in crate::proxy) fn is_at_rest(&self) -> bool {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        is(&self.quiet)
+            && self.idle()
+            && !is(&self.head_begun)
+            && !is(&self.has_body)
+            && !is(&self.owing)
+            && !is(&self.unflushed)
+            && !is(&self.has_aside)
     }
 
     /// Says something ahead of the response that comes next: an informational one. Not where the response before is still
@@ -100,6 +122,8 @@ pub(in crate::proxy) struct Timed {
     /// None where there are no heads to be read.
     heads: Option<Heads>,
     idle_limit: Duration,
+    /// After how long without a request nothing more is expected soon.
+    quiet_limit: Duration,
     head_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Option<Pin<Box<Sleep>>>,
     /// When something last arrived or a read was last waited for with a request in flight.
@@ -124,6 +148,10 @@ impl Timed {
             activity,
             heads,
             idle_limit,
+            quiet_limit: match heads {
+                Some(_) => QUIET.0.min(idle_limit),
+                None => idle_limit,
+            },
             head_timer: None,
             idle_timer: None,
             last: Instant::now(),
@@ -136,6 +164,11 @@ impl Timed {
     /// The stream below, without the time-outs.
     pub(in crate::proxy) fn into_inner(self) -> Stream {
         self.stream
+    }
+
+    /// Likewise, with when a request was last seen.
+    pub(in crate::proxy) fn into_rest(self) -> (Stream, Instant) {
+        (self.stream, self.last)
     }
 
     /// Looks at bytes that have arrived between two requests.
@@ -227,16 +260,21 @@ impl Timed {
             return Poll::Ready(timed_out("the head of a request did not arrive in time"));
         }
         self.head_timer = None;
-        let (last, limit) = (self.last, self.idle_limit);
-        let timer = self
-            .idle_timer
-            .get_or_insert_with(|| Box::pin(sleep(limit)));
+        let (last, soon, limit) = (self.last, self.quiet_limit, self.idle_limit);
+        let timer = self.idle_timer.get_or_insert_with(|| Box::pin(sleep(soon)));
         // The timer is moved only when it fires, not with every request.
         while timer.as_mut().poll(cx).is_ready() {
-            if last.elapsed() >= limit {
+            let quiet = last.elapsed();
+            if quiet >= limit {
                 return Poll::Ready(timed_out("no request for too long"));
             }
-            timer.as_mut().reset(last + limit);
+            if quiet >= soon {
+                self.activity.quiet.store(true, Ordering::Relaxed);
+                timer.as_mut().reset(last + limit);
+            } else {
+                self.quiet_limit = (soon * 2).min(QUIET.1).min(limit);
+                timer.as_mut().reset(last + self.quiet_limit);
+            }
         }
         Poll::Pending
     }
@@ -255,6 +293,7 @@ impl AsyncRead for Timed {
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
+                self.activity.quiet.store(false, Ordering::Relaxed);
                 if buf.filled().len() > before && self.activity.idle() {
                     self.look_at_head(&buf.filled()[before..]);
                     self.activity.head_begun.store(true, Ordering::Relaxed);

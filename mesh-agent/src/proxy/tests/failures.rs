@@ -77,7 +77,7 @@ fn no_endpoint() {
 fn refused() {
     let expected = local(
         "503 Service Unavailable",
-        "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused",
+        "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure",
         "envoy",
     );
     let plan = Plan::outbound(Protocol::Http, &[refusing()]);
@@ -95,7 +95,7 @@ fn refused() {
     })];
     let once = expected
         .replace("retried and the latest reset reason", "reset reason")
-        .replace("content-length: 190", "content-length: 167");
+        .replace("content-length: 121", "content-length: 98");
     check(plan, GET, &once, Flag::ConnectFailure);
 }
 

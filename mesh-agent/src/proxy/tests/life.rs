@@ -117,6 +117,87 @@ fn draining_does_not_wait_for_the_silent() {
     }
 }
 
+/// Longer than a connection of HTTP/1.1 is kept as it is.
+const REST: Duration = Duration::from_millis(500);
+
+#[test]
+fn connections_that_have_rested_serve_as_before() {
+    let server = Server::start(|client| {
+        while let Some(request) = client.request() {
+            let body = request.split_once("\r\n\r\n").unwrap().1.len();
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n";
+            client.send(format!("{head}{body}"));
+        }
+    });
+    let post = "POST / HTTP/1.1\r\nHost: web\r\ncontent-length: 3\r\n\r\nabc";
+    for (name, pieces) in [
+        ("whole requests", &[&[GET][..], &[GET], &[post], &[GET]][..]),
+        (
+            "with the beginning of the next one",
+            &[&[GET, "GET / HT"], &["TP/1.1\r\nHost: web\r\n\r\n"]],
+        ),
+        ("two at once", &[&[GET, GET], &[], &[GET]]),
+        (
+            "a body that comes late",
+            &[
+                &["POST / HTTP/1.1\r\nHost: web\r\ncontent-length: 3\r\n\r\na"],
+                &["bc", GET],
+            ],
+        ),
+    ] {
+        let mut plan = Plan::outbound(Protocol::Http, &[server.address]);
+        plan.settings.header_timeout = Duration::from_secs(5);
+        let mesh = plan.start();
+        let mut client = mesh.client();
+        for part in pieces {
+            for piece in *part {
+                client.send(piece);
+            }
+            std::thread::sleep(REST);
+        }
+        let sent = pieces.concat().concat();
+        for _ in 0..sent.matches("HTTP/1.1").count() {
+            let answer = client.response();
+            assert!(
+                answer.starts_with("HTTP/1.1 200 OK\r\n"),
+                "{name}: {answer}"
+            );
+        }
+        assert_eq!(mesh.stats().outbound.accepted, 1, "{name}");
+    }
+}
+
+#[test]
+fn connections_that_rest_end_like_others() {
+    let server = Server::saying("ok");
+    let mut plan = Plan::outbound(Protocol::Http, &[server.address]);
+    plan.settings.idle_timeout = Duration::from_millis(2500);
+    let mut mesh = plan.start();
+    let mut tired = mesh.client();
+    tired.send(GET);
+    assert!(tired.response().ends_with("ok"));
+    let begin = Instant::now();
+    assert_eq!(tired.rest().unwrap(), "");
+    let took = begin.elapsed();
+    assert!(
+        took >= Duration::from_millis(2300),
+        "before its time: {took:?}"
+    );
+    let mut drained = mesh.client();
+    drained.send(GET);
+    assert!(drained.response().ends_with("ok"));
+    let mut leaving = mesh.client();
+    leaving.send(GET);
+    assert!(leaving.response().ends_with("ok"));
+    std::thread::sleep(REST);
+    let closed = mesh.stats().outbound.closed;
+    drop(leaving);
+    eventually(|| mesh.stats().outbound.closed == closed + 1);
+    let deadline = Duration::from_secs(60);
+    assert!(drain(&mut mesh, deadline) < deadline);
+    assert_eq!(drained.rest().unwrap(), "");
+}
+
 #[test]
 fn stopping_is_at_once() {
     let server = Server::start(|client| {
@@ -154,7 +235,7 @@ fn a_connection_costs_little_memory() {
         ("gateway", size(connection::gateway)),
     ];
     for (name, size) in sizes {
-        assert!(size <= 4096, "{name}: {size} bytes: {sizes:?}");
+        assert!(size <= 2560, "{name}: {size} bytes: {sizes:?}");
     }
     // One of these for each request under way, and one kept for each connection of HTTP/1.1.
     let request = size(http::answer);

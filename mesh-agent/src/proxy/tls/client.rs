@@ -70,28 +70,28 @@ const LOOK: Duration = Duration::from_secs(1);
 const FORGET: Duration = Duration::from_secs(3600);
 
 impl Upstream {
-    /// TLS for requests with this Host: `sni`, else the Host is asked for, which the certificate must bear. A Host that is
-    /// an address is not asked for, and must be in it all the same.
+    /// TLS for requests with this Host: `sni`, else the Host is asked for. A Host that is an address is not asked for; where
+    /// the certificate must bear the Host, it must be in it all the same.
     pub(in crate::proxy) fn for_host(settings: &Arc<ClientTls>, host: &str) -> Option<Self> {
         let name = settings
             .server_name
             .as_deref()
             .unwrap_or_else(|| without_port(host));
-        Self::new(settings, name, true)
+        Self::new(settings, name, settings.bears_host)
     }
 
-    /// TLS for a connection that is relayed: `sni`, else the name of the Service. Nobody has said that its certificate bears
-    /// that name, so it need not, as in Istio.
-    pub(in crate::proxy) fn for_service(settings: &Arc<ClientTls>, host: &str) -> Option<Self> {
+    /// TLS for a connection that is relayed: `sni`, else nothing is asked for. There is no Host that the certificate could
+    /// have to bear.
+    pub(in crate::proxy) fn for_relay(settings: &Arc<ClientTls>) -> Option<Self> {
         if let Some(written) = settings.server_name.as_deref() {
-            return Self::new(settings, written, true);
+            return Self::new(settings, written, false);
         }
-        Some(Self::new(settings, host, false).unwrap_or_else(|| Self {
+        Some(Self {
             settings: Arc::clone(settings),
-            // No address is ever asked for, so a Service without a name, such as `*.x`, is asked for nothing.
+            // No address is ever asked for.
             name: ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()),
             named: false,
-        }))
+        })
     }
 
     fn new(settings: &Arc<ClientTls>, name: &str, named: bool) -> Option<Self> {
@@ -137,6 +137,7 @@ impl Hash for Settings {
             certificate,
             verification,
             server_name,
+            bears_host: _,
         } = &*self.0;
         server_name.hash(state);
         if let Some(Credential::Files(files)) = certificate {
@@ -209,6 +210,7 @@ impl ClientConfigs {
             certificate,
             verification,
             server_name: _,
+            bears_host: _,
         } = &*key.settings.0;
         let shown = certificate
             .as_ref()

@@ -37,6 +37,7 @@ fn servers_are_asked_for_by_host() {
             certificate: None,
             verification: None,
             server_name: server_name.map(Into::into),
+            bears_host: true,
         })
     };
     let name = |upstream: Option<Upstream>| upstream.map(|tls| tls.name().to_str().into_owned());
@@ -55,10 +56,10 @@ fn servers_are_asked_for_by_host() {
         let found = name(Upstream::for_host(&tls(written), host));
         assert_eq!(found.as_deref(), expected, "{written:?} {host}");
     }
-    let found = name(Upstream::for_service(&tls(None), "db.example"));
-    assert_eq!(found.as_deref(), Some("db.example"));
-    // Who has no name is asked for none.
-    let found = name(Upstream::for_service(&tls(None), "*.example"));
+    let found = name(Upstream::for_relay(&tls(Some("sni.example"))));
+    assert_eq!(found.as_deref(), Some("sni.example"));
+    // An address is never asked for.
+    let found = name(Upstream::for_relay(&tls(None)));
     assert_eq!(found.as_deref(), Some("0.0.0.0"));
 }
 
@@ -92,6 +93,7 @@ fn the_same_settings_are_made_once() {
             certificate: None,
             verification: None,
             server_name: Some(server_name.into()),
+            bears_host: false,
         });
         Upstream::for_host(&tls, "web").unwrap()
     };

@@ -33,7 +33,7 @@ pub(super) struct Servers {
     /// `None` for `insecureSkipVerify`.
     chain: Option<Arc<WebPkiServerVerifier>>,
     check: Check,
-    /// Whether the certificate must bear the name that was asked for: where no other is named.
+    /// Whether the certificate must bear the name that was asked for.
     named: bool,
 }
 
@@ -122,7 +122,7 @@ impl Servers {
         }
         Ok(Self {
             chain,
-            named: named && check.names.is_empty(),
+            named,
             check,
         })
     }

@@ -84,8 +84,8 @@ pub(in crate::proxy) struct Now<'a, L> {
     load: L,
     known: Option<&'a Known>,
     ejected: Vec<SocketAddr>,
-    ages: Option<Arc<Ages>>,
-    now: Instant,
+    /// Where they matter; and what time it is.
+    ages: Option<(Arc<Ages>, Instant)>,
 }
 
 impl Clusters {
@@ -388,16 +388,16 @@ impl<'a, L: Fn(SocketAddr) -> u32> Now<'a, L> {
             known,
             ejected: Vec::new(),
             ages: None,
-            now: Instant::now(),
         };
         if let Some(known) = known {
             let policy = known.policy.borrow();
             if let Some(rules) = &policy.outliers {
-                moment.ejected = known.ejected(rules, moment.now);
+                moment.ejected = known.ejected(rules, Instant::now());
             }
             if warmup(&policy).is_some() {
                 let ages = known.shared.ages.lock();
-                moment.ages = Some(Arc::clone(&ages.unwrap_or_else(PoisonError::into_inner)));
+                let ages = Arc::clone(&ages.unwrap_or_else(PoisonError::into_inner));
+                moment.ages = Some((ages, Instant::now()));
             }
         }
         moment
@@ -418,10 +418,11 @@ impl<L: Fn(SocketAddr) -> u32> Condition for Now<'_, L> {
     }
 
     fn age(&self, address: SocketAddr) -> Duration {
-        let since = self.ages.as_ref().and_then(|ages| ages.get(&address));
-        since.map_or(Duration::MAX, |since| {
-            self.now.saturating_duration_since(*since)
-        })
+        let age = || {
+            let (ages, now) = self.ages.as_ref()?;
+            Some(now.saturating_duration_since(*ages.get(&address)?))
+        };
+        age().unwrap_or(Duration::MAX)
     }
 
     fn turn(&self) -> u64 {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::proxy::http::ahead::{Heard, Said};
 use crate::proxy::http::upload::RequestBody;
+use crate::proxy::http::{HEAD_LIMIT, PIECE};
 use crate::proxy::stream::Stream;
 use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::lease::{Lease, Line, Next, Sender};
@@ -99,12 +100,12 @@ impl Host {
         self.address
     }
 
-    /// The connection that was used last, if it still lives.
-    pub(in crate::proxy) async fn reuse(self: &Rc<Self>) -> Option<Lease> {
+    /// The connection that was used last, if it still lives `now`.
+    pub(in crate::proxy) async fn reuse(self: &Rc<Self>, now: Instant) -> Option<Lease> {
         match self.version {
             Version::Http1 => loop {
                 let idle = self.idle.borrow_mut().pop()?;
-                if let Some(lease) = self.revive(idle).await {
+                if let Some(lease) = self.revive(idle, now).await {
                     return Some(lease);
                 }
             },
@@ -113,14 +114,15 @@ impl Host {
     }
 
     /// A kept connection, unless it has ended or outlived its time.
-    async fn revive(self: &Rc<Self>, idle: Idle) -> Option<Lease> {
+    async fn revive(self: &Rc<Self>, idle: Idle, now: Instant) -> Option<Lease> {
         let limits = self.limits.get();
         let Idle {
             mut line,
             since,
             past,
         } = idle;
-        if line.sender.is_closed() || since.elapsed() >= limits.idle_for || past.is_over(limits) {
+        let idle_for = now.saturating_duration_since(since);
+        if line.sender.is_closed() || idle_for >= limits.idle_for || past.is_over(limits) {
             return None;
         }
         // The connection's task may still be tidying up after its last exchange.
@@ -179,7 +181,7 @@ impl Host {
         self.waiting.borrow_mut().push_back(turn);
         let mut waiting = Waiting { host: self, told };
         match (&mut waiting.told).await {
-            Ok(Turn::Idle(idle)) => self.revive(idle).await,
+            Ok(Turn::Idle(idle)) => self.revive(idle, Instant::now()).await,
             Ok(Turn::Again) | Err(_) => None,
         }
     }
@@ -199,7 +201,8 @@ impl Host {
             Version::Http1 => {
                 let said = Arc::<Said>::default();
                 let (sender, connection) = http1::Builder::new()
-                    .max_buf_size(64 * 1024)
+                    .max_buf_size(PIECE)
+                    .max_header_size(HEAD_LIMIT)
                     // Old servers fold long headers, and Envoy lets them.
                     .allow_obsolete_multiline_headers_in_responses(true)
                     .handshake(TokioIo::new(Heard::new(stream, Arc::clone(&said))))

@@ -2,11 +2,12 @@
 //! bears its pod's address, and must never carry another pod's request.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+
+use hashbrown::HashMap;
 
 use crate::proxy::upstream::Before;
 use crate::proxy::upstream::host::Host;

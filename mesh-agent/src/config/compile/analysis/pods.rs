@@ -2,18 +2,10 @@
 
 use crate::config::compile::analysis::Findings;
 use crate::config::compile::analysis::registry::{Member, Registry};
+use crate::config::compile::membership::{ENROL, INJECT, NETNS};
 use crate::config::object::annotation;
 use crate::config::path::Path;
 use crate::config::problem::{Code, Problem, Severity};
-
-/// Istio's word on whether a Pod is in the mesh, as a label or an annotation.
-const INJECT: &str = "sidecar.istio.io/inject";
-
-/// Ours.
-const ENROL: &str = "mesh-agent.io/enrol";
-
-/// What makes a Pod one of a node that has an agent.
-const NETNS: &str = "mesh-agent.io/netns";
 
 pub(super) fn check(registry: &Registry<'_>, findings: &mut Findings) {
     for pod in &registry.pods {

@@ -34,6 +34,7 @@ pub(super) fn endpoints(scope: &Scope, view: View<'_>) -> Result<Inputs, Everyth
             continue;
         };
         found.insert(Arc::clone(pod));
+        found.extend(view.namespace_of(pod));
         services.extend(view.in_front(pod));
     }
     for address in &scope.owners {

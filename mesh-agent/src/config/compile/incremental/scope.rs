@@ -13,7 +13,7 @@ use crate::config::object::endpoint_slice::SERVICE_LABEL;
 use crate::config::object::name::{GatewayName, service_host};
 use crate::config::object::workload_entry::{Address, WorkloadEntry};
 use crate::config::object::{Body, Kind, Object, ObjectId, Service, VirtualService};
-use crate::config::{CompileOptions, Inputs};
+use crate::config::{CompileOptions, Inputs, Membership, document};
 use crate::model::Labels;
 
 /// What is to be made again.
@@ -91,8 +91,14 @@ impl Scope {
             | Body::WorkloadEntry(_)
             | Body::Sidecar(_)
             | Body::Secret(_) => return Err(Everything),
+            // Its Pods may be in the mesh by it.
+            Body::Namespace => {
+                if matches!(view.options.membership, Membership::Asked { .. }) {
+                    self.add_pods(view.pods_here(&object.id.name));
+                }
+            }
             // These are looked at for what is wrong with them, and for nothing else.
-            Body::Namespace | Body::WorkloadPolicy(_) => {}
+            Body::WorkloadPolicy(_) => {}
         }
         Ok(())
     }
@@ -242,6 +248,19 @@ impl<'v> View<'v> {
             found.extend(self.of_slice(slice));
         }
         found
+    }
+
+    /// The namespace of an object, where anything is known of it.
+    pub(super) fn namespace_of(self, object: &Object) -> Option<Arc<Object>> {
+        let id = document::id_of(Kind::Namespace, "", &object.id.namespace);
+        self.inputs.get(&id).cloned()
+    }
+
+    /// The Pods of a namespace that are known in full: those of this node, in Kubernetes.
+    fn pods_here(self, namespace: &'v str) -> impl Iterator<Item = Arc<Object>> {
+        let pods = self.inputs.of_namespace(Kind::Pod, namespace);
+        let here = pods.filter(|object| matches!(&object.body, Body::Pod(pod) if !pod.partial));
+        here.cloned()
     }
 
     /// The Services and ServiceEntries of a namespace that select some labels.

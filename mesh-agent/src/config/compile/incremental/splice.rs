@@ -47,7 +47,7 @@ impl<'v> Splice<'v> {
         }
         let options = self.view.options;
         let inputs = gather::endpoints(scope, self.view)?;
-        let located = LocatedPods::gather(&inputs);
+        let located = LocatedPods::gather(&inputs, self.view.options);
         let services = Services::gather(&inputs, &located, options);
         let rules = Rules::gather(&inputs, options);
         let mut clusters = Clusters::new(&inputs, &services, &rules);
@@ -220,7 +220,7 @@ impl<'v> Splice<'v> {
         }
         let options = self.view.options;
         let inputs = gather::routes(&mut scope, self.view)?;
-        let located = LocatedPods::gather(&inputs);
+        let located = LocatedPods::gather(&inputs, self.view.options);
         let services = Services::gather(&inputs, &located, options);
         let bindings = routes::bindings(&inputs);
         let sight = Sight::common();

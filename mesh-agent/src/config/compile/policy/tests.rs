@@ -492,6 +492,7 @@ fn a_secret_is_for_gateways_and_for_whom_a_rule_selects() {
                 keys: Vec::new(),
             }),
             server_name: None,
+            bears_host: false,
         }
     };
     let seen = |snapshot: &Snapshot, namespace: &str, name: &str| {
@@ -558,6 +559,7 @@ fn files_are_named_where_there_is_no_secret() {
             certificate: None,
             verification: verified(None),
             server_name: None,
+            bears_host: true,
         })
     );
     assert_eq!(
@@ -568,6 +570,7 @@ fn files_are_named_where_there_is_no_secret() {
             certificate: Some(Credential::Files(files(&["/c", "/k"]))),
             verification: verified(Some(Credential::Files(files(&["/ca", "/crl"])))),
             server_name: Some("x".into()),
+            bears_host: false,
         })
     );
     assert_eq!(

@@ -249,7 +249,7 @@ fn gateway(kind: StreamKind, server: &str, services: &str) -> Vec<String> {
             other => panic!("{other:?} {:?}", document.rejected),
         })
         .collect();
-    let located = LocatedPods::gather(&inputs);
+    let located = LocatedPods::gather(&inputs, &CompileOptions::default());
     let all = Services::gather(&inputs, &located, &options);
     let bindings = bindings(&inputs);
     let bindings: Vec<_> = bindings.iter().collect();
