@@ -107,9 +107,9 @@ impl Agent {
         Self::start_with(world, manifests, mode, &[])
     }
 
-    /// Likewise with the fast path, in the eBPF mode.
+    /// Likewise with the fast path for applications too, in the eBPF mode.
     pub fn start_fast(world: &World, manifests: &Path, mode: Mode) -> Result<Self> {
-        Self::start_with(world, manifests, mode, &["--fast-path", "on"])
+        Self::start_with(world, manifests, mode, &["--fast-path", "applications"])
     }
 
     /// Likewise with some more flags.

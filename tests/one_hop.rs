@@ -49,7 +49,7 @@ pub fn tests() -> Vec<Test> {
     ];
     let ebpf: &[(&str, InMode)] = &[
         ("equals_two_passes_on_the_fast_path", |mode| {
-            equals_two_passes(mode, &[], &["--fast-path", "on"])
+            equals_two_passes(mode, &[], &["--fast-path", "applications"])
         }),
         ("takes_the_fast_path", takes_the_fast_path),
     ];
@@ -107,7 +107,7 @@ fn only(text: &str, other: &str) -> String {
 
 /// Both legs that are left go without TCP: from the client's app to the agent, and from there to the server's.
 fn takes_the_fast_path(mode: Mode) -> Result<()> {
-    let stage = Stage::build(mode, &[], &["--fast-path", "on"])?;
+    let stage = Stage::build(mode, &[], &["--fast-path", "applications"])?;
     let mut connection = Connection::new(stage.dial(APP_VIP.0.into(), 80)?)?;
     for _ in 0..20 {
         let response = connection.get("app-svc", "/plain")?;
@@ -144,6 +144,15 @@ fn observe(
         _ => accepted.one_hop == 0 && by_listener > 0,
     };
     ensure!(as_meant, "with --one-hop {one_hop}: {accepted:?}");
+    if mode == Mode::Ebpf && one_hop == "off" {
+        // The agent needs no TCP to reach itself, unless it is told otherwise.
+        let bytes = "mesh_agent_fast_path_bytes_total{way=\"redirected\"}";
+        let redirected = stage.agent.metric(bytes)?;
+        ensure!(
+            redirected.is_some_and(|bytes| bytes > 10_000.0),
+            "{redirected:?}"
+        );
+    }
     Ok(seen)
 }
 

@@ -9,13 +9,13 @@ use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::cli::{FailChoice, ModeChoice, RunArgs, Switch};
+use crate::cli::{FailChoice, FastPathChoice, ModeChoice, RunArgs, Switch};
 use crate::cni::{Loss, install};
 use crate::config::Membership;
 use crate::config::kube::outside::{self, Outsider};
 use crate::config::kube::{Viewer, Watched};
 use crate::intercept::Interceptor;
-use crate::intercept::ebpf::{self, Ebpf};
+use crate::intercept::ebpf::{self, Ebpf, FastPathFor};
 use crate::intercept::iptables::{self, Iptables};
 use crate::intercept::journal::RUN;
 use crate::intercept::succession::{Places, Successor};
@@ -175,7 +175,11 @@ fn ebpf(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
         pin_dir: args.bpffs.clone(),
         outbound_port: args.outbound_port,
         inbound_port: args.inbound_port,
-        fast_path: args.fast_path == Switch::On,
+        fast_path: match args.fast_path {
+            FastPathChoice::On => FastPathFor::Agent,
+            FastPathChoice::Off => FastPathFor::Nobody,
+            FastPathChoice::Applications => FastPathFor::Applications,
+        },
         ..ebpf::Options::default()
     };
     Ebpf::probe(&options)?;
@@ -279,7 +283,6 @@ fn standing(args: &RunArgs, node: Arc<str>) -> Standing {
         capture: capture_defaults(args),
         topology: Topology::default(),
         settings: Settings {
-            splice: args.fast_path == Switch::Off,
             one_hop: match args.one_hop {
                 Some(choice) => choice == Switch::On,
                 None => !args.process.kubernetes,

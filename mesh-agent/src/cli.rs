@@ -115,11 +115,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = FailChoice::Refuse, verbatim_doc_comment)]
     pub on_agent_loss: FailChoice,
 
-    /// Whether connections within the node go without TCP, in the eBPF mode (Linux 6.3). Much faster; but nginx may
-    /// hang in an upload, and an application that blocks in recv may be told EAGAIN where TCP would tell of a reset. A pod's annotation
+    /// Which connections within the node go without TCP, in the eBPF mode (Linux 6.3). A pod's annotation
     /// `mesh-agent.io/fast-path: off` takes the pod out
-    #[arg(long, value_enum, default_value_t = Switch::Off, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
-    pub fast_path: Switch,
+    #[arg(long, value_enum, default_value_t = FastPathChoice::On, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
+    pub fast_path: FastPathChoice,
 
     /// Whether what one pod of this node says to another passes the proxy once, for both of them, and comes to the server's
     /// pod from within: rules of the kernel between the two pods do not see it. Off: twice, over the pods' network
@@ -292,6 +291,17 @@ pub struct MeshArgs {
     /// The namespace whose DestinationRules and Sidecars hold for all who have none of their own
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     pub root_namespace: String,
+}
+
+/// `--fast-path`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FastPathChoice {
+    /// Those between two pods of the mesh, from the agent to the agent: applications see no difference
+    On,
+    /// None
+    Off,
+    /// Also those from and to applications, whose sockets then are not quite what they are without: see the README
+    Applications,
 }
 
 /// On or off.

@@ -73,8 +73,8 @@ pub struct Settings {
     pub http2_streams: u32,
     /// The wait before the first retry; it doubles, up to ten times this, and is drawn evenly from 0 to that.
     pub retry_base: Duration,
-    /// Whether much that is relayed may be moved with `splice`. Not where bytes are handed to connections without TCP: it
-    /// does not see them.
+    /// Whether much that is relayed may be moved with `splice`, where the kernel says that it sees all of it. Not where nobody
+    /// asks the kernel to say so: see `LEG_PRIORITY`.
     pub splice: bool,
     /// Whether a connection from pod to pod of this node, both of them served here, stays in the process: one pass where
     /// there would be two.

@@ -4,11 +4,11 @@
 //! a layout, a name or the meaning of a number changes [`ABI_VERSION`] and [`ABI_SYMBOL`] too.
 
 /// The version of this contract. It is part of [`ABI_SYMBOL`] and of the path that the agent pins under.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// A read-only global of the object that the agent sets to 1 at load. An object of another version lacks the symbol, so
 /// it cannot be loaded by mistake; programs that nobody armed let everything pass.
-pub const ABI_SYMBOL: &str = "MESH_ABI_2";
+pub const ABI_SYMBOL: &str = "MESH_ABI_3";
 /// The read-only global with the pod that an instance of [`PROGRAM_LOOKUP`] serves.
 pub const GLOBAL_POD: &str = "MESH_POD";
 /// The read-only global that says what the kernel can do: a sum of `KERNEL_*`.
@@ -20,6 +20,10 @@ pub const KERNEL_INGRESS: u32 = 1;
 pub const KERNEL_RETVAL: u32 = 2;
 /// Connections within the node take the fast path: see [`crate::pair`].
 pub const KERNEL_FAST_PATH: u32 = 4;
+/// Also those that have an application at one end.
+pub const KERNEL_FAST_APPLICATIONS: u32 = 8;
+/// The sum of all `KERNEL_*`.
+pub const KERNEL_ALL: u32 = 15;
 
 /// Netns cookie → pod index.
 pub const MAP_PODS: &str = "MESH_PODS";
@@ -88,12 +92,18 @@ pub const PRESERVE_MARK: u32 = 0x111;
 /// The bits of a mark that [`PROXY_MARK`] and [`PRESERVE_MARK`] are compared in.
 pub const MARK_MASK: u32 = 0xfff;
 
-/// The bit in the mark of a connection of the proxy's own that says: the server is on this node and is spoken to in HTTP
-/// without TLS, so the fast path may be taken.
+/// The bit in the mark of a connection of the proxy's own that says: the server is an application of this node and is
+/// spoken to in HTTP without TLS, so the fast path may be taken where applications take part.
 pub const FAST_MARK: u32 = 0x2000_0000;
+/// The bit in the mark of a connection of the proxy's own that says: the agent itself accepts it, for another pod of this
+/// node. What the agent accepts for a pod bears it as well, for the listener does.
+pub const AGENT_MARK: u32 = 0x4000_0000;
 /// The `SO_PRIORITY` of an accepted connection that says the same of the client. The mark would do as well, but a change of
 /// it has the kernel look for a route again.
 pub const FAST_PRIORITY: u32 = 6;
+/// The `SO_PRIORITY` that the kernel gives a socket of the proxy's own as it enters the fast path. The proxy needs to know:
+/// `splice` does not see what is handed over. Device queues treat this one as they treat 0.
+pub const LEG_PRIORITY: u32 = 8;
 
 /// The inbound port that is never steered: Istio's tunnel.
 pub const TUNNEL_PORT: u16 = 15008;

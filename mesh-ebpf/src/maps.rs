@@ -52,7 +52,7 @@ static MESH_TALLY: PerCpuArray<u64> = PerCpuArray::with_max_entries(Tally::ALL.l
 
 /// Set by an agent of the same ABI version; see `abi::ABI_SYMBOL`.
 #[unsafe(no_mangle)]
-pub static MESH_ABI_2: Global<u32> = Global::new(0);
+pub static MESH_ABI_3: Global<u32> = Global::new(0);
 /// See `abi::GLOBAL_POD`.
 #[unsafe(no_mangle)]
 pub static MESH_POD: Global<u32> = Global::new(0);
@@ -66,7 +66,7 @@ pub struct Maps;
 /// Whether the agent that loaded the program speaks our ABI version.
 #[inline(always)]
 pub fn armed() -> bool {
-    MESH_ABI_2.load() == 1
+    MESH_ABI_3.load() == 1
 }
 
 /// Counts one.

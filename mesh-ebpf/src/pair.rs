@@ -1,5 +1,5 @@
-//! The fast path: both ends of a connection within the node, one of them the proxy's, hand their bytes to each other
-//! without TCP. What is pure about it: who meets whom, and which bytes may take the short way.
+//! The fast path: both ends of a connection within the node, one of them or both the proxy's, hand their bytes to each
+//! other without TCP. What is pure about it: who meets whom, and which bytes may take the short way.
 //!
 //! The kernel's socket maps hand a sent message straight to the other socket's queue. That queue has no limit, nor does
 //! a reader take from it in any order with what comes by TCP: it always reads the queue first. Hence three rules, which [`way`]
@@ -12,7 +12,9 @@
 //! - What the application reads is handed over only in HTTP, where nobody asks for more than there is (`MSG_WAITALL` ends
 //!   early on such a socket) or moves it with `splice`, which does not see the queue. What the proxy reads may always be.
 
-use crate::abi::Address;
+use crate::abi::{
+    AGENT_MARK, Address, CAPTURE_MARK, FAST_MARK, MARK_MASK, PRESERVE_MARK, PROXY_MARK,
+};
 
 /// How many bytes may wait in a queue that nobody reads from.
 pub const WINDOW: u64 = 256 * 1024;
@@ -86,9 +88,12 @@ pub struct Pair {
     pub generation: u32,
     /// What the two ends find each other by.
     pub handshake: Handshake,
-    /// Which side is an application's.
+    /// Which side is an application's; [`NOBODY`] where both are the agent's.
     pub application: u32,
 }
+
+/// [`Pair::application`]: neither side.
+pub const NOBODY: u32 = 2;
 
 /// [`Pair::plain`]: until all that was sent has been read.
 pub const PLAIN_FOR_NOW: u32 = 1;
@@ -170,11 +175,41 @@ impl Pair {
     /// Whether the application still has to read something of what the proxy has sent it. The kernel lets go of what waits in
     /// a queue together with the map.
     pub fn is_awaited(&self) -> bool {
+        if self.application == NOBODY {
+            return false;
+        }
         let application = usize::from(self.application != 0);
         self.ready != 0
             && self.plain[1 - application] == 0
             && self.sent[1 - application] != self.read[application]
     }
+}
+
+/// Which side of a connection is an application's, by the mark of the end that connects: 0 or 1, [`NOBODY`] where both are the
+/// agent's, and `None` where the connection does not take the fast path. `applications` says whether those may that have
+/// an application at one end: a socket in a map is not quite what an application is used to.
+#[inline(always)]
+pub fn application(mark: u32, applications: bool) -> Option<u32> {
+    let owner = mark & MARK_MASK;
+    if owner == PROXY_MARK || owner == PRESERVE_MARK {
+        if mark & AGENT_MARK != 0 {
+            Some(NOBODY)
+        } else if mark & FAST_MARK != 0 && applications {
+            Some(1)
+        } else {
+            None
+        }
+    } else if mark & CAPTURE_MARK != 0 && applications {
+        Some(0)
+    } else {
+        None
+    }
+}
+
+/// Whether the end that accepts, whose mark this is, is the one that was meant.
+#[inline(always)]
+pub fn is_meant(application: u32, mark: u32) -> bool {
+    application != NOBODY || mark & AGENT_MARK != 0
 }
 
 /// What is known when a message is about to be sent.
@@ -326,6 +361,52 @@ mod tests {
             ),
         ] {
             assert_eq!(way(&sending), expected, "{why}: {sending:?}");
+        }
+    }
+
+    #[test]
+    fn sockets_of_applications_take_part_only_where_they_may() {
+        for (mark, without, with, why) in [
+            (0, None, None, "a connection that nobody steers"),
+            (CAPTURE_MARK, None, Some(0), "an application to the agent"),
+            (CAPTURE_MARK | 1, None, Some(0), "with a mark of its own"),
+            (
+                CAPTURE_MARK | AGENT_MARK,
+                None,
+                Some(0),
+                "with one that says nothing here",
+            ),
+            (PROXY_MARK, None, None, "the agent to somewhere"),
+            (
+                PROXY_MARK | FAST_MARK,
+                None,
+                Some(1),
+                "the agent to an application",
+            ),
+            (
+                PRESERVE_MARK | FAST_MARK,
+                None,
+                Some(1),
+                "in its client's name",
+            ),
+            (
+                PROXY_MARK | AGENT_MARK,
+                Some(NOBODY),
+                Some(NOBODY),
+                "the agent to itself",
+            ),
+        ] {
+            assert_eq!(application(mark, false), without, "{why}");
+            assert_eq!(application(mark, true), with, "{why}");
+        }
+        for (side, mark, meant, why) in [
+            (NOBODY, AGENT_MARK, true, "the agent accepts"),
+            (NOBODY, 0, false, "an application that is not steered"),
+            (NOBODY, PROXY_MARK, false, "with its client's mark"),
+            (0, 0, true, "the agent accepts what an application opens"),
+            (1, 0, true, "an application accepts"),
+        ] {
+            assert_eq!(is_meant(side, mark), meant, "{why}");
         }
     }
 

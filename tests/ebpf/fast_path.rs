@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use mesh_agent::intercept::ebpf::FastPathFor;
 use mesh_agent::intercept::{Enrolment, Interceptor, PodListeners};
 use mesh_agent::model::CapturePolicy;
 use mesh_agent::sys::socket::{Reach, Source, listen, permit_fast_path, upstream};
@@ -19,6 +20,11 @@ use super::world::{Agent, Net, PATIENCE, Test, World, addresses};
 pub fn tests() -> Vec<Test> {
     vec![
         ("ebpf::fast_path::both_legs", both_legs),
+        (
+            "ebpf::fast_path::applications_keep_their_sockets",
+            applications_keep_their_sockets,
+        ),
+        ("ebpf::fast_path::a_server_that_is_not_steered", not_steered),
         (
             "ebpf::fast_path::only_where_it_is_permitted",
             only_where_it_is_permitted,
@@ -48,15 +54,21 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// A client's pod that is enrolled, with the test in the place of the proxy, and a server's pod that is not.
+/// A client's pod that is enrolled, with the test in the place of the proxy, and a server's pod that is not; or two
+/// enrolled pods, for connections from the agent to itself.
 struct Scene {
     agent: Agent,
     world: World,
     listeners: PodListeners,
-    _enrolment: Box<dyn Enrolment>,
+    /// Of the server's pod, where it is enrolled.
+    inbound: Option<PodListeners>,
+    _enrolments: Vec<Box<dyn Enrolment>>,
 }
 
-/// The two ends of a connection.
+/// Connections with an application at one end, and the agent's own, which do it by default.
+const SCENES: [fn() -> Result<Scene>; 2] = [Scene::new, Scene::between_agents];
+
+/// The two ends of a connection: an application's and the proxy's, or both the proxy's.
 struct Ends {
     application: TcpStream,
     proxy: TcpStream,
@@ -80,17 +92,61 @@ impl Scene {
             agent,
             world,
             listeners,
-            _enrolment: enrolment,
+            inbound: None,
+            _enrolments: vec![enrolment],
+        })
+    }
+
+    fn between_agents() -> Result<Self> {
+        Self::between(FastPathFor::Agent, &CapturePolicy::default())
+    }
+
+    fn between(fast_path: FastPathFor, server: &CapturePolicy) -> Result<Self> {
+        let world = World::new(2)?;
+        let agent = Agent::start_for(fast_path)?;
+        let mut listeners = Vec::new();
+        let mut enrolments = Vec::new();
+        for (number, policy) in [&CapturePolicy::default(), server].into_iter().enumerate() {
+            let net = &world.pods[number];
+            let own = listen(&net.ns, agent.ebpf.listen())?;
+            enrolments.push(agent.enrol_with(net, &addresses(number), policy, &own)?);
+            listeners.push(own);
+        }
+        Ok(Self {
+            agent,
+            world,
+            inbound: listeners.pop(),
+            listeners: listeners.pop().context("two pods")?,
+            _enrolments: enrolments,
         })
     }
 
     /// What the pod opens, as the proxy finds it.
     fn client(&self, to: &str) -> Result<Ends> {
-        steered(&self.world.pods[0], &self.listeners, to)
+        match &self.inbound {
+            Some(inbound) => self.agents(inbound, to.starts_with('[')),
+            None => steered(&self.world.pods[0], &self.listeners, to),
+        }
+    }
+
+    /// What the proxy of one pod opens to the other pod, as the proxy of that one finds it.
+    fn agents(&self, inbound: &PodListeners, ipv6: bool) -> Result<Ends> {
+        let to = SocketAddr::new(addresses(1)[usize::from(ipv6)], 80);
+        let socket = upstream(&self.world.pods[0].ns, to, Source::Pod, Reach::Agent)?;
+        socket.connect_timeout(&to.into(), PATIENCE)?;
+        let listener = match ipv6 {
+            false => &inbound.inbound4,
+            true => inbound.inbound6.as_ref().context("no IPv6")?,
+        };
+        let (proxy, _) = listener.accept()?;
+        Ends::new(socket.into(), proxy)
     }
 
     /// What the proxy opens to a server of the node.
     fn server(&self, ipv6: bool) -> Result<Ends> {
+        if let Some(inbound) = &self.inbound {
+            return self.agents(inbound, ipv6);
+        }
         let net = &self.world.pods[1];
         let listener =
             net.in_here(|| TcpListener::bind((addresses(1)[usize::from(ipv6)], 0)))??;
@@ -99,7 +155,7 @@ impl Scene {
 
     fn connect(&self, listener: &TcpListener) -> Result<Ends> {
         let to = listener.local_addr()?;
-        let socket = upstream(&self.world.pods[0].ns, to, Source::Pod, Reach::SameNode)?;
+        let socket = upstream(&self.world.pods[0].ns, to, Source::Pod, Reach::Application)?;
         socket.connect_timeout(&to.into(), PATIENCE)?;
         let (application, _) = listener.accept()?;
         Ends::new(application, socket.into())
@@ -160,7 +216,12 @@ fn pattern(offset: usize, length: usize) -> Vec<u8> {
 }
 
 fn both_legs() -> Result<()> {
-    let scene = Scene::new()?;
+    SCENES
+        .into_iter()
+        .try_for_each(|scene| both_legs_in(&scene()?))
+}
+
+fn both_legs_in(scene: &Scene) -> Result<()> {
     let mut bytes = 0;
     for (ipv6, to) in [false, true].into_iter().zip(SERVICES) {
         for mut ends in [scene.client(to)?.permitted()?, scene.server(ipv6)?] {
@@ -205,7 +266,12 @@ fn only_where_it_is_permitted() -> Result<()> {
 /// The sender is told to wait after what fits into the window and TCP's buffers, and all of it arrives in order. Then the
 /// short way is taken again.
 fn slow_reader() -> Result<()> {
-    let scene = Scene::new()?;
+    SCENES
+        .into_iter()
+        .try_for_each(|scene| slow_reader_in(&scene()?))
+}
+
+fn slow_reader_in(scene: &Scene) -> Result<()> {
     for (mut from, mut to) in [
         scene
             .client(SERVICES[0])?
@@ -269,8 +335,13 @@ fn slow_reader() -> Result<()> {
 
 /// With chunks of random sizes, in both directions at once, on both legs.
 fn a_gigabyte_each_way() -> Result<()> {
+    SCENES
+        .into_iter()
+        .try_for_each(|scene| a_gigabyte_each_way_in(&scene()?))
+}
+
+fn a_gigabyte_each_way_in(scene: &Scene) -> Result<()> {
     const LENGTH: usize = 1 << 30;
-    let scene = Scene::new()?;
     for ends in [
         scene.client(SERVICES[0])?.permitted()?,
         scene.server(false)?,
@@ -350,8 +421,13 @@ fn receive_random(mut from: &TcpStream, length: usize, seed: u64) -> Result<()> 
 
 /// The client has said all it has to say, and then gets ten megabytes.
 fn half_closed() -> Result<()> {
+    SCENES
+        .into_iter()
+        .try_for_each(|scene| half_closed_in(&scene()?))
+}
+
+fn half_closed_in(scene: &Scene) -> Result<()> {
     const LENGTH: usize = 10 << 20;
-    let scene = Scene::new()?;
     for (mut asks, mut answers) in [
         scene
             .client(SERVICES[0])?
@@ -384,7 +460,12 @@ fn half_closed() -> Result<()> {
 }
 
 fn unread_at_close() -> Result<()> {
-    let scene = Scene::new()?;
+    SCENES
+        .into_iter()
+        .try_for_each(|scene| unread_at_close_in(&scene()?))
+}
+
+fn unread_at_close_in(scene: &Scene) -> Result<()> {
     let text = pattern(0, 100_000);
     for (mut from, mut to) in [
         scene
@@ -438,7 +519,10 @@ fn unread_at_the_agents_end() -> Result<()> {
 }
 
 fn reset() -> Result<()> {
-    let scene = Scene::new()?;
+    SCENES.into_iter().try_for_each(|scene| reset_in(&scene()?))
+}
+
+fn reset_in(scene: &Scene) -> Result<()> {
     for (mut from, mut to) in [
         scene
             .client(SERVICES[0])?
@@ -468,13 +552,18 @@ fn reset() -> Result<()> {
             "{said:?}"
         );
     }
-    ends_all(&scene)
+    ends_all(scene)
 }
 
 /// More connections than there is room for, one after the other, while others carry traffic: the room is given back.
 fn many_connections() -> Result<()> {
+    SCENES
+        .into_iter()
+        .try_for_each(|scene| many_connections_in(&scene()?))
+}
+
+fn many_connections_in(scene: &Scene) -> Result<()> {
     const CONNECTIONS: u64 = 36_000;
-    let scene = Scene::new()?;
     let mut steady = scene.client(SERVICES[0])?.permitted()?;
     let done = AtomicBool::new(false);
     // What is closed by the side that opened it would use up its ports.
@@ -512,7 +601,7 @@ fn many_connections() -> Result<()> {
     drop(steady);
     ensure!(scene.tally(Tally::Full)? == 0);
     ensure!(scene.tally(Tally::Joined)? == CONNECTIONS + 1);
-    ends_all(&scene)
+    ends_all(scene)
 }
 
 /// Every pair has ended, and nothing is left in the maps.
@@ -605,5 +694,98 @@ fn switched_off() -> Result<()> {
     say(&mut ends.proxy, &mut ends.application, b"world")?;
     ensure!(scene.tally(Tally::Joined)? == 0);
     ensure!(scene.tally(Tally::RedirectedBytes)? == 0);
+    Ok(())
+}
+
+/// As it is by default: what an application holds is not in the map, so that a thread of it that blocks is told of a reset,
+/// and of nothing while another thread waits for room to write.
+fn applications_keep_their_sockets() -> Result<()> {
+    let scene = Scene {
+        inbound: None,
+        ..Scene::between_agents()?
+    };
+    let net = &scene.world.pods[0];
+    for (to, address) in SERVICES.into_iter().zip(addresses(0)) {
+        let listener = net.in_here(|| TcpListener::bind((address, 8080)))??;
+        for writes in [false, true] {
+            for mut ends in [scene.client(to)?.permitted()?, scene.connect(&listener)?] {
+                say(&mut ends.application, &mut ends.proxy, b"hello")?;
+                say(&mut ends.proxy, &mut ends.application, b"world")?;
+                reset_while_blocked(ends, writes)
+                    .with_context(|| format!("{to}, with a writer: {writes}"))?;
+            }
+        }
+    }
+    ensure!(scene.tally(Tally::Joined)? == 0);
+    Ok(())
+}
+
+fn reset_while_blocked(ends: Ends, writes: bool) -> Result<()> {
+    let Ends {
+        mut application,
+        mut proxy,
+    } = ends;
+    application.set_read_timeout(None)?;
+    application.set_write_timeout(None)?;
+    let writing = application.try_clone()?;
+    let reader = thread::spawn(move || application.read(&mut [0; 8]));
+    let writer = writes.then(|| thread::spawn(move || send_random(&writing, 1 << 30, 1)));
+    if writer.is_some() {
+        // The writer comes to wait for room, and gets some, again and again.
+        let mut some = vec![0; 1 << 20];
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(10));
+            proxy.read_exact(&mut some)?;
+        }
+    }
+    thread::sleep(Duration::from_millis(50));
+    ensure!(!reader.is_finished(), "the reader was told something");
+    SockRef::from(&proxy).set_linger(Some(Duration::ZERO))?;
+    drop(proxy);
+    let heard = reader.join().map_err(|_| anyhow::anyhow!("it panicked"))?;
+    // Of two that wait, one is told of the reset, and the other that it is over.
+    let is_told = match &heard {
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        Ok(count) => writes && *count == 0,
+    };
+    ensure!(is_told, "{heard:?}");
+    if let Some(writer) = writer {
+        let said = writer.join().map_err(|_| anyhow::anyhow!("it panicked"))?;
+        ensure!(said.is_err(), "it has written a gigabyte");
+    }
+    Ok(())
+}
+
+/// The proxy believes that it speaks to itself, but the port is excluded, or the pod has said no.
+fn not_steered() -> Result<()> {
+    let excluded = CapturePolicy {
+        exclude_inbound_ports: vec![8080],
+        ..CapturePolicy::default()
+    };
+    let scene = Scene::between(FastPathFor::Agent, &excluded)?;
+    let net = &scene.world.pods[1];
+    for address in addresses(1) {
+        let listener = net.in_here(|| TcpListener::bind((address, 8080)))??;
+        let socket = upstream(
+            &scene.world.pods[0].ns,
+            listener.local_addr()?,
+            Source::Pod,
+            Reach::Agent,
+        )?;
+        socket.connect_timeout(&listener.local_addr()?.into(), PATIENCE)?;
+        let mut ends = Ends::new(listener.accept()?.0, socket.into())?;
+        say(&mut ends.application, &mut ends.proxy, b"hello")?;
+        say(&mut ends.proxy, &mut ends.application, b"world")?;
+    }
+    ensure!(scene.tally(Tally::Joined)? == 0);
+    let without = CapturePolicy {
+        fast_path: false,
+        ..CapturePolicy::default()
+    };
+    let scene = Scene::between(FastPathFor::Agent, &without)?;
+    let mut ends = scene.server(false)?;
+    say(&mut ends.application, &mut ends.proxy, b"hello")?;
+    say(&mut ends.proxy, &mut ends.application, b"world")?;
+    ensure!(scene.tally(Tally::Joined)? == 0);
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_agent::intercept::ebpf::{Ebpf, Options};
+use mesh_agent::intercept::ebpf::{Ebpf, FastPathFor, Options};
 use mesh_agent::intercept::succession::{Places, Successor};
 use mesh_agent::intercept::{Enrolment, Interceptor, PodListeners, Target};
 use mesh_agent::model::{CapturePolicy, PodId};
@@ -137,18 +137,26 @@ pub struct Agent {
 
 impl Agent {
     pub fn start() -> Result<Self> {
+        Self::start_for(FastPathFor::Applications)
+    }
+
+    pub fn start_for(fast_path: FastPathFor) -> Result<Self> {
         let run = tempfile::tempdir()?;
-        let mut agent = Self::start_in(run.path())?;
+        let mut agent = Self::start_with(run.path(), fast_path)?;
         agent._run = Some(run);
         Ok(agent)
     }
 
     pub fn start_in(run: &Path) -> Result<Self> {
+        Self::start_with(run, FastPathFor::Applications)
+    }
+
+    fn start_with(run: &Path, fast_path: FastPathFor) -> Result<Self> {
         let options = Options {
             pin_dir: None,
             run_dir: run.to_owned(),
             log_connections: false,
-            fast_path: true,
+            fast_path,
             ..Options::default()
         };
         Ok(Self {

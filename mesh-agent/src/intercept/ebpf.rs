@@ -55,8 +55,20 @@ pub struct Options {
     /// Whether the programs write a log record, at level debug, for each connection they steer, refuse or see
     /// established. That costs time in the hooks, so the default is whether anybody listens at that level.
     pub log_connections: bool,
-    /// Whether connections within the node may go without TCP.
-    pub fast_path: bool,
+    /// Which connections within the node may go without TCP.
+    pub fast_path: FastPathFor,
+}
+
+/// Which connections within the node go without TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FastPathFor {
+    /// None.
+    Nobody,
+    /// Those between the agent's own sockets in two pods: no application can tell.
+    #[default]
+    Agent,
+    /// Also those that have an application at one end, which can tell.
+    Applications,
 }
 
 /// The eBPF mode, running.
@@ -99,7 +111,7 @@ impl Default for Options {
             outbound_port: 15001,
             inbound_port: 15006,
             log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
-            fast_path: false,
+            fast_path: FastPathFor::default(),
         }
     }
 }

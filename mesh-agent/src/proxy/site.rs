@@ -328,10 +328,8 @@ impl Site {
         offer: Offer,
     ) -> Result<Stream, ConnectError> {
         let address = key.address;
-        let reach = match (offer, &key.before) {
-            (Offer::Http1 | Offer::Http2, None) => self.reach(address.ip()),
-            _ => Reach::Anywhere,
-        };
+        let http = matches!((offer, &key.before), (Offer::Http1 | Offer::Http2, None));
+        let reach = self.reach(address.ip(), http);
         let opened = async {
             let stream = match key.source == Source::Pod && self.is_own(address.ip()) {
                 true => self.take_in(SocketAddr::new(address.ip(), 0), address),
@@ -392,16 +390,21 @@ impl Site {
         }
     }
 
-    /// How near a server of HTTP without TLS is.
-    pub(super) fn reach(&self, address: IpAddr) -> Reach {
+    /// How near a server is, and whether it is spoken to in HTTP without TLS.
+    pub(super) fn reach(&self, address: IpAddr, http: bool) -> Reach {
+        if !matches!(self.who, Who::Pod { .. }) {
+            return Reach::Anywhere;
+        }
         let world = self.worker.world.load();
-        let here = || {
-            let pod = world.pods_by_address.get(&address);
-            pod.is_some_and(|pod| pod.local.is_some())
-        };
-        match &self.who {
-            Who::Pod { .. } if address.is_loopback() || here() => Reach::SameNode,
-            Who::Pod { .. } | Who::Gateway { .. } => Reach::Anywhere,
+        let pod = world.pods_by_address.get(&address);
+        let local = pod.and_then(|pod| pod.local.as_ref());
+        let own = address.is_loopback() || self.is_own(address);
+        if !own && local.is_some_and(|local| local.enrol) {
+            Reach::Agent
+        } else if http && (own || local.is_some()) {
+            Reach::Application
+        } else {
+            Reach::Anywhere
         }
     }
 

@@ -2,7 +2,7 @@
 //! over either. A stream can be looked into before anybody reads from it.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -38,6 +38,8 @@ pub(super) const LAST_WORDS: (Duration, usize) = (Duration::from_secs(1), 64 * 1
 pub(super) struct Stream {
     seen: BytesMut,
     kind: Kind,
+    /// Whether the other end may hand bytes over without TCP.
+    handed: bool,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,7 @@ impl Stream {
     /// A TCP connection.
     pub(super) fn tcp(stream: TcpStream) -> Self {
         Self {
+            handed: !socket::splice_sees(&stream),
             seen: BytesMut::new(),
             kind: Kind::Tcp(stream),
         }
@@ -62,6 +65,7 @@ impl Stream {
         let (one, other) = pipe::pipe(capacity);
         let local = |end| Self {
             seen: BytesMut::new(),
+            handed: false,
             kind: Kind::Local(end),
         };
         (local(one), local(other))
@@ -71,6 +75,7 @@ impl Stream {
     pub(super) fn tls(stream: impl Into<TlsStream<Self>>) -> Self {
         Self {
             seen: BytesMut::new(),
+            handed: false,
             kind: Kind::Tls(Box::new(stream.into())),
         }
     }
@@ -88,9 +93,19 @@ impl Stream {
     fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::<u8>::uninit(); 4096];
         let mut buf = ReadBuf::uninit(&mut space);
-        ready!(self.kind.poll_read(cx, &mut buf))?;
+        ready!(self.poll_next(cx, &mut buf))?;
         self.seen.extend_from_slice(buf.filled());
         Poll::Ready(Ok(buf.filled().len()))
+    }
+
+    /// Reads what has not been looked at.
+    fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.kind {
+            Kind::Tcp(stream) if self.handed => poll_handed(stream, cx, buf),
+            Kind::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Kind::Local(stream) => Pin::new(stream).poll_read(cx, buf),
+            Kind::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
     }
 
     /// Puts back bytes that somebody read too far.
@@ -126,6 +141,11 @@ impl Stream {
     /// Whether it is TCP and nothing else, of which nothing has been read ahead.
     pub(super) fn is_bare(&self) -> bool {
         self.seen.is_empty() && matches!(self.kind, Kind::Tcp(_))
+    }
+
+    /// Whether a pipe would get to see all that comes, as far as the kernel is concerned.
+    pub(super) fn is_seen_by_splice(&self) -> bool {
+        matches!(self.kind, Kind::Tcp(_)) && !self.handed
     }
 
     /// Moves what has come into an empty pipe. 0 where that cannot be done, for whatever reason: a read tells.
@@ -173,6 +193,26 @@ impl Stream {
     }
 }
 
+/// Reads where bytes may have been handed over. tokio takes a read that does not fill the buffer for the last one until there
+/// is news; here it may have come to the end of what was handed over alone, while more waits that came by TCP.
+fn poll_handed(
+    stream: &TcpStream,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        let space = buf.initialize_unfilled();
+        match stream.try_io(Interest::READABLE, || (&*SockRef::from(stream)).read(space)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => {
+                buf.advance(read?);
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
 /// Writes parts to a socket. The kernel takes one piece in less time than several, and most messages are small enough for
 /// being put together to cost next to nothing.
 fn write_parts(
@@ -194,16 +234,6 @@ fn write_parts(
     stream.poll_write(cx, whole.filled())
 }
 
-impl Kind {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Local(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -211,7 +241,7 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.seen.is_empty() {
-            return self.kind.poll_read(cx, buf);
+            return self.poll_next(cx, buf);
         }
         let n = self.seen.len().min(buf.remaining());
         buf.put_slice(&self.seen[..n]);

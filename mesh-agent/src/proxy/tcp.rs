@@ -173,6 +173,9 @@ impl Drop for Tunnel {
 
 impl Relay {
     fn new(client: Stream, server: Stream, pipes: Rc<Pipes>, idle: Duration) -> Self {
+        // Neither end takes a pipe where one of them may be handed bytes without TCP.
+        let splices = pipes.any() && client.is_seen_by_splice() && server.is_seen_by_splice();
+        let pipes = if splices { pipes } else { Rc::default() };
         Self {
             client,
             server,

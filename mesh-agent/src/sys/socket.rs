@@ -5,9 +5,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use mesh_ebpf::abi::{FAST_MARK, FAST_PRIORITY};
+use mesh_ebpf::abi::{AGENT_MARK, FAST_MARK, FAST_PRIORITY};
 
 use crate::intercept::{ListenSpec, PodListeners};
 use crate::netns::NetNs;
@@ -45,8 +46,11 @@ pub enum Source {
 pub enum Reach {
     /// By TCP.
     Anywhere,
-    /// The server is on this node and is spoken to in HTTP without TLS: in the eBPF mode they need no TCP.
-    SameNode,
+    /// The server is an application of this node and is spoken to in HTTP without TLS: in the eBPF mode they may do without
+    /// TCP where applications take part in that.
+    Application,
+    /// The agent itself accepts the connection, for another pod of this node: in the eBPF mode nobody needs TCP.
+    Agent,
 }
 
 /// Opens the listeners of a pod.
@@ -66,12 +70,20 @@ pub fn listen(netns: &NetNs, spec: ListenSpec) -> io::Result<PodListeners> {
             }
             Err(e) => Err(e),
         };
-        Ok(PodListeners {
+        let listeners = PodListeners {
             outbound4: v4(spec.outbound_port)?,
             outbound6: v6(spec.outbound_port)?,
             inbound4: v4(spec.inbound_port)?,
             inbound6: v6(spec.inbound_port)?,
-        })
+        };
+        if spec.transparent {
+            // What they accept inherits it.
+            SockRef::from(&listeners.inbound4).set_mark(AGENT_MARK)?;
+            if let Some(inbound6) = &listeners.inbound6 {
+                SockRef::from(inbound6).set_mark(AGENT_MARK)?;
+            }
+        }
+        Ok(listeners)
     })?
 }
 
@@ -84,7 +96,8 @@ pub fn upstream(
 ) -> io::Result<Socket> {
     let fast = match reach {
         Reach::Anywhere => 0,
-        Reach::SameNode => FAST_MARK,
+        Reach::Application => FAST_MARK,
+        Reach::Agent => AGENT_MARK,
     };
     netns.run(|| {
         let domain = Domain::for_address(destination);
@@ -147,6 +160,12 @@ pub fn permit_fast_path(accepted: impl AsFd) -> io::Result<()> {
         libc::SO_PRIORITY,
         FAST_PRIORITY as libc::c_int,
     )
+}
+
+/// Whether `splice` sees all that comes on a connection: not where the other end may hand bytes over.
+pub fn splice_sees(stream: impl AsFd) -> bool {
+    // The kernel's answer is final once the connection is open; one that says something else by it is copied.
+    getsockopt(&stream, sockopt::Priority).is_ok_and(|priority| priority == 0)
 }
 
 /// Where an accepted connection was headed: what conntrack remembers (iptables mode), otherwise the socket's own

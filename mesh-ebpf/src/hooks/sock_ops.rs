@@ -6,15 +6,14 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock,
 };
-use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
 use mesh_ebpf::abi::{
-    Address, CAPTURE_MARK, FAST_MARK, KERNEL_FAST_PATH, MARK_MASK, POLICY_FAST_PATH, PRESERVE_MARK,
-    PROXY_MARK, leg_slot,
+    Address, KERNEL_FAST_APPLICATIONS, KERNEL_FAST_PATH, LEG_PRIORITY, POLICY_FAST_PATH, leg_slot,
 };
 use mesh_ebpf::decide::{Lookups, Reason};
-use mesh_ebpf::pair::{Handshake, LEG_ASKS, Leg, PLAIN_FOR_GOOD, Pair, Tally, Waiting};
+use mesh_ebpf::pair::{self, Handshake, LEG_ASKS, Leg, PLAIN_FOR_GOOD, Pair, Tally, Waiting};
 
 use super::leg;
 use crate::maps::{
@@ -26,6 +25,8 @@ use crate::maps::{
 const DONE: u32 = 1;
 
 const AF_INET6: u32 = 10;
+const SOL_SOCKET: i32 = 1;
+const SO_PRIORITY: i32 = 12;
 /// `BPF_TCP_ESTABLISHED`, `BPF_TCP_CLOSE`, `BPF_TCP_CLOSE_WAIT`.
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE: u32 = 7;
@@ -50,8 +51,8 @@ pub fn sock_ops(ctx: &SockOpsContext) -> u32 {
     DONE
 }
 
-/// The end that connects is there first. If its other end is the proxy's or it is itself, and it stays on the node, it
-/// waits for the other.
+/// The end that connects is there first. If it or its other end is the proxy's, and it stays on the node, it may have to
+/// wait for the other.
 #[inline(always)]
 fn connected(ctx: &SockOpsContext) {
     let cookie = namespace(ctx);
@@ -72,26 +73,29 @@ fn connected(ctx: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
-    let mark = read!(socket, mark);
-    let own = mark & MARK_MASK == PROXY_MARK || mark & MARK_MASK == PRESERVE_MARK;
-    let namespace = if own && mark & FAST_MARK != 0 {
-        0
-    } else if !own && mark & CAPTURE_MARK != 0 {
-        cookie
-    } else {
+    let applications = MESH_KERNEL.load() & KERNEL_FAST_APPLICATIONS != 0;
+    let Some(application) = pair::application(read!(socket, mark), applications) else {
         return;
     };
+    // What an application opens stays in its pod.
+    let namespace = if application == 0 { cookie } else { 0 };
     let Ok(Some(pair)) = MESH_FREE.pop() else {
         tally(Tally::Full, 1);
         return;
     };
-    if !wait(ctx, socket, pair, namespace) {
+    if !wait(ctx, socket, pair, namespace, application) {
         give_back(pair);
     }
 }
 
 #[inline(always)]
-fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64) -> bool {
+fn wait(
+    ctx: &SockOpsContext,
+    socket: *mut bpf_sock,
+    number: u32,
+    namespace: u64,
+    application: u32,
+) -> bool {
     let Some(pair) = MESH_PAIRS.get_ptr_mut(number) else {
         return false;
     };
@@ -109,7 +113,7 @@ fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64
             ready: 0,
             generation,
             handshake,
-            application: u32::from(namespace == 0),
+            application,
         };
     }
     let leg = Leg {
@@ -123,7 +127,9 @@ fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64
         pair: number,
         generation,
     };
-    if !enter(ctx, number, 0) || MESH_WAITING.insert(handshake, waiting, NEW).is_err() {
+    if !enter(ctx, number, 0, application != 0)
+        || MESH_WAITING.insert(handshake, waiting, NEW).is_err()
+    {
         return false;
     }
     // A socket with a note gives its pair back when it ends; one without sends everything by TCP.
@@ -138,7 +144,8 @@ fn wait(ctx: &SockOpsContext, socket: *mut bpf_sock, number: u32, namespace: u64
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let cookie = namespace(ctx);
-    if let Some(pod) = pod(cookie) {
+    let pod = pod(cookie);
+    if let Some(pod) = pod {
         count(Reason::EstablishedPassive);
         debug!(
             ctx,
@@ -176,7 +183,12 @@ fn accepted(ctx: &SockOpsContext) {
     if MESH_WAITING.remove(handshake).is_err() {
         return;
     }
-    if !enter(ctx, waiting.pair, 1) || !leg::note(socket.cast(), leg) {
+    let application = read!(pair, application);
+    let joins = pair::is_meant(application, read!(socket, mark))
+        && pod.is_none_or(allows)
+        && enter(ctx, waiting.pair, 1, application != 1)
+        && leg::note(socket.cast(), leg);
+    if !joins {
         leave(waiting.pair);
         return;
     }
@@ -246,13 +258,26 @@ fn give_back(pair: u32) {
 }
 
 #[inline(always)]
-fn enter(ctx: &SockOpsContext, pair: u32, side: u32) -> bool {
+fn enter(ctx: &SockOpsContext, pair: u32, side: u32, proxy: bool) -> bool {
+    if proxy && !tell(ctx) {
+        return false;
+    }
     let flags = read!(ctx.ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
     if ctx.set_cb_flags(flags as i32).is_err() {
         return false;
     }
     // SAFETY: the helper takes the program's own context.
     unsafe { MESH_LEGS.update(leg_slot(pair, side), ctx.ops, ANY) }.is_ok()
+}
+
+/// Lets the proxy know that its socket is on the fast path.
+#[inline(always)]
+fn tell(ctx: &SockOpsContext) -> bool {
+    let mut priority = LEG_PRIORITY;
+    let value = core::ptr::from_mut(&mut priority).cast();
+    // SAFETY: the helper takes the program's own context, and reads one integer from the stack.
+    let result = unsafe { bpf_setsockopt(ctx.ops.cast(), SOL_SOCKET, SO_PRIORITY, value, 4) };
+    result == 0
 }
 
 #[inline(always)]

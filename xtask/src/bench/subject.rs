@@ -137,7 +137,7 @@ impl Subject {
     pub fn agent(self) -> Option<AgentRun> {
         let ebpf = AgentRun {
             mode: "ebpf",
-            fast_path: "off",
+            fast_path: "on",
             one_hop: "on",
             both_pods: false,
         };
@@ -148,7 +148,7 @@ impl Subject {
             }),
             Self::Ebpf => Some(ebpf),
             Self::FastPath => Some(AgentRun {
-                fast_path: "on",
+                fast_path: "applications",
                 ..ebpf
             }),
             Self::BothPods => Some(AgentRun {
@@ -162,7 +162,7 @@ impl Subject {
             }),
             Self::BothPodsFast => Some(AgentRun {
                 both_pods: true,
-                fast_path: "on",
+                fast_path: "applications",
                 ..ebpf
             }),
             Self::Direct | Self::Envoy | Self::Nginx | Self::Haproxy => None,

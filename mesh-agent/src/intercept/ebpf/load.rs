@@ -15,6 +15,7 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use mesh_ebpf::abi;
 use mesh_ebpf::pair::{Handshake, Pair, Waiting};
 
+use super::FastPathFor;
 use super::entries::gone;
 use super::probe::in_one_line;
 use crate::intercept::InterceptError;
@@ -54,7 +55,15 @@ static POD_INDEXES: [u32; abi::MAX_PODS as usize + 1] = {
     indexes
 };
 /// Likewise, every sum of `abi::KERNEL_*`.
-static KERNELS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+static KERNELS: [u32; abi::KERNEL_ALL as usize + 1] = {
+    let mut kernels = [0; abi::KERNEL_ALL as usize + 1];
+    let mut kernel = 0;
+    while kernel < kernels.len() {
+        kernels[kernel] = kernel as u32;
+        kernel += 1;
+    }
+    kernels
+};
 /// Likewise, whether there are log records.
 static LOG_LEVELS: [u8; 2] = [0, aya_log::Level::Debug as u8];
 
@@ -128,7 +137,7 @@ impl Object {
     }
 
     /// How to load the object for an agent that pins its maps in `maps`.
-    pub fn new(maps: &Path, log: bool, fast_path: bool) -> Self {
+    pub fn new(maps: &Path, log: bool, fast_path: FastPathFor) -> Self {
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
@@ -141,7 +150,13 @@ impl Object {
             loader,
             kernel: abi::KERNEL_INGRESS
                 | abi::KERNEL_RETVAL
-                | if fast_path { abi::KERNEL_FAST_PATH } else { 0 },
+                | match fast_path {
+                    FastPathFor::Nobody => 0,
+                    FastPathFor::Agent => abi::KERNEL_FAST_PATH,
+                    FastPathFor::Applications => {
+                        abi::KERNEL_FAST_PATH | abi::KERNEL_FAST_APPLICATIONS
+                    }
+                },
         }
     }
 

@@ -18,7 +18,6 @@ use crate::proxy::upstream::circuit::Permit;
 use crate::proxy::upstream::health::Outcome;
 use crate::proxy::upstream::pool::Load;
 use crate::route::{Flow, Relaying, StreamDecision, StreamScope, hash_of_source};
-use crate::sys::socket::Reach;
 
 /// Where a relayed connection goes.
 #[derive(Clone, Debug)]
@@ -108,10 +107,8 @@ impl Connection {
                 let policy = known.map(|known| known.policy());
                 let pool = policy.as_ref().map(|policy| &policy.pool);
                 let source = self.source();
-                let connected = self
-                    .site
-                    .connect_beyond(address, source, Reach::Anywhere, pool)
-                    .await;
+                let reach = self.site.reach(address.ip(), false);
+                let connected = self.site.connect_beyond(address, source, reach, pool).await;
                 (address, connected)
             }
             Target::Nowhere => return Err(Failure::NoEndpoint),

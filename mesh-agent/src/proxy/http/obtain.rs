@@ -109,7 +109,7 @@ impl Outgoing {
             let connected = match pool {
                 Some(pool) if !beyond => site.connect(&key, pool, offer).await,
                 pool => {
-                    let reach = site.reach(key.address.ip());
+                    let reach = site.reach(key.address.ip(), true);
                     site.connect_beyond(key.address, key.source, reach, pool)
                         .await
                 }

@@ -17,7 +17,7 @@ const KEPT: usize = 16;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The pipes of a worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::proxy) struct Pipes {
     most: usize,
     free: RefCell<Vec<Pipe>>,
@@ -43,6 +43,11 @@ impl Pipes {
             lent: Cell::new(0),
             refused: Cell::new(None),
         }
+    }
+
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        self.most > 0
     }
 
     /// Lends a pipe that is empty, if one can be had.
