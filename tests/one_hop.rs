@@ -134,7 +134,10 @@ fn observe(
     flags: &[&str],
     one_hop: &str,
 ) -> Result<Transcript> {
-    let flags = [flags, &["--one-hop", one_hop]].concat();
+    let mut flags = [flags, &["--one-hop", one_hop]].concat();
+    if !flags.contains(&"--fast-path") {
+        flags.extend(["--fast-path", "agents"]);
+    }
     let stage = Stage::build(mode, annotations, &flags)?;
     let seen = cases::run(&stage).with_context(|| format!("with --one-hop {one_hop}"))?;
     let accepted = stage.agent.accepted()?;
@@ -145,7 +148,7 @@ fn observe(
     };
     ensure!(as_meant, "with --one-hop {one_hop}: {accepted:?}");
     if mode == Mode::Ebpf && one_hop == "off" {
-        // The agent needs no TCP to reach itself, unless it is told otherwise.
+        // The agent needs no TCP to reach itself.
         let bytes = "mesh_agent_fast_path_bytes_total{way=\"redirected\"}";
         let redirected = stage.agent.metric(bytes)?;
         ensure!(

@@ -176,7 +176,7 @@ fn ebpf(args: &RunArgs) -> anyhow::Result<Arc<dyn Interceptor>> {
         outbound_port: args.outbound_port,
         inbound_port: args.inbound_port,
         fast_path: match args.fast_path {
-            FastPathChoice::On => FastPathFor::Agent,
+            FastPathChoice::Agents => FastPathFor::Agent,
             FastPathChoice::Off => FastPathFor::Nobody,
             FastPathChoice::Applications => FastPathFor::Applications,
         },

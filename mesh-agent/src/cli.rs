@@ -117,7 +117,7 @@ pub struct RunArgs {
 
     /// Which connections within the node go without TCP, in the eBPF mode (Linux 6.3). A pod's annotation
     /// `mesh-agent.io/fast-path: off` takes the pod out
-    #[arg(long, value_enum, default_value_t = FastPathChoice::On, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
+    #[arg(long, value_enum, default_value_t = FastPathChoice::Off, env = "MESH_AGENT_FAST_PATH", verbatim_doc_comment)]
     pub fast_path: FastPathChoice,
 
     /// Whether what one pod of this node says to another passes the proxy once, for both of them, and comes to the server's
@@ -296,10 +296,10 @@ pub struct MeshArgs {
 /// `--fast-path`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FastPathChoice {
-    /// Those between two pods of the mesh, from the agent to the agent: applications see no difference
-    On,
     /// None
     Off,
+    /// Those between two pods of the mesh, from the agent to the agent: applications see no difference
+    Agents,
     /// Also those from and to applications, whose sockets then are not quite what they are without: see the README
     Applications,
 }

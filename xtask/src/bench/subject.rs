@@ -137,7 +137,7 @@ impl Subject {
     pub fn agent(self) -> Option<AgentRun> {
         let ebpf = AgentRun {
             mode: "ebpf",
-            fast_path: "on",
+            fast_path: "off",
             one_hop: "on",
             both_pods: false,
         };
