@@ -63,7 +63,7 @@ impl Mode {
         (!installed).then(|| format!("{program} is not installed; apt-get install iptables"))
     }
 
-    fn flags(self) -> &'static [&'static str] {
+    pub fn flags(self) -> &'static [&'static str] {
         match self {
             Self::None => &[],
             Self::IptablesNft => &["--mode", "iptables", "--iptables-backend", "nft"],
@@ -73,7 +73,7 @@ impl Mode {
     }
 
     /// What `/status` calls it.
-    fn reported(self) -> &'static str {
+    pub fn reported(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::IptablesNft | Self::IptablesLegacy => "iptables",

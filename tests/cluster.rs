@@ -8,6 +8,7 @@ mod plugin;
 mod pods;
 mod probes;
 mod scene;
+mod shipped;
 mod walkthrough;
 
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub fn tests() -> Vec<Test> {
         ),
         ("starts_without_an_api_server", starts_without_an_api_server),
         ("the_walkthrough", walkthrough::the_walkthrough),
+        ("as_it_is_shipped", shipped::as_it_is_shipped),
         (
             "no_pod_begins_outside_the_mesh",
             plugin::no_pod_begins_outside_the_mesh,

@@ -72,6 +72,19 @@ impl Scene {
         enrolled: bool,
         flags: Vec<String>,
     ) -> Result<Self> {
+        let mut scene = Self::without_agent(cluster, name, mode, enrolled)?;
+        scene.flags = flags;
+        scene.start_agent()?;
+        Ok(scene)
+    }
+
+    /// The same, where the agent is another's business.
+    pub fn without_agent(
+        cluster: &'static Cluster,
+        name: &str,
+        mode: Mode,
+        enrolled: bool,
+    ) -> Result<Self> {
         let namespace = format!("{name}-{}", mode.name());
         cluster.apply(&pods::namespace(&namespace, enrolled))?;
         // A namespace has its account, without which there are no pods, a moment later.
@@ -106,19 +119,17 @@ impl Scene {
             services.len() == 2,
             "one address of each family: {services:?}"
         );
-        let mut scene = Self {
+        Ok(Self {
             cluster,
             mode,
-            flags,
+            flags: Vec::new(),
             state,
             agent: None,
             client,
             services,
             server: SocketAddr::new(server.parse()?, 8080),
             namespace,
-        };
-        scene.start_agent()?;
-        Ok(scene)
+        })
     }
 
     /// Starts the agent.
