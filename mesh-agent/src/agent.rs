@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::cli::{FailChoice, FastPathChoice, ModeChoice, RunArgs, Switch};
-use crate::cni::{Loss, install};
+use crate::cni::Loss;
+use crate::cni::install::{self, Keeper};
 use crate::config::Membership;
 use crate::config::kube::outside::{self, Outsider};
 use crate::config::kube::{Viewer, Watched};
@@ -109,11 +110,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
     let (plugin, newcomers) = plugin(args)?;
     if let Some(plugin) = &plugin {
-        let Plugin { node, entry, .. } = plugin;
-        let program = std::env::current_exe().context("finding this program's file")?;
-        running
-            .runtime
-            .spawn(install::keep(node.clone(), program, entry.clone()));
+        let keeper = Arc::clone(&plugin.keeper);
+        running.runtime.spawn(install::keep(keeper));
     }
     // Enrolment makes blocking system calls and enters other namespaces, so it has this thread for itself.
     let shutdown = running.shutdown.clone();
@@ -216,8 +214,7 @@ fn outsiders(reports: &Reports) -> Vec<Outsider> {
 
 /// The CNI plugin of this node, and where it asks.
 struct Plugin {
-    node: install::Node,
-    entry: install::Entry,
+    keeper: Arc<Keeper>,
     door: Door,
 }
 
@@ -233,29 +230,30 @@ fn plugin(args: &RunArgs) -> anyhow::Result<(Option<Plugin>, mpsc::Receiver<Newc
             args.cni_socket.display()
         )
     })?;
-    let plugin = Plugin {
-        node: install::Node {
-            configurations: configurations.clone(),
-            binaries: binaries.clone(),
-        },
-        entry: install::Entry {
-            socket: args.cni_socket.clone(),
-            on_agent_loss: match args.on_agent_loss {
-                FailChoice::Open => Loss::Open,
-                FailChoice::Refuse | FailChoice::Hold => Loss::Refuse,
-            },
-        },
-        door,
+    let program = std::env::current_exe().context("finding this program's file")?;
+    let node = install::Node {
+        configurations: configurations.clone(),
+        binaries: binaries.clone(),
     };
-    Ok((Some(plugin), newcomers))
+    let entry = install::Entry {
+        socket: args.cni_socket.clone(),
+        on_agent_loss: match args.on_agent_loss {
+            FailChoice::Open => Loss::Open,
+            FailChoice::Refuse | FailChoice::Hold => Loss::Refuse,
+        },
+    };
+    let keeper = Arc::new(Keeper::new(node, program, entry));
+    Ok((Some(Plugin { keeper, door }), newcomers))
 }
 
 impl Plugin {
     /// Takes the plugin out of the chain, before there is nobody to ask; unless another agent has taken over.
     fn withdraw(self) {
-        if self.door.is_ours()
-            && let Err(e) = self.node.uninstall()
-        {
+        if !self.door.is_ours() {
+            self.keeper.end();
+            return;
+        }
+        if let Err(e) = self.keeper.withdraw() {
             warn!(
                 error = &e as &dyn std::error::Error,
                 "the CNI plugin is still in the node's chain: pods cannot begin until an agent runs or it is removed"

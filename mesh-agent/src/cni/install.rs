@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
@@ -147,15 +148,57 @@ impl Node {
     }
 }
 
+/// The plugin in the chain, until it is taken out for good.
+#[derive(Debug)]
+pub struct Keeper {
+    node: Node,
+    program: PathBuf,
+    entry: Entry,
+    /// Held while the chain is changed: what is put in too late would stay without an agent, and no pod could begin.
+    ended: Mutex<bool>,
+}
+
+impl Keeper {
+    /// Changes nothing yet.
+    pub fn new(node: Node, program: PathBuf, entry: Entry) -> Self {
+        Self {
+            node,
+            program,
+            entry,
+            ended: Mutex::new(false),
+        }
+    }
+
+    /// Puts the plugin into the chain, if it is not there and this has not ended.
+    fn install(&self) -> Result<bool, InstallError> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        match *ended {
+            true => Ok(false),
+            false => self.node.install(&self.program, &self.entry),
+        }
+    }
+
+    /// Leaves the chain alone from now on.
+    pub fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Takes the plugin out, for good.
+    pub fn withdraw(&self) -> Result<(), InstallError> {
+        self.end();
+        self.node.uninstall()
+    }
+}
+
 /// Keeps the plugin in the chain for as long as this is polled: whoever sets up the node's network writes these files too,
 /// perhaps later than we.
-pub async fn keep(node: Node, program: PathBuf, entry: Entry) {
+pub async fn keep(keeper: Arc<Keeper>) {
     let mut told = String::new();
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
-        let (node, program, entry) = (node.clone(), program.clone(), entry.clone());
-        let work = tokio::task::spawn_blocking(move || node.install(&program, &entry));
+        let keeper = Arc::clone(&keeper);
+        let work = tokio::task::spawn_blocking(move || keeper.install());
         // Only a panic ends the work otherwise.
         let Ok(outcome) = work.await else { continue };
         match outcome {
@@ -368,6 +411,17 @@ mod tests {
         assert_eq!(case.json("10-k8s.conflist"), before);
         assert!(!case.node.binaries.join(NAME).exists());
         case.node.uninstall().expect("twice is as good");
+    }
+
+    #[test]
+    fn what_was_taken_out_for_good_is_not_put_in_again() {
+        let case = Case::new(&[("10-k8s.conflist", CHAIN)]);
+        let keeper = Keeper::new(case.node.clone(), case.program.clone(), case.entry.clone());
+        assert!(keeper.install().expect("it is installed"));
+        keeper.withdraw().expect("it is gone");
+        assert!(!keeper.install().expect("nothing is done"));
+        assert_eq!(case.types("10-k8s.conflist"), ["bridge", "portmap"]);
+        assert!(!case.node.binaries.join(NAME).exists());
     }
 
     #[test]
