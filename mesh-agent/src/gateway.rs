@@ -225,17 +225,15 @@ fn doors(snapshot: &Snapshot, pod: &PodId) -> Vec<Door> {
     let Some(pod) = snapshot.pods.get(pod) else {
         return Vec::new();
     };
-    let ports = snapshot.gateway(pod);
-    let ports = ports.iter().flat_map(|gateway| {
-        let ports = gateway.ports.iter();
-        ports.map(|(number, port)| (*number, gateway.target(*number), port))
-    });
-    let doors = ports.map(|(server, target, port)| Door {
+    let Some(gateway) = snapshot.gateway(pod) else {
+        return Vec::new();
+    };
+    let doors = gateway.ports.iter().map(|(number, port)| Door {
         at: Place {
-            port: target,
+            port: gateway.target(*number),
             bind: port.bind,
         },
-        server,
+        server: *number,
     });
     doors.collect()
 }

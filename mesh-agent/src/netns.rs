@@ -11,6 +11,9 @@ use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
 
+/// Where the parameters of the calling thread's network namespace are.
+const SYSCTLS: &str = "/proc/sys/net";
+
 /// A handle that keeps a network namespace alive.
 #[derive(Debug)]
 pub struct NetNs {
@@ -88,9 +91,7 @@ impl NetNs {
         drop(home);
         Ok(result)
     }
-}
 
-impl NetNs {
     /// A parameter of the namespace, as of `/proc/sys/net`, which shows that of the thread that looks. `path` is below it.
     pub fn sysctl(&self, path: &str) -> io::Result<String> {
         let text = self.run(|| fs::read_to_string(Path::new(SYSCTLS).join(path)))??;
@@ -111,9 +112,6 @@ impl NetNs {
         })?
     }
 }
-
-/// Where the parameters of the calling thread's network namespace are.
-const SYSCTLS: &str = "/proc/sys/net";
 
 impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -3,6 +3,7 @@
 //! No I/O, no clock, no randomness but what the caller hands in. The proxy calls these, and so do `explain` and the
 //! tests, so what they say is what happens.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,6 +125,16 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// The client's address.
     pub source: IpAddr,
+}
+
+impl<'a> Request<'a> {
+    /// The path with its query.
+    fn path_and_query(&self) -> Cow<'a, str> {
+        match self.query {
+            Some(query) => format!("{}?{query}", self.path).into(),
+            None => self.path.into(),
+        }
+    }
 }
 
 /// What is known of a connection that is not HTTP.

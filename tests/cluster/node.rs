@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::image;
-use crate::Lacking;
+use crate::{Lacking, agent};
 
 /// Istio's kinds, and their plurals.
 const KINDS: [(&str, &str); 6] = [
@@ -97,6 +97,27 @@ impl Cluster {
         let root = root.path().to_string_lossy();
         let arguments = [&[name, &root], entrypoint].concat();
         self.xtask("image", &arguments)
+    }
+
+    /// Makes the image that the manifests in `deploy/` name, of the agent that is tested.
+    pub fn make_agent_image(&self) -> Result<()> {
+        let root = image::agent(&agent::binary()?)?;
+        self.make_image("mesh-agent:0.1.0", &root, &["/mesh-agent"])
+    }
+
+    /// A manifest of `deploy/`, with where the API server is: its usual address leads nowhere, as there is no kube-proxy.
+    pub fn shipped(&self, name: &str) -> Result<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../deploy")
+            .join(name);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let (host, port) = self.api_server()?;
+        let environment = format!(
+            "        env:\n        - {{name: KUBERNETES_SERVICE_HOST, value: \"{host}\"}}\n        \
+             - {{name: KUBERNETES_SERVICE_PORT, value: \"{port}\"}}\n"
+        );
+        ensure!(text.matches("        env:\n").count() == 1, "one container");
+        Ok(text.replace("        env:\n", &environment))
     }
 
     /// Ends all of it as when the power goes, and starts it again.

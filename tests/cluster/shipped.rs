@@ -5,11 +5,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::node::Cluster;
 use super::scene::{Routes, Scene};
-use super::{PATIENCE, image, plugin};
-use crate::agent::{self, Mode, eventually};
-
-/// The image that the manifests name.
-const AGENT: &str = "mesh-agent:0.1.0";
+use super::{PATIENCE, plugin};
+use crate::agent::{Mode, eventually};
 
 /// Where the agent is.
 const SYSTEM: &str = "mesh-agent";
@@ -22,7 +19,7 @@ const END: &str = "--timeout=120s";
 pub fn as_it_is_shipped(mode: Mode) -> Result<()> {
     let cluster = Cluster::get()?;
     cluster.define_istio()?;
-    cluster.make_image(AGENT, &image::agent(&agent::binary()?)?, &["/mesh-agent"])?;
+    cluster.make_agent_image()?;
     let before = (cluster.chain()?, cluster.plugins()?);
     let scene = Scene::without_agent(cluster, "shipped", mode, true)?;
     ensure!(
@@ -117,11 +114,10 @@ impl Shipped {
 
     fn end(&mut self) -> Result<()> {
         if std::mem::take(&mut self.is_there) {
-            let kinds = "clusterrole/mesh-agent,clusterrolebinding/mesh-agent";
-            let rights: Vec<&str> = kinds.split(',').collect();
+            let rights = ["clusterrole/mesh-agent", "clusterrolebinding/mesh-agent"];
             self.cluster
                 .kubectl(&["delete", "namespace", SYSTEM, END])?;
-            self.cluster.kubectl(&[&["delete"], &*rights].concat())?;
+            self.cluster.kubectl(&["delete", rights[0], rights[1]])?;
         }
         Ok(())
     }
@@ -135,29 +131,15 @@ impl Drop for Shipped {
     }
 }
 
-/// The manifest, for this mode and a node without kube-proxy, where the API server's usual address leads nowhere.
+/// The manifest, for this mode.
 fn manifest(cluster: &Cluster, mode: Mode) -> Result<String> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../deploy/agent/mesh-agent.yaml"
-    );
-    let text = std::fs::read_to_string(path)?;
-    let (host, port) = cluster.api_server()?;
-    let (env, args) = ("        env:\n", "        args:\n        - run\n");
-    ensure!(
-        text.matches(env).count() == 1 && text.matches(args).count() == 1,
-        "one container"
-    );
-    let environment = format!(
-        "{env}        - {{name: KUBERNETES_SERVICE_HOST, value: \"{host}\"}}\n        \
-         - {{name: KUBERNETES_SERVICE_PORT, value: \"{port}\"}}\n"
-    );
+    let text = cluster.shipped("agent/mesh-agent.yaml")?;
+    let args = "        args:\n        - run\n";
+    ensure!(text.matches(args).count() == 1, "one container");
     let flags: String = mode
         .flags()
         .iter()
         .map(|flag| format!("        - {flag}\n"))
         .collect();
-    Ok(text
-        .replace(env, &environment)
-        .replace(args, &format!("{args}{flags}")))
+    Ok(text.replace(args, &format!("{args}{flags}")))
 }

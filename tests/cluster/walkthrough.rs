@@ -10,13 +10,10 @@ use super::PATIENCE;
 use super::image;
 use super::node::Cluster;
 use super::scene::Scene;
-use crate::agent::{self, Mode, eventually};
+use crate::agent::{Mode, eventually};
 
 /// The image that the manifests name.
 const NGINX: &str = "nginx:1.18-alpine";
-
-/// The image that the gateway's manifests name.
-const AGENT: &str = "mesh-agent:0.1.0";
 
 /// Where the gateway is.
 const SYSTEM: &str = "istio-system";
@@ -32,7 +29,7 @@ pub fn the_walkthrough(mode: Mode) -> Result<()> {
     let cluster = Cluster::get()?;
     cluster.define_istio()?;
     cluster.make_image(NGINX, &image::nginx()?, &["nginx"])?;
-    cluster.make_image(AGENT, &image::agent(&agent::binary()?)?, &["/mesh-agent"])?;
+    cluster.make_agent_image()?;
     let scene = Scene::new(cluster, "walkthrough", mode, true)?;
     for file in [
         "svc",
@@ -89,15 +86,7 @@ struct Gateway {
 
 impl Gateway {
     fn start(cluster: &'static Cluster) -> Result<Self> {
-        let text = read("../deploy/gateway/gateway.yaml")?;
-        // There is no kube-proxy, so the API server's usual address leads nowhere.
-        let (host, port) = cluster.api_server()?;
-        let environment = format!(
-            "        env:\n        - {{name: KUBERNETES_SERVICE_HOST, value: \"{host}\"}}\n        \
-             - {{name: KUBERNETES_SERVICE_PORT, value: \"{port}\"}}\n"
-        );
-        ensure!(text.matches("        env:\n").count() == 1, "one container");
-        cluster.apply(&text.replace("        env:\n", &environment))?;
+        cluster.apply(&cluster.shipped("gateway/gateway.yaml")?)?;
         let within =
             |arguments: &[&str]| cluster.kubectl(&[&["--namespace", SYSTEM], arguments].concat());
         let deployment = "deployment/istio-ingressgateway";

@@ -60,12 +60,11 @@ pub struct Options {
 }
 
 /// Which connections within the node go without TCP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FastPathFor {
     /// None.
     Nobody,
     /// Those between the agent's own sockets in two pods: no application can tell.
-    #[default]
     Agent,
     /// Also those that have an application at one end, which can tell.
     Applications,
@@ -111,7 +110,7 @@ impl Default for Options {
             outbound_port: 15001,
             inbound_port: 15006,
             log_connections: LevelFilter::current() >= LevelFilter::DEBUG,
-            fast_path: FastPathFor::default(),
+            fast_path: FastPathFor::Nobody,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! By which addresses the node asks after a pod: the kernel chooses them by its routes, and says so.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::model::CapturePolicy;
+use crate::sys::socket;
 
 /// Any port: nothing is sent.
 const PORT: u16 = 9;
@@ -20,18 +21,14 @@ pub(super) fn with_probers(policy: &CapturePolicy, addresses: &[IpAddr]) -> Capt
 
 /// The address that a connection to `to` would come from, unless it would not leave the machine.
 fn source(to: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = match to {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
-    socket.connect(SocketAddr::new(to, PORT)).ok()?;
-    let from = socket.local_addr().ok()?.ip();
+    let from = socket::others_source_towards(SocketAddr::new(to, PORT)).ok()?;
     (from != to && !from.is_loopback() && !from.is_unspecified()).then_some(from)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     #[test]

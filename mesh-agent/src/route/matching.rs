@@ -244,11 +244,11 @@ pub(super) fn bytes(condition: &TextMatch, found: &[u8]) -> bool {
 }
 
 fn path_and_query<'a>(condition: &TextMatch, request: &Request<'a>) -> Cow<'a, str> {
-    match (request.query, condition) {
-        (Some(query), TextMatch::Exact(_) | TextMatch::Prefix(_) | TextMatch::Regex(_)) => {
-            format!("{}?{query}", request.path).into()
+    match condition {
+        TextMatch::Exact(_) | TextMatch::Prefix(_) | TextMatch::Regex(_) => {
+            request.path_and_query()
         }
-        (None, _) | (_, TextMatch::Present) => request.path.into(),
+        TextMatch::Present => request.path.into(),
     }
 }
 

@@ -144,11 +144,23 @@ pub fn source_towards(netns: &NetNs, destination: SocketAddr) -> io::Result<IpAd
         let domain = Domain::for_address(destination);
         let socket = as_proxy(|| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)))?;
         socket.set_mark(PROXY_MARK)?;
-        socket.connect(&destination.into())?;
-        let own = socket.local_addr()?.as_socket();
-        let own = own.ok_or_else(|| io::Error::other("not an IP socket"))?;
-        Ok(own.ip().to_canonical())
+        own_towards(&socket, destination)
     })?
+}
+
+/// Which address other processes' connections to `destination` have in the namespace of the calling thread.
+pub fn others_source_towards(destination: SocketAddr) -> io::Result<IpAddr> {
+    let domain = Domain::for_address(destination);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    own_towards(&socket, destination)
+}
+
+/// The address that the routes give a socket of UDP. Nothing is sent.
+fn own_towards(socket: &Socket, destination: SocketAddr) -> io::Result<IpAddr> {
+    socket.connect(&destination.into())?;
+    let own = socket.local_addr()?.as_socket();
+    let own = own.ok_or_else(|| io::Error::other("not an IP socket"))?;
+    Ok(own.ip().to_canonical())
 }
 
 /// Lets what is written to an accepted connection take the short way to an application of this node, in the eBPF mode: it

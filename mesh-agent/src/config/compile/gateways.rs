@@ -53,8 +53,13 @@ struct Places {
     together: PortMap,
     /// See [`model::Gateway::targets`].
     targets: PortMap,
-    /// Ports that lead to one port of the pod, each at other addresses, with that port.
-    crowded: PortMap,
+}
+
+impl Places {
+    /// Where in the pod a port is listened at.
+    fn target(&self, number: u16) -> u16 {
+        *self.targets.get(&number).unwrap_or(&number)
+    }
 }
 
 impl<'a> Selections<'a> {
@@ -119,7 +124,6 @@ impl<'a> Selections<'a> {
             binds.entry(server.port).or_insert(server.bind);
         }
         let (mut first, mut together) = (HashMap::new(), PortMap::new());
-        let mut by_target: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         let mut led = PortMap::new();
         for (number, bind) in binds {
             let target = targets.get(&number).map(|(_, target)| *target);
@@ -128,20 +132,15 @@ impl<'a> Selections<'a> {
             match first.entry((target, bind)) {
                 Entry::Vacant(vacant) => {
                     vacant.insert(number);
-                    by_target.entry(target).or_default().push(number);
                 }
                 Entry::Occupied(lower) => {
                     together.insert(number, *lower.get());
                 }
             }
         }
-        let several = by_target.into_iter().filter(|(_, ports)| ports.len() > 1);
-        let crowded =
-            several.flat_map(|(target, ports)| ports.into_iter().map(move |port| (port, target)));
         Places {
             together,
             targets: led,
-            crowded: crowded.collect(),
         }
     }
 

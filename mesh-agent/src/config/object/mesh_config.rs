@@ -11,10 +11,11 @@ use crate::config::object::destination_rule::{
     LocalitySetting, Pool, read_keepalive, read_locality, read_outliers, read_pool,
 };
 use crate::config::object::name::ExportTo;
+use crate::config::object::sidecar::read_mode;
 use crate::config::object::virtual_service::read_retries;
 use crate::config::object::{Context, duration};
 use crate::config::path::Path;
-use crate::config::problem::{Code, Problems};
+use crate::config::problem::Problems;
 use crate::config::yaml;
 use crate::config::yaml::read::read as read_yaml;
 use crate::model::{Keepalive, OutlierDetection, Retry};
@@ -204,27 +205,8 @@ fn read_unknown(
     if egress_proxy.is_some() {
         problems.without_effect(&path.key("egressProxy"), "egressProxy");
     }
-    match mode.as_deref() {
-        None => None,
-        Some("ALLOW_ANY") => Some(OutboundTrafficPolicy::AllowAny),
-        Some("REGISTRY_ONLY") => Some(OutboundTrafficPolicy::RegistryOnly),
-        Some("ALLOW_ANY_DYNAMIC_DNS") => {
-            problems.code(Code::Mesh0001).warning(
-                &path.key("mode"),
-                "ALLOW_ANY_DYNAMIC_DNS is ALLOW_ANY here: what nobody knows goes to the address that the client dialled",
-                "write ALLOW_ANY",
-            );
-            Some(OutboundTrafficPolicy::AllowAny)
-        }
-        Some(other) => {
-            problems.error(
-                &path.key("mode"),
-                format!("\"{other}\" is nothing to do with what nobody knows"),
-                "write ALLOW_ANY or REGISTRY_ONLY",
-            );
-            None
-        }
-    }
+    let refusal = "is nothing to do with what nobody knows";
+    read_mode(mode.as_deref()?, refusal, &path.key("mode"), problems)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::config::OutboundTrafficPolicy;
 use crate::config::crd::sidecar::{
-    Egress as WrittenEgress, Ingress as WrittenIngress, OutboundTrafficPolicy, SidecarPort,
-    SidecarSpec,
+    Egress as WrittenEgress, Ingress as WrittenIngress, OutboundTrafficPolicy as WrittenPolicy,
+    SidecarPort, SidecarSpec,
 };
 use crate::config::crd::virtual_service::Destination;
 use crate::config::object::destination_rule::{Pool, read_pool};
@@ -330,34 +331,46 @@ fn is_whole(wider: &str, text: &str) -> bool {
 }
 
 fn read_policy(
-    policy: OutboundTrafficPolicy,
+    policy: WrittenPolicy,
     context: &Context<'_>,
     path: &Path,
     problems: &mut Problems,
 ) -> Option<OutboundPolicy> {
-    let OutboundTrafficPolicy { mode, egress_proxy } = policy;
+    let WrittenPolicy { mode, egress_proxy } = policy;
     if let Some(destination) = egress_proxy {
         let path = path.key("egressProxy");
         return read_egress_proxy(destination, context, &path, problems);
     }
     // Proto's first value: a policy without a mode refuses.
-    match mode.as_deref() {
-        None | Some("REGISTRY_ONLY") => Some(OutboundPolicy::RegistryOnly),
-        Some("ALLOW_ANY") => Some(OutboundPolicy::AllowAny),
-        Some("ALLOW_ANY_DYNAMIC_DNS") => {
+    let mode = mode.as_deref().unwrap_or("REGISTRY_ONLY");
+    let mode = read_mode(mode, "is no mode", &path.key("mode"), problems)?;
+    Some(match mode {
+        OutboundTrafficPolicy::AllowAny => OutboundPolicy::AllowAny,
+        OutboundTrafficPolicy::RegistryOnly => OutboundPolicy::RegistryOnly,
+    })
+}
+
+/// The `mode` of an `outboundTrafficPolicy`, of a Sidecar or of the mesh; `refusal` is said of any other word.
+pub(super) fn read_mode(
+    mode: &str,
+    refusal: &str,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<OutboundTrafficPolicy> {
+    match mode {
+        "REGISTRY_ONLY" => Some(OutboundTrafficPolicy::RegistryOnly),
+        "ALLOW_ANY" => Some(OutboundTrafficPolicy::AllowAny),
+        "ALLOW_ANY_DYNAMIC_DNS" => {
             problems.code(Code::Mesh0001).warning(
-                &path.key("mode"),
+                path,
                 "ALLOW_ANY_DYNAMIC_DNS is ALLOW_ANY here: what nobody knows goes to the address that the client dialled",
                 "write ALLOW_ANY",
             );
-            Some(OutboundPolicy::AllowAny)
+            Some(OutboundTrafficPolicy::AllowAny)
         }
-        Some(other) => {
-            problems.error(
-                &path.key("mode"),
-                format!("\"{other}\" is no mode"),
-                "write ALLOW_ANY or REGISTRY_ONLY",
-            );
+        other => {
+            let remedy = "write ALLOW_ANY or REGISTRY_ONLY";
+            problems.error(path, format!("\"{other}\" {refusal}"), remedy);
             None
         }
     }

@@ -72,12 +72,7 @@ fn hash_of_header(subject: &HeaderSubject, request: &Request<'_>) -> Option<u64>
         HeaderSubject::Method => return Some(hash_of_text(request.method)),
         HeaderSubject::Authority => return Some(hash_of_text(request.authority)),
         HeaderSubject::Scheme => return Some(hash_of_text(request.scheme)),
-        HeaderSubject::Path => {
-            return Some(match request.query {
-                None => hash_of_text(request.path),
-                Some(query) => hash_of_text(&format!("{}?{query}", request.path)),
-            });
-        }
+        HeaderSubject::Path => return Some(hash_of_text(&request.path_and_query())),
         HeaderSubject::Claim(_) => return None,
         HeaderSubject::Header(name) => name,
     };

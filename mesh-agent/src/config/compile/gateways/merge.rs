@@ -71,20 +71,16 @@ impl<'a> Merger<'a, '_, '_> {
         members: &[(&'a Object, &'a Gateway)],
         set: &Set,
     ) -> model::Gateway {
-        let Places {
-            together,
-            targets,
-            crowded,
-        } = &set.places;
+        let places = &set.places;
+        let Places { together, targets } = places;
         let mut ports: BTreeMap<u16, Draft<'a>> = BTreeMap::new();
         for (object, gateway) in members {
             for server in &gateway.servers {
                 let owner = Owner { object, server };
                 let number = *together.get(&server.port).unwrap_or(&server.port);
-                if let Some((first, draft)) = in_the_way(&ports, number, server, crowded) {
-                    let first = *first;
-                    let other = draft.first;
-                    self.crowded_out(owner, other, (first, draft.bind), crowded[&number]);
+                if let Some((first, draft)) = in_the_way(&ports, number, server, places) {
+                    let (first, other) = ((*first, draft.bind), draft.first);
+                    self.crowded_out(owner, other, first, places.target(number));
                     continue;
                 }
                 self.add(&mut ports, number, owner, set.namespace.as_deref());
@@ -403,15 +399,14 @@ fn in_the_way<'d, 'a>(
     ports: &'d BTreeMap<u16, Draft<'a>>,
     number: u16,
     server: &Server,
-    crowded: &BTreeMap<u16, u16>,
+    places: &Places,
 ) -> Option<(&'d u16, &'d Draft<'a>)> {
-    let target = crowded.get(&number)?;
     if ports.contains_key(&number) {
         return None;
     }
     let mut others = ports.iter();
     others.find(|(other, draft)| {
-        crowded.get(other) == Some(target) && overlap(draft.bind, server.bind)
+        places.target(**other) == places.target(number) && overlap(draft.bind, server.bind)
     })
 }
 
